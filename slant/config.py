@@ -1,0 +1,115 @@
+"""Settings are frozen values: from the command line, from a TOML file, or made in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from slant.errors import SettingsError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """How a scan is segmented.
+
+    Attributes
+    ----------
+    model : str
+        Embedded model (slant27, slant8) or the folder of one's own.
+    device : str
+        Where the networks run: auto, cpu, cuda, cuda:N or mps.
+    threads : int, optional
+        Processor threads; by default all that this process may use. The labels do not depend on it.
+    skull_stripped : bool, optional
+        Whether the scan's background is already zero; by default this is found out.
+    warp : {"vote", "nearest"}
+        How labels come back to the scan: trilinear weights vote, or the nearest voxel decides.
+    """
+
+    model: str = "slant27"
+    device: str = "auto"
+    threads: int | None = None
+    skull_stripped: bool | None = None
+    warp: Literal["vote", "nearest"] = "vote"
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise SettingsError(f"threads must be at least 1, found {self.threads}")
+        if self.warp not in ("vote", "nearest"):
+            raise SettingsError(f"warp must be 'vote' or 'nearest', found {self.warp!r}")
+
+    @property
+    def thread_count(self) -> int:
+        """Threads to use: those asked for, or all that this process may run on."""
+        if self.threads is not None:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises
+    ------
+    SettingsError
+        If it is missing or not TOML; the message gives the line.
+    """
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a TOML file: {error}") from error
+
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """A settings dataclass from plain values, nested tables and lists included.
+
+    Parameters
+    ----------
+    kind : dataclass type
+    values : dict
+        Field names to values; fields left out keep their defaults.
+    where : str
+        Said in errors: the file or table the values come from.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown key (with the nearest name), a missing one, or a value of another type.
+    """
+    import dacite
+
+    config = dacite.Config(strict=True, type_hooks={float: _number, Path: _path}, cast=[tuple])
+    try:
+        return dacite.from_dict(kind, values, config)
+    except dacite.UnexpectedDataError as error:
+        known = [field.name for field in dataclasses.fields(kind)]
+        hints = []
+        for key in sorted(error.keys):
+            near = difflib.get_close_matches(key, known, n=1)
+            hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        raise SettingsError(f"{where}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}") from error
+    except dacite.DaciteError as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def _number(value: object) -> object:
+    """Whole numbers pass where decimals are wanted."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _path(value: object) -> object:
+    return Path(value) if isinstance(value, str) else value

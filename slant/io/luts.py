@@ -1,0 +1,82 @@
+"""Writes a label protocol as the look-up table that another program reads."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from slant.errors import SettingsError
+from slant.labels import LabelProtocol, Region
+
+LutFormat = Literal["freesurfer", "itksnap", "tsv"]
+
+_ITKSNAP_HEADER = """\
+################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+# Fields:
+#    IDX:   Zero-based index
+#    -R-:   Red color component (0..255)
+#    -G-:   Green color component (0..255)
+#    -B-:   Blue color component (0..255)
+#    -A-:   Label transparency (0.00 .. 1.00)
+#    VIS:   Label visibility (0 or 1)
+#    IDX:   Label mesh visibility (0 or 1)
+#  LABEL:   Label description
+################################################
+"""
+
+
+def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002 - the command line's own word
+    """The text of a look-up table, ending with a line break.
+
+    Parameters
+    ----------
+    protocol : LabelProtocol
+    format : {"freesurfer", "itksnap", "tsv"}
+        ``"freesurfer"`` is a colour table for Freeview and others, its names and colours those of SLANT's
+        ``BrainColorLUT.txt``; ``"itksnap"`` a label description file; ``"tsv"`` the BIDS ``dseg.tsv`` with the
+        columns index, name, abbreviation, hemisphere, color.
+
+    Raises
+    ------
+    SettingsError
+        If the format is none of these.
+    """
+    if format == "freesurfer":
+        title = f"# {protocol.name}\n#No. Label Name:                            R   G   B   A\n"
+        return title + "".join(_freesurfer_line(region) for region in protocol.regions)
+    if format == "itksnap":
+        return _ITKSNAP_HEADER + "".join(_itksnap_line(region) for region in protocol.regions)
+    if format == "tsv":
+        return "index\tname\tabbreviation\themisphere\tcolor\n" + "".join(_tsv_line(r) for r in protocol.regions)
+    raise SettingsError(f"'{format}' is not a look-up table format; wanted one of {', '.join(get_args(LutFormat))}")
+
+
+def freesurfer_name(region: Region) -> str:
+    """The region's name without spaces, as in SLANT's ``BrainColorLUT.txt``.
+
+    A cortical abbreviation is filled up with dashes to six characters, ``Right FuG fusiform gyrus`` becoming
+    ``Right-FuG---fusiform-gyrus``, and the two phrases too long for the table's column are shortened.
+    """
+    name = region.name
+    bare = region.abbreviation.removeprefix(f"{region.hemisphere}-")
+    name = name.replace(f" {bare} ", f" {bare:-<6}", 1)
+    name = name.replace(" part of the inferior frontal gyrus", " part of the IFG").removesuffix(" medial segment")
+    return name.replace(" ", "-")
+
+
+def _freesurfer_line(region: Region) -> str:
+    red, green, blue = region.color
+    return f"{region.id:<3} {freesurfer_name(region):<39} {red:<3} {green:<3} {blue:<3} 0\n"
+
+
+def _itksnap_line(region: Region) -> str:
+    red, green, blue = region.color
+    shown = int(region.id != 0)
+    return f'{region.id:5d} {red:5d} {green:4d} {blue:4d} {shown:8d} {shown:2d} {shown:2d}    "{region.name}"\n'
+
+
+def _tsv_line(region: Region) -> str:
+    color = "#" + bytes(region.color).hex()
+    return f"{region.id}\t{region.name}\t{region.abbreviation}\t{region.hemisphere}\t{color}\n"

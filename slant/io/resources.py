@@ -1,0 +1,115 @@
+"""Finds the tables and settings that ship with the package, installed or in a source checkout."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from slant.errors import ProtocolError, SlantError
+from slant.labels import Hemisphere, LabelProtocol, Region, Tissue
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_COLUMNS = ("id", "name", "abbreviation", "hemisphere", "tissue", "lobe", "color")
+
+
+def resource(*parts: str) -> Path:
+    """Path of a shipped file or folder.
+
+    Parameters
+    ----------
+    *parts : str
+        Path below the package's data, such as ``"atlases", "braincolor", "regions.tsv"``.
+
+    Returns
+    -------
+    Path
+        Inside the installed package, else beside it, where a source checkout has it.
+
+    Raises
+    ------
+    SlantError
+        If it is in neither place.
+    """
+    places = [root.joinpath(*parts) for root in (_PACKAGE, _PACKAGE.parent)]
+    for place in places:
+        if place.exists():
+            return place
+    raise SlantError(
+        f"'{'/'.join(parts)}', which ships with the package, is at neither {places[0]} nor {places[1]}; "
+        "the installation is incomplete, install the package again"
+    )
+
+
+@cache
+def load_protocol(name: str = "braincolor") -> LabelProtocol:
+    """The label protocol of a shipped atlas.
+
+    Parameters
+    ----------
+    name : str, optional
+        Folder of ``atlases/`` that holds the protocol's ``regions.tsv``.
+
+    Raises
+    ------
+    ProtocolError
+        If there is no such atlas or its table is faulty.
+    """
+    known = sorted(table.parent.name for table in resource("atlases").glob("*/regions.tsv"))
+    if name not in known:
+        raise ProtocolError(f"there is no label protocol '{name}'; the package has {', '.join(known)}")
+    return read_protocol(resource("atlases", name, "regions.tsv"), name)
+
+
+def read_protocol(path: Path, name: str) -> LabelProtocol:
+    """The label protocol in a table of regions, in any order of its rows.
+
+    Parameters
+    ----------
+    path : Path
+        Tab-separated, with the columns id, name, abbreviation, hemisphere, tissue, lobe, color (``#rrggbb``).
+    name : str
+        What to call the protocol.
+
+    Raises
+    ------
+    ProtocolError
+        If the file is not there, a column is missing, an id or colour is malformed, or the regions do not make a
+        `LabelProtocol`.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ProtocolError(f"{path} cannot be read as a tab-separated table: {error}") from error
+    missing = [column for column in _COLUMNS if column not in table.columns]
+    if missing:
+        raise ProtocolError(f"{path} lacks the columns {', '.join(missing)}; wanted {', '.join(_COLUMNS)}")
+    try:
+        regions = [_region(row) for _, row in table.iterrows()]
+        return LabelProtocol(name, tuple(sorted(regions, key=lambda region: region.id)))
+    except ProtocolError as error:
+        raise ProtocolError(f"{path}: {error}") from error
+
+
+def _region(row: pd.Series[str]) -> Region:
+    try:
+        region_id = int(row["id"])
+    except ValueError:
+        raise ProtocolError(f"id '{row['id']}' of '{row['name']}' is not a whole number") from None
+    color = _rgb(row["color"])
+    hemisphere, tissue = cast(Hemisphere, row["hemisphere"]), cast(Tissue, row["tissue"])  # Region refuses others
+    return Region(region_id, row["name"], row["abbreviation"], hemisphere, tissue, row["lobe"], color)
+
+
+def _rgb(code: str) -> tuple[int, int, int]:
+    """Red, green, blue of a colour written ``#rrggbb``."""
+    if re.fullmatch("#[0-9A-Fa-f]{6}", code) is None:
+        raise ProtocolError(f"color '{code}' is not of the form #rrggbb")
+    red, green, blue = bytes.fromhex(code[1:])
+    return red, green, blue

@@ -1,0 +1,281 @@
+"""What a run leaves behind: files with BIDS-derivative names, whole or not at all, the record last."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import slant
+from slant.errors import OutputError
+from slant.io.luts import format_lut
+from slant.io.write import write_image
+
+if TYPE_CHECKING:
+    from slant.config import SegmentSettings
+    from slant.io.read import Scan
+    from slant.nets.model import Model
+    from slant.pipeline import Segmentation
+
+
+@dataclass(frozen=True)
+class ResultNames:
+    """File names of one scan's results.
+
+    Attributes
+    ----------
+    name : str
+        The scan's name without extension and without a trailing ``_T1w``.
+    """
+
+    name: str
+
+    @property
+    def labels(self) -> str:
+        """Region ids on the scan's own grid."""
+        return f"{self.name}_seg-BrainCOLOR_dseg.nii.gz"
+
+    @property
+    def template_labels(self) -> str:
+        """Region ids in MNI305."""
+        return f"{self.name}_space-MNI305_seg-BrainCOLOR_dseg.nii.gz"
+
+    @property
+    def preprocessed(self) -> str:
+        """What the networks saw, in MNI305."""
+        return f"{self.name}_space-MNI305_desc-preproc_T1w.nii.gz"
+
+    @property
+    def brain(self) -> str:
+        """Brain mask on the scan's own grid."""
+        return f"{self.name}_desc-brain_mask.nii.gz"
+
+    @property
+    def confidence(self) -> str:
+        """Share of the votes for each label, on the scan's own grid."""
+        return f"{self.name}_desc-confidence_probseg.nii.gz"
+
+    @property
+    def transform(self) -> str:
+        """Affine for ANTs."""
+        return f"{self.name}_from-T1w_to-MNI305_mode-image_xfm.mat"
+
+    @property
+    def lookup(self) -> str:
+        """Names and colours of the ids."""
+        return f"{self.name}_seg-BrainCOLOR_dseg.tsv"
+
+    @property
+    def volumes(self) -> str:
+        """Volumes of regions, tissues, lobes, brain and intracranial space."""
+        return f"{self.name}_seg-BrainCOLOR_volumes.tsv"
+
+    @property
+    def sidecar(self) -> str:
+        """Metadata of the label map."""
+        return f"{self.name}_seg-BrainCOLOR_dseg.json"
+
+    @property
+    def overlay(self) -> str:
+        """Picture of the outlines."""
+        return f"{self.name}_overlay.png"
+
+    @property
+    def record(self) -> str:
+        """How the results were made; written last, so its presence means done."""
+        return f"{self.name}_record.json"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every file in the order they are put in place."""
+        return (
+            self.labels,
+            self.template_labels,
+            self.preprocessed,
+            self.brain,
+            self.confidence,
+            self.transform,
+            self.lookup,
+            self.volumes,
+            self.sidecar,
+            self.overlay,
+            self.record,
+        )
+
+
+def check_output(folder: Path, names: ResultNames, *, force: bool) -> None:
+    """Refuse before any work is done if the results could not be written.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made or written, or holds a result of this scan and ``force`` is False.
+    """
+    existing = [name for name in names.all if (folder / name).exists()]
+    if existing and not force:
+        raise OutputError(
+            f"{folder} already holds results of this scan ({existing[0]}{' and more' if len(existing) > 1 else ''}); "
+            "use --force to replace them once the new ones are complete, or another folder"
+        )
+    with _output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _output_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write results in {folder}: {error.strerror or error}; "
+            "free some space or choose a folder that may be written; results that were there are unchanged"
+        ) from error
+
+
+@contextmanager
+def staged(folder: Path, names: ResultNames) -> Iterator[Path]:
+    """A folder to write results in, moved into place only if all of them could be written.
+
+    Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
+    record is never beside files it does not describe.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written or moved.
+    """
+    with _output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
+    try:
+        with _output_errors(folder):
+            yield temporary
+            (folder / names.record).unlink(missing_ok=True)
+            for name in names.all:
+                (temporary / name).replace(folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One scan, its segmentation, and what made it."""
+
+    scan: Scan
+    segmentation: Segmentation
+    model: Model
+    settings: SegmentSettings
+    picture: bytes
+
+    @property
+    def names(self) -> ResultNames:
+        """Of the files it leaves."""
+        return ResultNames(self.scan.name)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know, from reading the file on."""
+        return self.scan.warnings + self.segmentation.warnings
+
+
+def write_results(run: Run, folder: Path) -> dict[str, Path]:
+    """Write all files of a run.
+
+    Returns
+    -------
+    dict of str to Path
+        The files by the fields of `ResultNames`.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written; what was in the folder before is then unchanged.
+    """
+    from slant.register import write_itk_affine
+
+    names, found = run.names, run.segmentation
+    with staged(folder, names) as temporary:
+        write_image(temporary / names.labels, found.labels, run.scan)
+        write_image(temporary / names.template_labels, found.template_labels, None)
+        write_image(temporary / names.preprocessed, found.prepared.image, None)
+        write_image(temporary / names.brain, found.prepared.brain, run.scan)
+        write_image(temporary / names.confidence, found.confidence, run.scan)
+        write_itk_affine(temporary / names.transform, found.prepared.home_from_template)
+        (temporary / names.lookup).write_text(format_lut(run.model.protocol, "tsv"), encoding="utf-8")
+        _write_volumes(temporary / names.volumes, run)
+        _write_json(temporary / names.sidecar, _sidecar(run))
+        (temporary / names.overlay).write_bytes(run.picture)
+        _write_json(temporary / names.record, record(run))
+    fields = [field for field in dir(ResultNames) if not field.startswith("_") and field not in ("all", "name")]
+    return {field: folder / getattr(names, field) for field in fields}
+
+
+def _write_volumes(path: Path, run: Run) -> None:
+    import pandas as pd
+
+    table = pd.DataFrame([asdict(row) for row in run.segmentation.volumes])
+    table["index"] = table["index"].astype("Int64")
+    table["volume_mm3"] = table["volume_mm3"].round(3)
+    table["tiv_fraction"] = table["tiv_fraction"].round(7)
+    table["asymmetry_percent"] = table["asymmetry_percent"].round(3)
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sidecar(run: Run) -> dict[str, Any]:
+    return {
+        "Description": "BrainCOLOR regions by slant",
+        "Sources": [run.scan.path.name],
+        "SpatialReference": "orig",
+        "Atlas": "BrainCOLOR",
+        "Manual": False,
+        "Model": run.model.name,
+        "ModelHash": run.model.identity,
+        "ModelLicense": run.model.licence,
+        "GeneratedBy": [{"Name": "slant", "Version": slant.__version__}],
+    }
+
+
+def record(run: Run) -> dict[str, Any]:
+    """How the results were made, as plain values.
+
+    Returns
+    -------
+    dict
+        Input and model with their SHA-256, versions, resolved settings, warnings, registration similarity, and
+        seconds and peak memory of each stage.
+    """
+    found = run.segmentation
+    tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
+    regions = [row for row in found.volumes if row.level == "region"]
+    return {
+        "input": {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256},
+        "model": {"name": run.model.name, "sha256": run.model.identity, "licence": run.model.licence},
+        "versions": _versions(),
+        "settings": {**asdict(run.settings), "threads": run.settings.thread_count},
+        "warnings": list(run.warnings),
+        "registration_similarity": round(found.prepared.similarity, 6),
+        "home_from_template": found.prepared.home_from_template.tolist(),
+        "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
+        "regions_found": sum(row.volume_mm3 > 0 for row in regions),
+        "stages": [asdict(stage) for stage in found.stages],
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("antspyx", "deepbet", "nibabel", "numpy", "scipy", "torch")
+    return {"slant": slant.__version__, **{name: version(name) for name in packages}}

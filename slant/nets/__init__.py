@@ -1,0 +1,1 @@
+"""Networks: their definition, their weights, and running them over tiles."""

@@ -1,0 +1,81 @@
+"""How often each region is found at each place of the template, as a map added to a network's logits.
+
+A tile never moves, so it may know where it is. The log-frequencies of the training labels are kept every 4 mm,
+quantized to 256 steps, and interpolated linearly to 1 mm wherever they are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slant.errors import ModelError
+from slant.grid import Shape
+
+SPACING = 4
+"""Template voxels (1 mm) a cell of the map spans along each axis."""
+
+FLOOR = 2e-4
+"""Frequency below which a region counts as never seen at a place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Quantized log-frequency of every channel in every 4 mm cell of the template.
+
+    Parameters
+    ----------
+    steps : (X/4, Y/4, Z/4, C) uint8 array
+        0 is the floor, 255 is certainty; see `quantize`.
+    shape : tuple of 3 int
+        Voxels of the template grid at 1 mm.
+    """
+
+    steps: NDArray[np.uint8]
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        wanted = tuple(-(-n // SPACING) for n in self.shape)
+        if self.steps.shape[:3] != wanted or self.steps.ndim != 4 or self.steps.dtype != np.uint8:
+            raise ModelError(
+                f"a prior on a template of {self.shape} needs uint8 cells of {wanted} x channels, found "
+                f"{self.steps.dtype} {self.steps.shape}"
+            )
+
+    def log_frequency_at(self, cells: tuple[slice, ...], channels: NDArray[np.int64]) -> Tensor:
+        """(x, y, z, C) float32 natural logarithms of the frequencies in some cells, at least ``log(FLOOR)``."""
+        steps = np.ascontiguousarray(self.steps[cells][..., channels], dtype=np.float32)
+        return (torch.from_numpy(steps) / 255 - 1) * float(-np.log(FLOOR))
+
+    def possible(self, start: Shape, stop: Shape, margin: int = 2) -> NDArray[np.int64]:
+        """Channels seen in a box of template voxels widened by ``margin`` cells, always with channel 0."""
+        box = tuple(
+            slice(max(0, a // SPACING - margin), -(-b // SPACING) + margin) for a, b in zip(start, stop, strict=True)
+        )
+        seen = self.steps[box].max(axis=(0, 1, 2)) > 0
+        seen[0] = True
+        return np.flatnonzero(seen)
+
+
+def quantize(frequency: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Uint8 steps of frequencies between 0 and 1, as `Prior` keeps them."""
+    scaled = 1 - np.log(np.clip(frequency, FLOOR, 1)) / np.log(FLOOR)
+    steps: NDArray[np.uint8] = np.round(scaled * 255).astype(np.uint8)
+    return steps
+
+
+def interpolation_matrix(start: int, size: int, cells: int) -> Tensor:
+    """(size, cells) float32 weights of 4 mm cells for the 1 mm voxels ``start`` to ``start + size - 1``."""
+    at = (np.arange(start, start + size) - (SPACING - 1) / 2) / SPACING
+    at = np.clip(at, 0, cells - 1)
+    low = np.minimum(at.astype(int), max(cells - 2, 0))
+    weights = np.zeros((size, cells), dtype=np.float32)
+    rows = np.arange(size)
+    weights[rows, low] = 1 - (at - low)
+    if cells > 1:
+        weights[rows, low + 1] = at - low
+    return torch.from_numpy(weights)

@@ -1,0 +1,1 @@
+"""Training: preparing labelled scans, augmentation, the loop, and export."""

@@ -1,0 +1,196 @@
+"""Random changes to a training scan that keep its labels true.
+
+Every function takes its randomness as a `torch.Generator`, so a step of training is a function of its seed. Images
+are (X, Y, Z) float32 in network units: 0 outside the brain, about 1 on average inside. Left and right are never
+exchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from slant.grid import Shape
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How strongly scans are changed; every number is one standard deviation or a probability.
+
+    Attributes
+    ----------
+    rotate_deg, scale, shift_mm : float
+        What is left over of an affine registration.
+    elastic_mm : float
+        Displacement of control points 32 mm apart; a fifth of it at points 12 mm apart is added.
+    gamma, bias : float
+        Logarithm of the exponent of the intensities; logarithm of a smooth field.
+    noise : float
+        Gaussian noise of up to this share of the mean brain intensity.
+    blur_mm : float
+        Largest Gaussian blur.
+    thick_mm : float
+        Largest slice thickness imitated along one axis.
+    rough_mask : float
+        Probability of changing the border of the brain mask: pasting or removing a rim.
+    """
+
+    rotate_deg: float = 3.0
+    scale: float = 0.04
+    shift_mm: float = 2.0
+    elastic_mm: float = 3.0
+    gamma: float = 0.2
+    bias: float = 0.12
+    noise: float = 0.06
+    blur_mm: float = 0.8
+    thick_mm: float = 3.0
+    rough_mask: float = 0.5
+
+
+def normal(generator: Generator, *shape: int) -> Tensor:
+    """Standard normal numbers of the given shape."""
+    return torch.randn(*shape, generator=generator)
+
+
+def chance(generator: Generator) -> float:
+    """One number between 0 and 1."""
+    return float(torch.rand(1, generator=generator))
+
+
+def smooth_field(shape: Shape, spacing: float, channels: int, generator: Generator) -> Tensor:
+    """(channels, X, Y, Z) field that is about standard normal at control points ``spacing`` voxels apart."""
+    points = [max(3, int(n / spacing) + 2) for n in shape]
+    coarse = normal(generator, 1, channels, *points)
+    return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0]
+
+
+def random_places(shape: Shape, start: Shape, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """(X, Y, Z, 3) float32 template voxel coordinates from where each voxel of a box takes its value.
+
+    Parameters
+    ----------
+    shape, start : tuple of 3 int
+        The box, in template voxels.
+    """
+    angles = normal(generator, 3) * np.deg2rad(settings.rotate_deg)
+    scales = torch.exp(normal(generator, 3) * settings.scale)
+    shear = normal(generator, 3, 3) * settings.scale * 0.3
+    matrix = _rotation(angles) @ torch.diag(scales) + shear
+    axes = [torch.arange(n, dtype=torch.float32) + s for n, s in zip(shape, start, strict=True)]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    middle = torch.tensor([86.0, 110.0, 78.0])
+    moved = (places - middle) @ matrix.T + (middle + normal(generator, 3) * settings.shift_mm)
+    strength = settings.elastic_mm * chance(generator)
+    bend = smooth_field(shape, 32, 3, generator) * strength
+    bend += smooth_field(shape, 12, 3, generator) * (strength / 5)
+    return moved + bend.permute(1, 2, 3, 0)
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    a, b, c = (float(x) for x in angles)
+    x = torch.tensor([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = torch.tensor([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    z = torch.tensor([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return (x @ y @ z).float()
+
+
+def sample_image(image: Tensor, places: Tensor) -> Tensor:
+    """(X, Y, Z) trilinear values of ``image`` at (X, Y, Z, 3) voxel coordinates, 0 outside."""
+    sizes = torch.tensor(image.shape, dtype=torch.float32)
+    unit = places * (2 / (sizes - 1)) - 1
+    picked = functional.grid_sample(
+        image[None, None], unit.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    return picked[0, 0]
+
+
+def pick_labels(labels: Tensor, places: Tensor) -> Tensor:
+    """Values of the integer map ``labels`` at the voxels nearest to (..., 3) coordinates, 0 outside."""
+    sizes = torch.tensor(labels.shape)
+    index = torch.round(places).long()
+    inside = ((index >= 0) & (index < sizes)).all(dim=-1)
+    index = torch.minimum(index.clamp(min=0), sizes - 1)
+    flat = (index[..., 0] * sizes[1] + index[..., 1]) * sizes[2] + index[..., 2]
+    return torch.where(inside, labels.flatten()[flat], torch.zeros((), dtype=labels.dtype))
+
+
+def vary_intensity(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """The image with another contrast, bias field, resolution, noise and brain border."""
+    if chance(generator) < settings.rough_mask:
+        image = _rough_mask(image, generator)
+    brain = image > 0
+    image = _gamma(image, settings, generator)
+    if chance(generator) < 0.5:
+        image = image * torch.exp(smooth_field(_shape(image), 50, 1, generator)[0] * settings.bias)
+    if chance(generator) < 0.4:
+        image = _blur(image, chance(generator) * settings.blur_mm)
+    if chance(generator) < 0.25:
+        image = _thick_slices(image, settings, generator)
+    if chance(generator) < 0.5:
+        image = image + normal(generator, *image.shape) * (settings.noise * chance(generator))
+    shift, scale = normal(generator, 2).tolist()
+    return torch.where(brain, image * float(np.exp(scale * 0.05)) + shift * 0.05, torch.zeros(()))
+
+
+def _shape(image: Tensor) -> Shape:
+    x, y, z = image.shape
+    return x, y, z
+
+
+def _gamma(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """Power law that leaves 0 and 1.5 (about white matter) where they are."""
+    power = float(torch.exp(normal(generator, 1) * settings.gamma))
+    return 1.5 * torch.pow((image / 1.5).clamp(min=0), power)
+
+
+def _blur(image: Tensor, sigma_mm: float) -> Tensor:
+    if sigma_mm < 0.2:
+        return image
+    radius = max(1, round(2.5 * sigma_mm))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float32) ** 2) / (2 * sigma_mm**2))
+    kernel /= kernel.sum()
+    out = image[None, None]
+    for axis in range(3):
+        sizes, pad = [1, 1, 1], [0, 0, 0]
+        sizes[axis], pad[axis] = len(kernel), radius
+        out = functional.conv3d(out, kernel.reshape(1, 1, *sizes), padding=pad)
+    return out[0, 0]
+
+
+def _thick_slices(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
+    axis = int(torch.randint(3, (1,), generator=generator))
+    thick = 1 + chance(generator) * (settings.thick_mm - 1)
+    sizes = list(image.shape)
+    sizes[axis] = max(4, round(sizes[axis] / thick))
+    coarse = functional.interpolate(image[None, None], size=sizes, mode="area")
+    return functional.interpolate(coarse, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
+
+
+def _rough_mask(image: Tensor, generator: Generator) -> Tensor:
+    """Paste a rim of smooth non-brain tissue around the brain, or take a rim of it away, here and there."""
+    brain = image > 0
+    where = smooth_field(_shape(image), 25, 1, generator)[0]
+    radius = int(torch.randint(1, 5, (1,), generator=generator))
+    if chance(generator) < 0.7:
+        rim = _dilate(brain, radius) & ~brain
+        tissue = 0.4 + 0.4 * chance(generator) + 0.35 * smooth_field(_shape(image), 6, 1, generator)[0]
+        level = chance(generator) * 1.5 - 0.5
+        return torch.where(rim & (where > level), tissue.clamp(min=0.02), image)
+    lost = _dilate(~brain, 1) & (where > 0.8)
+    return torch.where(lost, torch.zeros(()), image)
+
+
+def _dilate(mask: Tensor, radius: int) -> Tensor:
+    """The bool mask grown by a cube of ``2 * radius + 1`` voxels."""
+    for axis in range(3):
+        grown = mask.clone()
+        size = mask.shape[axis]
+        for step in range(1, radius + 1):
+            grown.narrow(axis, 0, size - step).logical_or_(mask.narrow(axis, step, size - step))
+            grown.narrow(axis, step, size - step).logical_or_(mask.narrow(axis, 0, size - step))
+        mask = grown
+    return mask
