@@ -1,0 +1,250 @@
+"""A scan is read once, checked, and turned to RAS+ axes without forgetting how it lay in its file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slant.errors import GeometryError, InputError, SlantError
+from slant.grid import Grid
+from slant.io.checks import check_contrast, check_number_type, form_warnings, home_grid, repaired, volume_index
+from slant.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from nibabel.freesurfer import MGHImage
+    from nibabel.nifti1 import Nifti1Header, Nifti1Image
+
+SUFFIXES = (".nii.gz", ".nii", ".mgz")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_MGH_MAGIC = b"\x00\x00\x00\x01"
+_MGH_HEADER_BYTES = 284
+_NIFTI_GEOMETRY = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One T1-weighted scan and the way back to its file's axes.
+
+    Attributes
+    ----------
+    volume : Volume
+        (X, Y, Z) float32 on the axes closest to RAS+, finite, not resampled.
+    path : Path
+    name : str
+        File name without extension and without a trailing ``_T1w``.
+    sha256 : str
+        Of the file's bytes, in hexadecimal.
+    warnings : tuple of str
+        What was repaired or is doubtful.
+    header : Nifti1Header or Nifti2Header
+        Shape, sform, qform, their codes, and units of the scan as it lies in the file; nothing else of its header.
+    """
+
+    volume: Volume
+    path: Path
+    name: str
+    sha256: str
+    warnings: tuple[str, ...]
+    header: Nifti1Header
+
+
+def scan_name(path: Path) -> str:
+    """Name of the scan for its results: the file name without extension and without a trailing ``_T1w``.
+
+    Raises
+    ------
+    InputError
+        If the extension is none of `SUFFIXES`.
+
+    Examples
+    --------
+    >>> scan_name(Path("data/sub-01 (retest).v2_T1w.nii.gz"))
+    'sub-01 (retest).v2'
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            stem = path.name[: -len(suffix)]
+            return stem.removesuffix("_T1w") or stem
+    raise InputError(f"{path}: found the extension {path.suffix!r}, wanted one of {', '.join(sorted(SUFFIXES))}")
+
+
+def read_scan(path: Path, *, volume: int | None = None) -> Scan:
+    """Read a T1-weighted scan and refuse what cannot be segmented.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``) file, any orientation.
+    volume : int, optional
+        Which volume of a 4D file to take, counted from 0.
+
+    Returns
+    -------
+    Scan
+        The sform gives the place if its code is set, else the qform.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, not 3D, too full of NaN, constant, a label map or a CT.
+    GeometryError
+        If its header does not place it in the world, or its voxels are too large.
+    """
+    with _naming(path):
+        name, (image, sha256) = scan_name(path), _load(path)
+        index = volume_index(image.shape, volume)
+        header = _home_header(image)
+        home = home_grid(header)
+        data, repairs = repaired(_voxels(image, index))
+        check_contrast(data)
+        scan = Volume(*_to_ras(data, home))
+        return Scan(scan, path, name, sha256, form_warnings(header) + repairs, header)
+
+
+def read_labels(path: Path, like: Scan) -> LabelMap:
+    """Read the label map that belongs to a scan, on the same axes as the scan's volume.
+
+    Parameters
+    ----------
+    path : Path
+        Image of whole numbers on the scan's grid.
+    like : Scan
+
+    Returns
+    -------
+    LabelMap
+        (X, Y, Z) int32.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or holds numbers that are not whole.
+    GeometryError
+        If it is not on the scan's grid.
+    """
+    with _naming(path):
+        scan_name(path)
+        image, _ = _load(path)
+        index = volume_index(image.shape, None)
+        data, grid = _to_ras(_voxels(image, index), home_grid(_home_header(image)))
+        if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
+            raise InputError("found numbers that are not whole, wanted a label map; use one that was not interpolated")
+        if not grid.same_as(like.volume.grid):
+            raise GeometryError(
+                f"found labels on a grid of shape {grid.shape}, wanted that of {like.path}, {like.volume.grid.shape}, "
+                "in the same place; resample them with nearest neighbours"
+            )
+        return LabelMap(data.astype(np.int32), grid)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SlantError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.freesurfer.mghformat import MGHError
+    from nibabel.spatialimages import HeaderDataError
+
+    if not path.exists():
+        raise InputError("no such file; check the spelling of the path")
+    if not path.is_file():
+        raise InputError("found a folder, wanted an image file; DICOM folders are converted with dcm2niix")
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
+        image = _image_class(content).from_bytes(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"the compressed file is damaged or incomplete ({error}); copy or download it again"
+        ) from error
+    except (HeaderDataError, ImageFileError, MGHError, ValueError, OverflowError) as error:
+        raise InputError(f"the header is damaged ({error}); copy, download or convert the file again") from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    _check_complete(image, len(content))
+    return image, hashlib.sha256(raw).hexdigest()
+
+
+def _image_class(content: bytes) -> type[Any]:
+    import nibabel as nib
+
+    if content[344:348] == b"ni1\x00":
+        raise InputError("found the header half of a .hdr/.img pair, wanted one file; convert it to .nii.gz")
+    if content.startswith(_MGH_MAGIC) and len(content) > _MGH_HEADER_BYTES:
+        return nib.MGHImage
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        if kind.header_class.may_contain_header(content):
+            return kind
+    raise InputError(
+        f"found {len(content)} bytes that are neither NIfTI nor MGZ, whatever the extension says; "
+        "convert the scan, for instance with dcm2niix"
+    )
+
+
+def _check_complete(image: Nifti1Image | MGHImage, found_bytes: int) -> None:
+    check_number_type(image.get_data_dtype())
+    voxels = 1
+    for n in image.shape:
+        voxels *= max(int(n), 0)
+    wanted_bytes = int(image.dataobj.offset) + voxels * image.get_data_dtype().itemsize
+    if found_bytes < wanted_bytes:
+        raise InputError(
+            f"the file is truncated: found {found_bytes} bytes, wanted {wanted_bytes} for shape {image.shape}; "
+            "copy or download it again"
+        )
+
+
+def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if len(image.shape) == 3:
+            return np.asarray(image.dataobj, dtype=np.float32)
+        return np.asarray(image.dataobj[(Ellipsis, *index)], dtype=np.float32)
+
+
+def _home_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
+    from nibabel.freesurfer import MGHImage
+    from nibabel.nifti1 import Nifti1Header
+
+    if isinstance(image, MGHImage):
+        header = Nifti1Header()
+        header.set_data_shape(image.shape[:3])
+        header.set_xyzt_units("mm")
+        if image.header["goodRASFlag"] > 0:
+            header.set_qform(image.affine, 1)
+            header.set_sform(image.affine, 1)
+        return header
+    header = type(image.header)()
+    header.set_data_shape(image.shape[:3])
+    header["pixdim"][:4] = image.header["pixdim"][:4]
+    for field in _NIFTI_GEOMETRY:
+        header[field] = image.header[field]
+    return header
+
+
+def _to_ras(data: NDArray[np.float32], home: Grid) -> tuple[NDArray[np.float32], Grid]:
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    ras_from_home_axes = io_orientation(home.ras_from_voxel)
+    turned = np.ascontiguousarray(apply_orientation(data, ras_from_home_axes))
+    x, y, z = turned.shape
+    return turned, Grid((x, y, z), home.ras_from_voxel @ inv_ornt_aff(ras_from_home_axes, home.shape))

@@ -1,0 +1,114 @@
+"""An image goes back onto exactly the grid of the scan that it belongs to, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slant.errors import GeometryError, OutputError
+from slant.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+    from slant.io.read import Scan
+
+_GZIP_LEVEL = 4
+_TEMPLATE_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER: 4 is MNI152, and 3 Talairach, neither of them MNI305
+_MAX_ID = np.iinfo(np.uint16).max
+
+
+def write_image(path: Path, data: Volume | LabelMap, like: Scan | None) -> None:
+    """Write intensities or labels as NIfTI; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii.gz`` or ``.nii``. A file that is there is replaced once the new one is complete.
+    data : Volume or LabelMap
+        Intensities are stored as float32, labels as uint8 or, with ids over 255, uint16; never scaled.
+    like : Scan or None
+        The scan whose volume has the grid of ``data``: the file gets its axis order, shape, affine, form codes and
+        units. None for a template's space, written on the axes of ``data``.
+
+    Raises
+    ------
+    GeometryError
+        If ``data`` is not on the scan's grid.
+    OutputError
+        If an id does not fit, the extension is another, or the file cannot be written.
+    """
+    if not path.name.endswith((".nii.gz", ".nii")):
+        raise OutputError(f"cannot write {path}: wanted a name that ends in .nii.gz or .nii")
+    content = _nifti_bytes(_stored(data, path), data, like)
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
+    _write_whole(path, content)
+
+
+def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:
+    if isinstance(data, Volume):
+        return data.data
+    low, high = int(data.data.min()), int(data.data.max())
+    if low < 0 or high > _MAX_ID:
+        raise OutputError(f"cannot write {path}: found ids from {low} to {high}, wanted 0 to {_MAX_ID}")
+    return data.data.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
+
+
+def _nifti_bytes(array: NDArray[Any], data: Volume | LabelMap, like: Scan | None) -> bytes:
+    import nibabel as nib
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    if like is None:
+        header = _template_header(data)
+    else:
+        if not data.grid.same_as(like.volume.grid):
+            raise GeometryError(
+                f"an image on a grid of shape {data.grid.shape} does not belong to {like.path}, whose grid is "
+                f"{like.volume.grid.shape}; carry it to the scan's space first"
+            )
+        header = like.header.copy()
+        home_axes = io_orientation(header.get_best_affine())
+        array = apply_orientation(array, ornt_transform(io_orientation(np.eye(4)), home_axes))
+    header.set_data_dtype(array.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    content: bytes = kind(array, None, header).to_bytes()
+    return content
+
+
+def _template_header(data: Volume | LabelMap) -> Nifti1Header:
+    from nibabel.nifti1 import Nifti1Header
+
+    header = Nifti1Header()
+    header.set_data_shape(data.grid.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
+    header.set_sform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
+    return header
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".slant-{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that may be written"
+        ) from error
+    finally:
+        _remove(partial)
+
+
+def _remove(partial: Path) -> None:
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError:
+        return

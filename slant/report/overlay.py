@@ -1,0 +1,300 @@
+"""The overlay picture shows a scan with the outlines of its regions on slices along the world's planes.
+
+Nouns: a *view* is a grid whose first axis runs along the columns of a panel (left to right on the page), whose second
+along its rows (top to bottom) and whose third from panel to panel; a *box* is two opposite corners in RAS+ mm. Slices
+are cut along the world's axes, so that letters and positions are exact for oblique and anisotropic scans too.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings as python_warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slant.errors import GeometryError
+from slant.grid import Grid, transform_points
+from slant.labels import LabelProtocol
+from slant.resample import IDENTITY, labels_to_home, resample
+from slant.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Box = tuple[NDArray[np.float64], NDArray[np.float64]]
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A row of panels: world axes (0 right, 1 anterior, 2 superior) of columns, rows and slices, and their number."""
+
+    name: str
+    axes: tuple[int, int, int]
+    panels: int
+
+
+PLANES = (Plane("axial", (0, 1, 2), 6), Plane("coronal", (0, 2, 1), 6), Plane("sagittal", (1, 2, 0), 5))
+
+_WIDTH, _PANELS_HEIGHT = 1600, 1200  # pixels: of the picture, and at most of all panels together
+_EDGE, _GAP, _CAPTION, _ROW_NAME = 14, 6, 24, 22  # pixels around, between, under and left of panels
+_TITLE, _LINE = 60, 20  # pixels of title with subtitle, and of a line of warning
+_LINE_LETTERS, _TITLE_LETTERS = 180, 110
+_MARGIN_MM, _LEAST_MM = 5.0, 40.0  # around the labels, and at least along every edge of the box
+_DPI, _HEIGHT_STEP = 100, 25  # dots per inch; quarters of an inch are exact in binary
+_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
+_TEXT, _FAINT, _ALERT = "#f2f2f2", "#a8a8a8", "#ffb000"
+_FAINTEST = 110.0  # luma from 0 to 255 below which a colour is lightened, to be seen on a scan
+
+
+def draw_overlay(
+    scan: Volume,
+    labels: LabelMap,
+    protocol: LabelProtocol,
+    title: str,
+    warnings: tuple[str, ...] = (),
+    *,
+    radiological: bool = False,
+) -> bytes:
+    """Draw outlines of all regions on axial, coronal and sagittal slices spread over the labelled brain.
+
+    Parameters
+    ----------
+    scan : Volume
+    labels : LabelMap
+        Region ids, 0 elsewhere, on the scan's grid. Without any region the whole scan is shown and said to have none.
+    protocol : LabelProtocol
+        Gives the regions their colours; colours too dark to be seen on a scan are lightened.
+    title : str
+    warnings : tuple of str, optional
+        Printed under the title.
+    radiological : bool, optional
+        Show the person's left on the right of axial and coronal panels, instead of on the left.
+
+    Returns
+    -------
+    bytes
+        A PNG, 1600 pixels wide; the same bytes for the same input.
+
+    Raises
+    ------
+    GeometryError
+        If scan and labels are not on one grid.
+    ProtocolError
+        If an id is not the protocol's.
+    """
+    from matplotlib.figure import Figure
+
+    if not labels.grid.same_as(scan.grid):
+        raise GeometryError(f"labels of shape {labels.grid.shape} are not on the scan's grid {scan.grid.shape}")
+    inside = _cropped(labels)
+    channels = LabelMap(protocol.channels_from_ids(inside.data), inside.grid)
+    box = labelled_box(channels)
+    found = np.count_nonzero(np.bincount(channels.data.ravel())[1:])
+    notes = _wrapped(warnings if found else ("no region found", *warnings))
+    layout = _Layout.around(box, header=_TITLE + _LINE * len(notes))
+    gray_range = _gray_range(scan, labels)
+    figure = Figure(figsize=(_WIDTH / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
+    _write_header(figure, title, notes, f"{found} of {len(protocol) - 1} regions", radiological)
+    for plane, top in zip(PLANES, layout.tops, strict=True):
+        view = view_grid(plane, box, layout.pixels_per_mm, radiological)
+        lefts = layout.lefts(plane, view)
+        panels = paint(*cut(scan, channels, view), gray_range, _colors(protocol))
+        for left, panel in zip(lefts, panels, strict=True):
+            figure.figimage(panel, xo=left, yo=layout.height - top - panel.shape[0], origin="upper")
+        _write_row(figure, plane, view, top, lefts)
+    return _png(figure)
+
+
+def labelled_box(labels: LabelMap) -> Box:
+    """Corners in RAS+ mm of a box around all labelled voxels, or around all voxels if none is, with a margin.
+
+    No edge of the box is shorter than 40 mm, so that its panels have room for their letters.
+    """
+    places = np.argwhere(labels.data != 0)
+    if places.size == 0:
+        places = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.grid.shape) - 1)
+    places_mm = transform_points(labels.grid.ras_from_voxel, places)
+    low, high = places_mm.min(axis=0), places_mm.max(axis=0)
+    margin_mm = np.maximum(_MARGIN_MM + max(labels.grid.voxel_size_mm) / 2, (_LEAST_MM - (high - low)) / 2)
+    return low - margin_mm, high + margin_mm
+
+
+def view_grid(plane: Plane, box: Box, pixels_per_mm: float, radiological: bool = False) -> Grid:
+    """The grid of a row of panels that fill a box, their slices evenly spread along it.
+
+    Returns
+    -------
+    Grid
+        Of shape (columns, rows, panels). Columns run to the right (to the left if radiological) or anterior, rows
+        downwards, panels to the right, anterior or superior; slices lie at whole mm unless closer than 2 mm.
+    """
+    low, high = box
+    column, row, through = plane.axes
+    step_mm = (high[through] - low[through]) / (plane.panels + 1)
+    first_mm = low[through] + step_mm
+    if step_mm >= 2:
+        first_mm = np.rint((low[through] + high[through] - np.rint(step_mm) * (plane.panels - 1)) / 2)
+        step_mm = np.rint(step_mm)
+    flipped = radiological and column == 0
+    matrix = np.zeros((4, 4))
+    matrix[column, 0] = (-1 if flipped else 1) / pixels_per_mm
+    matrix[row, 1] = -1 / pixels_per_mm
+    matrix[through, 2] = step_mm
+    half = 0.5 / pixels_per_mm
+    matrix[column, 3] = high[column] - half if flipped else low[column] + half
+    matrix[[row, through, 3], 3] = high[row] - half, first_mm, 1
+    columns, rows = (max(1, int((high[axis] - low[axis]) * pixels_per_mm)) for axis in (column, row))
+    return Grid((columns, rows, plane.panels), matrix)
+
+
+def cut(scan: Volume, labels: LabelMap, view: Grid) -> tuple[Volume, LabelMap]:
+    """Scan and labels on a view, the scan interpolated trilinearly and the labels by trilinear vote."""
+    sure = Volume(np.ones(labels.grid.shape, dtype=np.float32), labels.grid)
+    return resample(scan, view), labels_to_home(labels, sure, view, IDENTITY)[0]
+
+
+def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], colors: Picture) -> Picture:
+    """Panels of a view: the scan in grey under outlines one pixel wide.
+
+    An outline's pixel is the last before another label rightwards or downwards; of the regions that meet there, it
+    has the most vivid colour, so that the grey of white matter yields to the cortex.
+
+    Parameters
+    ----------
+    scan : Volume
+        On a view of shape (columns, rows, panels).
+    channels : LabelMap
+        On the same view; row numbers of ``colors``, 0 for the background.
+    gray_range : tuple of 2 float
+        Intensities shown black and white.
+    colors : (N, 3) uint8 array
+        Red, green, blue.
+
+    Returns
+    -------
+    (panels, rows, columns, 3) uint8 array
+    """
+    black, white = gray_range
+    share = np.clip((scan.data.T - black) / max(white - black, 1e-30), 0, 1)
+    picture = np.repeat(np.rint(255 * share).astype(np.uint8)[..., None], 3, axis=-1)
+    here = channels.data.T
+    beside = np.concatenate([here[:, :, 1:], here[:, :, -1:]], axis=2)
+    below = np.concatenate([here[:, 1:], here[:, -1:]], axis=1)
+    line = (here != beside) | (here != below)
+    vivid = np.where(np.arange(len(colors)) > 0, np.ptp(colors.astype(int), axis=1), -1)
+    meeting = np.stack([here[line], beside[line], below[line]])
+    picture[line] = colors[np.take_along_axis(meeting, vivid[meeting].argmax(axis=0)[None], axis=0)[0]]
+    return picture
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Places in pixels from the picture's upper left corner."""
+
+    pixels_per_mm: float
+    tops: tuple[int, ...]
+    height: int
+
+    @classmethod
+    def around(cls, box: Box, header: int) -> _Layout:
+        """The largest common scale at which every row of panels fits the width, and all rows the height."""
+        size_mm = box[1] - box[0]
+        free = [_WIDTH - 2 * _EDGE - _ROW_NAME - _GAP * (p.panels - 1) for p in PLANES]
+        fits = [pixels / (size_mm[p.axes[0]] * p.panels) for pixels, p in zip(free, PLANES, strict=True)]
+        heights_mm = np.array([size_mm[plane.axes[1]] for plane in PLANES])
+        scale = float(min(*fits, _PANELS_HEIGHT / heights_mm.sum()))
+        ends = header + np.cumsum(np.ceil(heights_mm * scale).astype(int) + _CAPTION)
+        height = -(-int(ends[-1] + _EDGE // 2) // _HEIGHT_STEP) * _HEIGHT_STEP
+        return cls(scale, (header, *(int(end) for end in ends[:-1])), height)
+
+    @staticmethod
+    def lefts(plane: Plane, view: Grid) -> tuple[int, ...]:
+        """Left edges of a row's panels, evenly spread over the width."""
+        start = _EDGE + _ROW_NAME
+        slot = (_WIDTH - _EDGE - start + _GAP) / plane.panels
+        return tuple(int(start + slot * i + (slot - _GAP - view.shape[0]) / 2) for i in range(plane.panels))
+
+
+def _cropped(labels: LabelMap) -> LabelMap:
+    """The part of a label map that holds its labels, or the whole of one without labels."""
+    labelled = labels.data != 0
+    ranges = [np.flatnonzero(labelled.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if ranges[0].size == 0:
+        return labels
+    part = tuple(slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
+    matrix = labels.grid.ras_from_voxel.copy()
+    matrix[:3, 3] = transform_points(matrix, [[r[0] for r in ranges]])[0]
+    data = labels.data[part]
+    return LabelMap(data, Grid(data.shape, matrix))
+
+
+def _gray_range(scan: Volume, labels: LabelMap) -> tuple[float, float]:
+    """Intensities to show black and white: the air's, and a little over the brain's brightest."""
+    brain = scan.data[labels.data != 0]
+    white = np.percentile(brain if brain.size else scan.data, 99.5)
+    black = np.percentile(scan.data[::2, ::2, ::2], 2)
+    return float(black), float(black + 1.25 * (white - black))
+
+
+def _colors(protocol: LabelProtocol) -> Picture:
+    """(channels, 3) uint8: the regions' colours, dark ones mixed with white until they show on a scan."""
+    colors = np.array([region.color for region in protocol.regions], dtype=np.float64)
+    luma = colors @ (0.299, 0.587, 0.114)
+    white = np.clip((_FAINTEST - luma) / (255 - luma + 1e-9), 0, 1)[:, None]
+    lightened: Picture = np.rint(colors * (1 - white) + 255 * white).astype(np.uint8)
+    return lightened
+
+
+def _wrapped(warnings: tuple[str, ...]) -> list[str]:
+    return [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _LINE_LETTERS)]
+
+
+def _write(figure: Figure, place: tuple[float, float], text: str, size: float, **style: object) -> None:
+    """Write text at pixels from the upper left corner, whatever the user's settings of matplotlib."""
+    x, y = place[0] / _WIDTH, 1 - place[1] / (figure.get_figheight() * _DPI)
+    look = {"color": _TEXT, "family": "DejaVu Sans", "parse_math": False, "va": "center", **style}
+    figure.text(x, y, text, size=size * 72 / _DPI, **look)  # type: ignore[arg-type]
+
+
+def _write_header(figure: Figure, title: str, notes: list[str], found: str, radiological: bool) -> None:
+    side = "radiological: left is on the right" if radiological else "neurological: left is on the left"
+    name = " ".join(title.split())
+    if len(name) > _TITLE_LETTERS:
+        name = f"{name[: _TITLE_LETTERS // 2]} … {name[-_TITLE_LETTERS // 2 :]}"
+    _write(figure, (_EDGE, 20), name, 20, weight="bold")
+    subtitle = f"{found}  ·  {side}  ·  sagittal slices from left to right  ·  positions in mm (RAS+)"
+    _write(figure, (_EDGE, 44), subtitle, 14, color=_FAINT)
+    for line, note in enumerate(notes):
+        _write(figure, (_EDGE, _TITLE + _LINE * (line + 0.4)), note, 14, color=_ALERT)
+
+
+def _write_row(figure: Figure, plane: Plane, view: Grid, top: int, lefts: tuple[int, ...]) -> None:
+    """Name the row, the ends of every panel and its position."""
+    from matplotlib.patheffects import withStroke
+
+    columns, rows, _ = view.shape
+    halo = {"weight": "bold", "path_effects": [withStroke(linewidth=3, foreground="black")]}
+    _write(figure, (_EDGE + 6, top + rows / 2), plane.name, 16, color=_FAINT, rotation=90, ha="center")
+    ends = _LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
+    for panel, left in enumerate(lefts):
+        for end, x in zip(ends, (left + 11, left + columns - 11), strict=True):
+            _write(figure, (x, top + 12), end, 15, ha="center", **halo)
+        position_mm = transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, plane.axes[2]]
+        caption = f"{'xyz'[plane.axes[2]]} = {round(position_mm, 1) + 0.0:g} mm"
+        _write(figure, (left + columns / 2, top + rows + 10), caption, 14, color=_FAINT, ha="center")
+
+
+def _png(figure: Figure) -> bytes:
+    """Encode without the name and version of the software; glyphs missing from the font become boxes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    with python_warnings.catch_warnings():
+        python_warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

@@ -1,0 +1,189 @@
+"""The network, its prior, running it over tiles, and its weights on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from slant.errors import DeviceError, ModelError
+from slant.fusion import VoteCounter
+from slant.nets.predict import Predictor, TilePrior, choose_device, tile_votes
+from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
+from slant.nets.unet import CompactUNet, UNetSettings, fold, place_channels, unfold
+from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
+from slant.tiles import TileLayout
+
+LAYOUT = TileLayout((20, 28, 24), (12, 16, 14), (2, 2, 2))
+SETTINGS = UNetSettings(5, (4, 6, 8))
+
+
+def random_network(seed: int = 0) -> CompactUNet:
+    torch.manual_seed(seed)
+    network = CompactUNet(SETTINGS)
+    torch.nn.init.normal_(network.head.weight, std=2.0)
+    return network.requires_grad_(False)
+
+
+def random_prior(seed: int = 0) -> Prior:
+    rng = np.random.default_rng(seed)
+    return Prior(quantize(rng.dirichlet(np.ones(5), size=(5, 7, 6))), LAYOUT.shape)
+
+
+def random_image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(LAYOUT.shape, dtype=np.float32)
+
+
+def votes(threads: int) -> dict[str, np.ndarray]:
+    network = random_network()
+    predictor = Predictor(LAYOUT, random_prior(), lambda _: network)
+    return {t.name: v for t, v in tile_votes(predictor, random_image(), torch.device("cpu"), threads)}
+
+
+def test_fold_puts_each_block_into_channels_and_unfold_takes_it_back() -> None:
+    image = torch.arange(2 * 4 * 6 * 8, dtype=torch.float32).reshape(1, 2, 4, 6, 8)
+    folded = fold(image)
+    assert folded.shape == (1, 16, 2, 3, 4)
+    assert set(folded[0, :8, 1, 2, 3].tolist()) == set(image[0, 0, 2:4, 4:6, 6:8].flatten().tolist())
+    back = unfold(torch.arange(16.0).reshape(1, 16, 1, 1, 1))
+    assert back[0, 0].flatten().tolist() == list(range(8))
+
+
+def test_place_of_a_tile_is_cut_from_the_place_of_the_whole() -> None:
+    whole = place_channels((20, 28, 24), (0, 0, 0), (20, 28, 24))
+    part = place_channels((20, 28, 24), (4, 6, 8), (12, 16, 14))
+    assert torch.allclose(whole[:, :, 2:8, 3:11, 4:11], part)
+    assert whole.abs().max() < 1
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 14), (10, 22, 18)])
+def test_features_have_the_images_shape_also_where_levels_are_odd(shape: tuple[int, int, int]) -> None:
+    network, image = random_network(), torch.rand(1, 1, *shape)
+    mixed = network.tail(network.trunk(image, place_channels(shape, (0, 0, 0), shape)), image)
+    assert mixed.shape == (1, SETTINGS.mixed, *shape)
+    assert network.logits(mixed[0].permute(1, 2, 3, 0)).shape == (*shape, 5)
+
+
+def test_interpolation_gives_a_cell_its_own_value_at_its_middle_and_sums_to_one() -> None:
+    weights = interpolation_matrix(0, 20, 5)
+    assert torch.allclose(weights.sum(dim=1), torch.ones(20))
+    assert torch.allclose(weights[[1, 2]].mean(dim=0), torch.tensor([1.0, 0, 0, 0, 0]), atol=0.07)
+    assert weights[0].tolist() == [1, 0, 0, 0, 0]
+    assert torch.allclose(weights[4:12], interpolation_matrix(4, 8, 5))
+
+
+def test_quantized_frequencies_come_back_within_half_a_step() -> None:
+    frequency = np.geomspace(FLOOR, 1, 50).reshape(1, 1, 1, 50)
+    prior = Prior(quantize(frequency), (4, 4, 4))
+    logs = prior.log_frequency_at((slice(None),) * 3, np.arange(50)).numpy()
+    assert np.abs(logs - np.log(frequency)).max() <= -np.log(FLOOR) / 255 / 2 + 1e-6
+
+
+def test_possible_channels_are_those_seen_near_a_tile() -> None:
+    steps = np.zeros((5, 7, 6, 5), np.uint8)
+    steps[0, 0, 0, 3] = 9
+    prior = Prior(steps, LAYOUT.shape)
+    assert prior.possible((0, 0, 0), (8, 8, 8)).tolist() == [0, 3]
+    assert prior.possible((16, 20, 20), (20, 28, 24)).tolist() == [0]
+
+
+def test_prior_of_another_grid_is_refused() -> None:
+    with pytest.raises(ModelError, match="needs uint8 cells"):
+        Prior(np.zeros((5, 7, 5, 5), np.uint8), LAYOUT.shape)
+
+
+def test_tile_prior_is_the_whole_prior_interpolated_and_cut() -> None:
+    prior, channels = random_prior(), np.array([0, 2, 4])
+    logs = prior.log_frequency_at((slice(None),) * 3, channels)
+    x, y, z = (interpolation_matrix(0, n, c) for n, c in zip(LAYOUT.shape, (5, 7, 6), strict=True))
+    whole = torch.einsum("ijkc,xi,yj,zk->xyzc", logs, x, y, z)
+    for tile in LAYOUT:
+        slab = TilePrior(prior, tile, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
+        assert torch.allclose(slab, whole[tile.box], atol=1e-5), tile.name
+
+
+def test_votes_do_not_depend_on_threads() -> None:
+    one, two = votes(1), votes(3)
+    assert set(one) == {tile.name for tile in LAYOUT}
+    for name, labels in one.items():
+        assert labels.shape == LAYOUT.size
+        assert labels.tobytes() == two[name].tobytes()
+    assert len(np.unique(np.stack(list(one.values())))) > 2
+
+
+def test_a_tile_with_odd_edges_is_labelled_whole() -> None:
+    layout = TileLayout((20, 28, 24), (11, 16, 13), (2, 2, 2))
+    network = random_network()
+    counter = VoteCounter(layout)
+    for tile, labels in tile_votes(
+        Predictor(layout, random_prior(), lambda _: network), random_image(), torch.device("cpu"), 1
+    ):
+        counter.aggregate(labels, tile)
+    assert counter.finalize().channels.shape == (20, 28, 24)
+
+
+@pytest.mark.parametrize(("name", "message"), [("cuda:99", "visible"), ("tpu", "device"), ("vulkan", "not supported")])
+def test_devices_that_are_not_there_are_refused(name: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        choose_device(name)
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    manifest = {
+        "name": "toy",
+        "layout": {"shape": [20, 28, 24], "size": [12, 16, 14], "counts": [2, 2, 2], "overlap": "vote"},
+        "network": {"kind": "compact", "settings": SETTINGS.as_dict()},
+    }
+    networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
+    write_model(tmp_path / "toy", networks, random_prior(), manifest)
+    return tmp_path / "toy"
+
+
+def test_a_model_comes_back_from_disk_in_half_precision(model_folder) -> None:
+    model = read_model(model_folder)
+    assert model.layout == LAYOUT
+    assert model.settings == SETTINGS
+    assert np.array_equal(model.prior.steps, random_prior().steps)
+    for i, tile in enumerate(LAYOUT):
+        stored = model.network(tile.name).state_dict()
+        for name, value in random_network(i).state_dict().items():
+            assert torch.allclose(stored[name], value, rtol=1e-3, atol=1e-6), name
+
+
+def test_identity_follows_the_manifest_which_follows_the_files(model_folder) -> None:
+    before = read_model(model_folder).identity
+    networks = {tile.name: random_network(9).state_dict() for tile in LAYOUT}
+    manifest = json.loads((model_folder / MANIFEST).read_text())
+    write_model(model_folder, networks, random_prior(), manifest)
+    assert read_model(model_folder).identity != before
+
+
+def test_damaged_weights_are_refused(model_folder) -> None:
+    data = bytearray((model_folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (model_folder / WEIGHTS).write_bytes(data)
+    with pytest.raises(ModelError, match="damaged"):
+        read_model(model_folder)
+
+
+def test_a_folder_without_a_model_says_what_is_missing(tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"no manifest\.json"):
+        read_model(tmp_path)
+
+
+def test_missing_and_unexpected_tensors_are_all_named(model_folder) -> None:
+    manifest = json.loads((model_folder / MANIFEST).read_text())
+    networks = {tile.name: random_network().state_dict() for tile in LAYOUT}
+    networks["9_9_9"] = networks.pop("1_1_1")
+    write_model(model_folder, networks, random_prior(), manifest)
+    with pytest.raises(ModelError, match=r"missing tensors: \['1_1_1/.*unexpected: \['9_9_9/"):
+        read_model(model_folder)
+
+
+def test_a_manifest_that_is_not_json_is_refused(model_folder) -> None:
+    (model_folder / MANIFEST).write_text("{")
+    with pytest.raises(ModelError, match="cannot be used"):
+        read_model(model_folder)
