@@ -1,3 +1,69 @@
-"""Whole-brain segmentation of T1-weighted MRI into the 133 BrainCOLOR regions."""
+"""Whole-brain segmentation of T1-weighted MRI into the 133 BrainCOLOR regions.
+
+>>> import slant
+>>> scan = slant.read_scan("sub-01_T1w.nii.gz")               # doctest: +SKIP
+>>> found = slant.segment(scan.volume, slant.load_model())    # doctest: +SKIP
+>>> found.labels.data, found.labels.grid.ras_from_voxel       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slant.config import SegmentSettings
+    from slant.errors import SlantError
+    from slant.grid import Grid
+    from slant.io.models import load_model
+    from slant.io.read import Scan, read_scan
+    from slant.io.resources import load_protocol
+    from slant.labels import LabelProtocol
+    from slant.nets.model import Model
+    from slant.pipeline import Prepared, Segmentation, label, prepare, segment
+    from slant.tiles import TileLayout
+    from slant.volume import LabelMap, Volume
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Grid",
+    "LabelMap",
+    "LabelProtocol",
+    "Model",
+    "Prepared",
+    "Scan",
+    "SegmentSettings",
+    "Segmentation",
+    "SlantError",
+    "TileLayout",
+    "Volume",
+    "label",
+    "load_model",
+    "load_protocol",
+    "prepare",
+    "read_scan",
+    "segment",
+]
+
+_HOMES = {
+    "slant.config": ("SegmentSettings",),
+    "slant.errors": ("SlantError",),
+    "slant.grid": ("Grid",),
+    "slant.io.models": ("load_model",),
+    "slant.io.read": ("Scan", "read_scan"),
+    "slant.io.resources": ("load_protocol",),
+    "slant.labels": ("LabelProtocol",),
+    "slant.nets.model": ("Model",),
+    "slant.pipeline": ("Prepared", "Segmentation", "label", "prepare", "segment"),
+    "slant.tiles": ("TileLayout",),
+    "slant.volume": ("LabelMap", "Volume"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for, so that ``import slant`` is quick."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'slant' has no attribute {name!r}")

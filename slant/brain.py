@@ -56,14 +56,12 @@ def brain_from_zero_background(scan: Volume) -> LabelMap:
     return _plausible(ndimage.binary_fill_holes(_largest_piece(scan.data != 0)), scan)
 
 
-def extract_brain(scan: Volume, threads: int = 1) -> LabelMap:
+def extract_brain(scan: Volume) -> LabelMap:
     """The brain mask of a full head.
 
     Parameters
     ----------
     scan : Volume
-    threads : int
-        Processor threads.
 
     Returns
     -------
@@ -78,7 +76,7 @@ def extract_brain(scan: Volume, threads: int = 1) -> LabelMap:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # its sums depend on the number of threads
     try:
         extraction = _deepbet()
         mask = extraction.run_model(scan.data.copy()) > 0.5
@@ -114,7 +112,7 @@ def _plausible(mask: NDArray[np.bool_], scan: Volume) -> LabelMap:
             f"no plausible brain was found: {volume_mm3 / 1000:.0f} cm3, wanted {LEAST_BRAIN_MM3 / 1000:.0f} to "
             f"{LARGEST_BRAIN_MM3 / 1000:.0f}; is it a T1-weighted scan of a whole head with the right voxel size?"
         )
-    return LabelMap(mask, scan.grid)
+    return LabelMap(mask.astype(np.uint8), scan.grid)
 
 
 def fov_cuts_brain(brain: LabelMap) -> str | None:

@@ -35,6 +35,10 @@ class RegistrationError(SlantError):
     """A scan that could not be brought onto the template well enough to be labelled."""
 
 
+class TrainingError(SlantError):
+    """A training that cannot go on."""
+
+
 class SettingsError(SlantError):
     """A setting that is unknown, of the wrong type or out of range."""
 

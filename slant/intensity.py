@@ -57,7 +57,8 @@ def z_score(volume: Volume, mask: LabelMap) -> Volume:
 
 def sorted_intensities(volume: Volume, mask: LabelMap) -> NDArray[np.float64]:
     """(K,) float64 quantiles of the intensities in the mask, ascending."""
-    return np.quantile(volume.data[mask.data != 0].astype(np.float64), np.linspace(0, 1, QUANTILES))
+    values = volume.data[mask.data != 0].astype(np.float64)
+    return np.asarray(np.quantile(values, np.linspace(0, 1, QUANTILES)), dtype=np.float64)
 
 
 def build_reference(vectors: list[NDArray[np.float64]]) -> IntensityReference:
@@ -95,5 +96,9 @@ def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference) -> 
 
 def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     """Slope and intercept of ``y = slope * x + intercept`` by Huber's robust regression."""
-    fit = least_squares(lambda line: line[0] * x + line[1] - y, (1.0, 0.0), loss="huber", f_scale=HUBER_SCALE)
+
+    def residuals(line: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(line[0] * x + line[1] - y, dtype=np.float64)
+
+    fit = least_squares(residuals, (1.0, 0.0), loss="huber", f_scale=HUBER_SCALE)
     return float(fit.x[0]), float(fit.x[1])

@@ -18,6 +18,7 @@ from slant.volume import LabelMap, Volume
 if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
     from slant.nets.model import Inputs, Model
+    from slant.template import Template
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,26 +124,42 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     settings = settings or SegmentSettings()
     clock = StageClock()
     with clock("brain"):
-        mask = _brain_mask(scan, settings)
+        mask = brain_mask(scan, settings)
     with clock("register"):
-        registration = register.register_to_template(scan, mask, inputs.template)
-        grid, to_home = inputs.template.grid, registration.home_from_template
-        carried = pick_labels(mask, grid, to_home)
-        moved = resample(scan, grid, source_from_target=to_home).masked(carried)
+        moved, carried, registration = carry_to_template(scan, mask, inputs.template)
     with clock("bias"):
         corrected, _ = bias.correct_bias(moved, carried)
     with clock("harmonize"):
         harmonized = intensity.harmonize(corrected, carried, inputs.reference)
-        image = Volume(inputs.scaling(harmonized.data, carried.data != 0), grid)
+        image = Volume(inputs.scaling(harmonized.data, carried.data != 0), inputs.template.grid)
     cut = brain.fov_cuts_brain(mask)
-    return Prepared(image, mask, scan.grid, to_home, registration.similarity, (cut,) if cut else (), clock.stages)
+    return Prepared(
+        image,
+        mask,
+        scan.grid,
+        registration.home_from_template,
+        registration.similarity,
+        (cut,) if cut else (),
+        clock.stages,
+    )
 
 
-def _brain_mask(scan: Volume, settings: SegmentSettings) -> LabelMap:
+def brain_mask(scan: Volume, settings: SegmentSettings) -> LabelMap:
+    """The brain of a scan, by its zeros if it is skull stripped."""
     stripped = settings.skull_stripped
     if stripped is None:
         stripped = brain.is_skull_stripped(scan)
-    return brain.brain_from_zero_background(scan) if stripped else brain.extract_brain(scan, settings.thread_count)
+    return brain.brain_from_zero_background(scan) if stripped else brain.extract_brain(scan)
+
+
+def carry_to_template(
+    scan: Volume, mask: LabelMap, template: Template
+) -> tuple[Volume, LabelMap, register.Registration]:
+    """The brain of a scan and its mask on the template's working grid, each resampled once."""
+    registration = register.register_to_template(scan, mask, template)
+    carried = pick_labels(mask, template.grid, registration.home_from_template)
+    moved = resample(scan, template.grid, source_from_target=registration.home_from_template).masked(carried)
+    return moved, carried, registration
 
 
 def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = None) -> Segmentation:

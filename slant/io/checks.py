@@ -3,6 +3,8 @@
 Every check raises with what was found, what was wanted and what to do; the reader adds the file's name.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import math
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 MAX_NONFINITE_SHARE = 0.001  # of the voxels; more means a damaged or masked-by-NaN image
 MAX_VOXEL_MM = 5.0
+NO_ORIENTATION = (
+    "so left and right are unknown; convert the scan again from DICOM (dcm2niix), copy the geometry of a version that "
+    "has it (fslcpgeom INTACT SCAN) or, if you are sure how it lies, set it (fslorient -setsform and -setsformcode 1)"
+)
 FORMS_AGREE_MM = 0.1  # rounding of a float32 quaternion stays a hundred times below
 
 # Share of equal neighbours outside the background: 0.005-0.30 in 60 T1w of 8 to 32 bit (0.5 at 5 bit), 0.87-0.99 in
@@ -86,14 +92,21 @@ def home_grid(header: Nifti1Header) -> Grid:
         If the header says nothing about orientation, or the affine is singular, or voxels exceed `MAX_VOXEL_MM`.
     """
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        raise GeometryError(
-            "the header has neither sform nor qform (both codes are 0), so left and right are unknown; convert the "
-            "scan again from DICOM (dcm2niix) or, if you are sure of its orientation, set it with FSL: "
-            "fslorient -setsformcode 1 SCAN, after checking the image in a viewer"
-        )
-    x, y, z = (int(n) for n in header.get_data_shape()[:3])
+        raise GeometryError(f"the header has neither sform nor qform (both codes are 0), {NO_ORIENTATION}")
+    return usable_grid(header.get_data_shape(), header.get_best_affine())
+
+
+def usable_grid(shape: tuple[int, ...], ras_from_voxel: NDArray[np.float64]) -> Grid:
+    """The grid of a scan whose first three axes have this shape and place.
+
+    Raises
+    ------
+    GeometryError
+        If the affine is singular or not finite, or voxels exceed `MAX_VOXEL_MM`.
+    """
+    x, y, z = (int(n) for n in shape[:3])
     try:
-        grid = Grid((x, y, z), header.get_best_affine())
+        grid = Grid((x, y, z), ras_from_voxel)
     except GeometryError as error:
         raise GeometryError(
             f"{error}; convert the scan again from DICOM (dcm2niix) or copy the header of an intact version "
@@ -116,7 +129,7 @@ def form_warnings(header: Nifti1Header) -> tuple[str, ...]:
 
     try:
         apart_mm = _corner_distance_mm(header.get_sform(), header.get_qform(), header.get_data_shape()[:3])
-    except (HeaderDataError, np.linalg.LinAlgError):
+    except (HeaderDataError, ValueError):
         apart_mm = math.nan
     if not math.isfinite(apart_mm):
         return (f"the qform is damaged; the sform (code {int(header['sform_code'])}) is used",)
@@ -183,15 +196,16 @@ def check_contrast(data: NDArray[np.float32]) -> None:
 
 
 def _is_label_map(data: NDArray[np.float32]) -> bool:
-    if not np.array_equal(data[::2, ::2, ::2], np.rint(data[::2, ::2, ::2])) or not np.array_equal(data, np.rint(data)):
+    if not np.array_equal(data, np.rint(data)):
         return False
     values, counts = np.unique(data[::3, ::3, ::3], return_counts=True)
-    foreground = data != values[counts.argmax()]
+    background = values[counts.argmax()]
     equal = pairs = 0
     for axis in range(3):
-        both = np.take(foreground, range(1, data.shape[axis]), axis) & np.delete(foreground, -1, axis)
+        here, there = np.swapaxes(data, 0, axis)[:-1], np.swapaxes(data, 0, axis)[1:]
+        both = (here != background) & (there != background)
         pairs += int(np.count_nonzero(both))
-        equal += int(np.count_nonzero(both & (np.diff(data, axis=axis) == 0)))
+        equal += int(np.count_nonzero(both & (here == there)))
     return pairs == 0 or equal > _LABEL_MAP_EQUAL_SHARE * pairs
 
 

@@ -1,9 +1,12 @@
 """A scan is read once, checked, and turned to RAS+ axes without forgetting how it lay in its file."""
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +19,20 @@ from numpy.typing import NDArray
 
 from slant.errors import GeometryError, InputError, SlantError
 from slant.grid import Grid
-from slant.io.checks import check_contrast, check_number_type, form_warnings, home_grid, repaired, volume_index
+from slant.io.checks import (
+    NO_ORIENTATION,
+    check_contrast,
+    check_number_type,
+    form_warnings,
+    home_grid,
+    repaired,
+    usable_grid,
+    volume_index,
+)
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from nibabel.freesurfer import MGHImage
+    from nibabel.freesurfer.mghformat import MGHImage
     from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
@@ -28,6 +40,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mgz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _MGH_MAGIC = b"\x00\x00\x00\x01"
 _MGH_HEADER_BYTES = 284
+_MGH_GOOD_RAS = slice(28, 30)
 _NIFTI_GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -105,7 +118,7 @@ def read_scan(path: Path, *, volume: int | None = None) -> Scan:
     """
     with _naming(path):
         name, (image, sha256) = scan_name(path), _load(path)
-        index = volume_index(image.shape, volume)
+        index = volume_index(_shape(image), volume)
         header = _home_header(image)
         home = home_grid(header)
         data, repairs = repaired(_voxels(image, index))
@@ -138,7 +151,7 @@ def read_labels(path: Path, like: Scan) -> LabelMap:
     with _naming(path):
         scan_name(path)
         image, _ = _load(path)
-        index = volume_index(image.shape, None)
+        index = volume_index(_shape(image), None)
         data, grid = _to_ras(_voxels(image, index), home_grid(_home_header(image)))
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
             raise InputError("found numbers that are not whole, wanted a label map; use one that was not interpolated")
@@ -172,12 +185,13 @@ def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
-        image = _image_class(content).from_bytes(content)
+        with np.errstate(all="ignore"):
+            image = _image_class(content).from_bytes(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"the compressed file is damaged or incomplete ({error}); copy or download it again"
         ) from error
-    except (HeaderDataError, ImageFileError, MGHError, ValueError, OverflowError) as error:
+    except (HeaderDataError, ImageFileError, MGHError, ValueError, KeyError, OverflowError) as error:
         raise InputError(f"the header is damaged ({error}); copy, download or convert the file again") from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
@@ -191,6 +205,8 @@ def _image_class(content: bytes) -> type[Any]:
     if content[344:348] == b"ni1\x00":
         raise InputError("found the header half of a .hdr/.img pair, wanted one file; convert it to .nii.gz")
     if content.startswith(_MGH_MAGIC) and len(content) > _MGH_HEADER_BYTES:
+        if not any(content[_MGH_GOOD_RAS]):  # nibabel would make an orientation up
+            raise GeometryError(f"the header's goodRASFlag is 0, {NO_ORIENTATION}")
         return nib.MGHImage
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
         if kind.header_class.may_contain_header(content):
@@ -203,15 +219,18 @@ def _image_class(content: bytes) -> type[Any]:
 
 def _check_complete(image: Nifti1Image | MGHImage, found_bytes: int) -> None:
     check_number_type(image.get_data_dtype())
-    voxels = 1
-    for n in image.shape:
-        voxels *= max(int(n), 0)
-    wanted_bytes = int(image.dataobj.offset) + voxels * image.get_data_dtype().itemsize
+    shape = _shape(image)
+    stored: Any = image.dataobj
+    wanted_bytes = int(stored.offset) + math.prod(shape) * image.get_data_dtype().itemsize
     if found_bytes < wanted_bytes:
         raise InputError(
-            f"the file is truncated: found {found_bytes} bytes, wanted {wanted_bytes} for shape {image.shape}; "
+            f"the file is truncated: found {found_bytes} bytes, wanted {wanted_bytes} for shape {shape}; "
             "copy or download it again"
         )
+
+
+def _shape(image: Nifti1Image | MGHImage) -> tuple[int, ...]:
+    return tuple(max(int(n), 0) for n in image.shape)
 
 
 def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np.float32]:
@@ -222,16 +241,16 @@ def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np
 
 
 def _home_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
-    from nibabel.freesurfer import MGHImage
+    from nibabel.freesurfer.mghformat import MGHImage
     from nibabel.nifti1 import Nifti1Header
 
     if isinstance(image, MGHImage):
+        usable_grid(image.shape, image.affine)
         header = Nifti1Header()
         header.set_data_shape(image.shape[:3])
         header.set_xyzt_units("mm")
-        if image.header["goodRASFlag"] > 0:
-            header.set_qform(image.affine, 1)
-            header.set_sform(image.affine, 1)
+        header.set_qform(image.affine, 1)
+        header.set_sform(image.affine, 1)
         return header
     header = type(image.header)()
     header.set_data_shape(image.shape[:3])

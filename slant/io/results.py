@@ -200,7 +200,7 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
     OutputError
         If one cannot be written; what was in the folder before is then unchanged.
     """
-    from slant.register import write_itk_affine
+    from slant.register import write_transform
 
     names, found = run.names, run.segmentation
     with staged(folder, names) as temporary:
@@ -209,7 +209,7 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
         write_image(temporary / names.preprocessed, found.prepared.image, None)
         write_image(temporary / names.brain, found.prepared.brain, run.scan)
         write_image(temporary / names.confidence, found.confidence, run.scan)
-        write_itk_affine(temporary / names.transform, found.prepared.home_from_template)
+        write_transform(temporary / names.transform, found.prepared.home_from_template)
         (temporary / names.lookup).write_text(format_lut(run.model.protocol, "tsv"), encoding="utf-8")
         _write_volumes(temporary / names.volumes, run)
         _write_json(temporary / names.sidecar, _sidecar(run))

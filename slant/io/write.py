@@ -1,5 +1,7 @@
 """An image goes back onto exactly the grid of the scan that it belongs to, whole or not at all."""
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import gzip

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from slant.errors import LayoutError, ModelError
@@ -140,7 +140,7 @@ def write_model(folder: Path, networks: dict[str, dict[str, Tensor]], prior: Pri
         for tile, state in sorted(networks.items())
         for name, value in state.items()
     }
-    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(tensors))
     np.savez_compressed(folder / PRIOR, steps=prior.steps)
     files = {name: file_sha256(folder / name) for name in (WEIGHTS, PRIOR)}
     text = json.dumps({**manifest, "files": files}, indent=2) + "\n"

@@ -68,21 +68,28 @@ def smooth_field(shape: Shape, spacing: float, channels: int, generator: Generat
     return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0]
 
 
-def random_places(shape: Shape, start: Shape, settings: AugmentSettings, generator: Generator) -> Tensor:
+def random_places(
+    box: tuple[Shape, Shape], template_shape: Shape, settings: AugmentSettings, generator: Generator
+) -> Tensor:
     """(X, Y, Z, 3) float32 template voxel coordinates from where each voxel of a box takes its value.
 
     Parameters
     ----------
-    shape, start : tuple of 3 int
-        The box, in template voxels.
+    box : pair of 3 int each
+        First voxel and size of the box, in template voxels.
+    template_shape : tuple of 3 int
+        Voxels of the template, whose middle the head turns about.
+    settings : AugmentSettings
+    generator : torch.Generator
     """
+    start, shape = box
     angles = normal(generator, 3) * np.deg2rad(settings.rotate_deg)
     scales = torch.exp(normal(generator, 3) * settings.scale)
     shear = normal(generator, 3, 3) * settings.scale * 0.3
     matrix = _rotation(angles) @ torch.diag(scales) + shear
     axes = [torch.arange(n, dtype=torch.float32) + s for n, s in zip(shape, start, strict=True)]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    middle = torch.tensor([86.0, 110.0, 78.0])
+    middle = torch.tensor(template_shape) / 2
     moved = (places - middle) @ matrix.T + (middle + normal(generator, 3) * settings.shift_mm)
     strength = settings.elastic_mm * chance(generator)
     bend = smooth_field(shape, 32, 3, generator) * strength

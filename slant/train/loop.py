@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slant.errors import TrainingError
 from slant.grid import Shape
 from slant.nets.prior import FLOOR
 from slant.nets.unet import CompactUNet, UNetSettings, channels_last, place_channels
@@ -140,7 +141,10 @@ def train_stage(
         scan = scans[int(torch.randint(len(scans), (1,), generator=generator))]
         loss = _step_loss(state.net, scan, total, place, (seen, stage, augmentation, generator))
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {float(loss)} at step {state.step}")
+            raise TrainingError(
+                f"the loss became {float(loss.detach())} at step {state.step}; the last checkpoint is good: lower "
+                "learning_rate and run again"
+            )
         for group in state.optimizer.param_groups:
             group["lr"] = stage.learning_rate * schedule(state.step, stage)
         state.optimizer.zero_grad(set_to_none=True)
@@ -176,7 +180,7 @@ def _step_loss(
     how: tuple[Field, StageSettings, augment.AugmentSettings, torch.Generator],
 ) -> Tensor:
     seen, stage, augmentation, generator = how
-    places = augment.random_places(seen.shape, seen.start, augmentation, generator)
+    places = augment.random_places((seen.start, seen.shape), seen.template_shape, augmentation, generator)
     image = augment.vary_intensity(augment.sample_image(scan.image, places), augmentation, generator)
     candidates = boxes.candidate_starts(seen.shape)
     middle = candidates + boxes.EDGE // 2

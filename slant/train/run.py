@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
 import slant
 from slant.errors import LayoutError, ModelError
+from slant.grid import Shape
 from slant.io.models import load_inputs, manifest_of
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
@@ -30,29 +32,36 @@ from slant.train.loop import Field, StageSettings, State, load_checkpoint, new_s
 if TYPE_CHECKING:
     from slant.train.settings import TrainSettings
 
-WHOLE_START, WHOLE_STOP = (4, 12, 0), (164, 204, 156)
-"""Template voxels the whole-brain stage sees: every brain of the training scans, with a margin."""
+WHOLE = ((4, 12, 0), (160, 192, 156))
+"""First voxel and size of the box that the whole-brain stage sees: every training brain, without the empty rim."""
 
 SAVE_SECONDS = 120
 
 
 def prepare_scans(settings: TrainSettings) -> None:
     """Carry every labelled scan into template space, once; finished ones are kept."""
-    folder = settings.work / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
-    protocol, inputs = load_protocol(settings.protocol), load_inputs()
-    for name in tqdm(labelled_names(settings.data), desc="prepare", unit="scan", file=sys.stderr):
-        path = folder / f"{name}.npz"
-        if path.is_file():
-            continue
-        scan = read_scan(settings.data / f"{name}_T1w.nii.gz")
-        labels = read_labels(settings.data / f"{name}_dseg.nii.gz", scan)
-        prepared = prepare(scan.volume, inputs)
-        carried = pick_labels(labels, inputs.template.grid, prepared.home_from_template)
-        channels = protocol.channels_from_ids(carried.data, unknown="background")
-        partial = path.with_name(f"{name}.part.npz")
-        np.savez_compressed(partial, image=prepared.image.data.astype(np.float16), channels=channels)
-        partial.replace(path)
+    (settings.work / "prepared").mkdir(parents=True, exist_ok=True)
+    names = [name for name in labelled_names(settings.data) if not _prepared(settings, name).is_file()]
+    jobs = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(_prepare)(settings, name) for name in names)
+    for _ in tqdm(jobs, total=len(names), desc="prepare", unit="scan", file=sys.stderr):
+        pass
+
+
+def _prepared(settings: TrainSettings, name: str) -> Path:
+    return settings.work / "prepared" / f"{name}.npz"
+
+
+def _prepare(settings: TrainSettings, name: str) -> None:
+    scan = read_scan(settings.data / f"{name}_T1w.nii.gz")
+    labels = read_labels(settings.data / f"{name}_dseg.nii.gz", scan)
+    inputs = load_inputs()
+    prepared = prepare(scan.volume, inputs)
+    carried = pick_labels(labels, inputs.template.grid, prepared.home_from_template)
+    channels = load_protocol(settings.protocol).channels_from_ids(carried.data, unknown="background")
+    path = _prepared(settings, name)
+    partial = path.with_name(f"{name}.part.npz")
+    np.savez_compressed(partial, image=prepared.image.data.astype(np.float16), channels=channels)
+    partial.replace(path)
 
 
 def _scans(settings: TrainSettings) -> list[LabelledScan]:
@@ -79,7 +88,7 @@ def averaged_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def train_whole(settings: TrainSettings, until: float | None = None) -> bool:
+def train_whole(settings: TrainSettings, until: float | None = None, seen: tuple[Shape, Shape] = WHOLE) -> bool:
     """One network on the whole brain; True when all its steps are done.
 
     Parameters
@@ -87,17 +96,13 @@ def train_whole(settings: TrainSettings, until: float | None = None) -> bool:
     settings : TrainSettings
     until : float, optional
         `time.monotonic` at which to stop and leave the rest to another call.
+    seen : pair of 3 int each
+        First voxel and size of the box of the template that it sees.
     """
     scans = _scans(settings)
     weights = None if settings.start is None else averaged_weights(settings.start)
-    shape = scans[0].image.shape
-    seen = Field(
-        WHOLE_START,
-        tuple(b - a for a, b in zip(WHOLE_START, WHOLE_STOP, strict=True)),  # type: ignore[arg-type]
-        (shape[0], shape[1], shape[2]),
-        np.arange(len(load_protocol(settings.protocol))),
-    )
-    return _train(settings, settings.whole, ("whole", weights), (scans, seen), until)
+    view = Field(*seen, settings.layout.shape, np.arange(len(load_protocol(settings.protocol))))
+    return _train(settings, settings.whole, ("whole", weights), (scans, view), until)
 
 
 def train_tiles(settings: TrainSettings, tiles: tuple[str, ...] = (), until: float | None = None) -> bool:

@@ -1,0 +1,45 @@
+"""Make ``atlases/braincolor/intensity_reference.tsv``: the mean sorted intensities of the training scans.
+
+    python benchmarks/make_intensity_reference.py FOLDER
+
+FOLDER holds the training scans as ``NAME_T1w.nii.gz``; each goes through brain mask, registration and N4 as in
+`slant.pipeline.prepare`, then is z-scored inside its brain.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from slant import bias, intensity
+from slant.config import SegmentSettings
+from slant.io.read import read_scan
+from slant.io.templates import load_template
+from slant.pipeline import brain_mask, carry_to_template
+
+
+def sorted_z_scores(path: Path) -> NDArray[np.float64]:
+    """Sorted z-scored intensities of one scan."""
+    scan = read_scan(path).volume
+    moved, carried, _ = carry_to_template(scan, brain_mask(scan, SegmentSettings()), load_template())
+    corrected, _ = bias.correct_bias(moved, carried)
+    return intensity.sorted_intensities(intensity.z_score(corrected, carried), carried)
+
+
+def main() -> None:
+    """Write the table."""
+    paths = sorted(Path(sys.argv[1]).glob("*_T1w.nii.gz"))
+    reference = intensity.build_reference(Parallel(n_jobs=2)(delayed(sorted_z_scores)(path) for path in paths))
+    out = Path(__file__).resolve().parents[1] / "atlases" / "braincolor" / "intensity_reference.tsv"
+    header = f"# Mean sorted z-scored intensity in the brain of {len(paths)} scans of the MICCAI 2012 Multi-Atlas "
+    header += "Labeling Challenge (OASIS), CC BY-NC 3.0; made by benchmarks/make_intensity_reference.py\n"
+    rows = zip(reference.quantiles, reference.values, strict=True)
+    out.write_text(header + "quantile\tz\n" + "".join(f"{q:.3f}\t{z:.5f}\n" for q, z in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
