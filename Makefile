@@ -48,7 +48,7 @@ lint: $(dev) ## style, formatting, types and import contracts
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
-	$(bin)/lint-imports --no-logo
+	$(bin)/lint-imports --no-logo --no-cache
 
 format: $(dev) ## mend style and formatting
 	$(bin)/ruff check --fix

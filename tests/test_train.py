@@ -255,11 +255,11 @@ def test_unknown_tiles_are_named() -> None:
         run.train_tiles(SETTINGS, ("9_9_9",))
 
 
-@pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8)])
+@pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])
 def test_shipped_settings_are_whole(name: str, tiles: int) -> None:
     path = resource("configs", "train", f"{name}.toml")
     settings = build(TrainSettings, read_toml(path), str(path))
-    assert settings.name == name
+    assert settings.name == name.removesuffix("-all")
     assert len(settings.layout) == tiles
     assert "Neuromorphometrics" in settings.credits
 

@@ -93,8 +93,9 @@ def tile_votes(
         Tiles computed side by side on a CPU.
     """
     if device.type != "cpu":
-        for tile in predictor.layout:
-            yield tile, _label_tile(predictor, tile, image, device)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            for tile in predictor.layout:
+                yield tile, _label_tile(predictor, tile, image, device)
         return
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)

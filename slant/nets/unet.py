@@ -96,9 +96,9 @@ class CompactUNet(nn.Module):
     def tail(self, features: Tensor, image: Tensor) -> Tensor:
         """(N, mixed, X, Y, Z) features at 1 mm from the trunk's and the image's."""
         coarse = unfold(self.unfold(features))
-        fine = functional.leaky_relu(self.detail(image), 0.01)
+        fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
         both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
-        return functional.leaky_relu(self.mix(both), 0.01)
+        return functional.leaky_relu(self.mix(both), 0.01, inplace=True)
 
     def logits(self, mixed: Tensor) -> Tensor:
         """(..., outputs) logits of (..., mixed) features, channels last."""
