@@ -1,4 +1,4 @@
-"""Whole-brain segmentation of T1-weighted MRI into the 133 BrainCOLOR regions.
+"""Whole-brain segmentation of T1-weighted MRI into 132 BrainCOLOR regions and background.
 
 >>> import slant
 >>> scan = slant.read_scan("sub-01_T1w.nii.gz")               # doctest: +SKIP

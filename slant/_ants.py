@@ -1,7 +1,8 @@
 """The one door to ANTs: images, affines, and settings under which it repeats itself.
 
-ITK splits its sums among threads, so its results depend on their number; here it always runs on one. World coordinates
-of ITK are LPS+ mm, ours are RAS+ mm: x and y change sign.
+ITK splits its sums among threads, so its results depend on their number; here it always runs on one. Registration moves
+the places that it samples a little at random, from the clock unless the environment gives a seed. World coordinates of
+ITK are LPS+ mm, ours are RAS+ mm: x and y change sign.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from slant.grid import Matrix
     from slant.volume import LabelMap, Volume
 
-_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+_REPEATABLE = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "1"}
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def load_ants() -> Any:
-    """The `ants` module, held to one thread if ITK has not been used in this process before."""
-    os.environ[_THREADS] = "1"
+    """The `ants` module with a fixed seed, held to one thread if ITK has not been used in this process before."""
+    os.environ.update(_REPEATABLE)
     import ants
 
     return ants

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,17 +18,19 @@ from cyclopts.config import Toml
 
 import slant
 from slant.config import SegmentSettings, build, read_toml
-from slant.errors import SlantError
+from slant.errors import SettingsError, SlantError
 
 app = App(
     name="slant",
-    help="Whole-brain segmentation of T1-weighted MRI into 133 BrainCOLOR regions, in the scan's own space.",
+    help="Whole-brain segmentation of T1-weighted MRI into 132 BrainCOLOR regions, in the scan's own space.",
     version=slant.__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # `main` says what became of the results
 )
+app.meta.suppress_keyboard_interrupt = False
 
-_CONFIG_HELP = "TOML file with options of the command; those given here win."
 _DEFAULTS = SegmentSettings()
+_LIST = Parameter(negative_iterable=(), show_default=False)
 
 
 @app.meta.default
@@ -37,20 +45,42 @@ def _with_config(
 
 
 def _options_file(path: Path) -> Toml:
-    read_toml(path)
+    tables = [key for key, value in read_toml(path).items() if isinstance(value, dict)]
+    if tables:
+        raise SettingsError(f"{path}: found the table [{tables[0]}], wanted plain lines such as: threads = 2")
     return Toml(path, allow_unknown=False, use_commands_as_keys=False)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
-        app.meta(arguments, exit_on_error=False, print_error=False)
-    except (SlantError, CycloptsError) as error:
+        with _terminable():
+            app.meta(arguments, exit_on_error=False, print_error=False)
+    except BrokenPipeError:  # the reader of our output has gone, as in `slant labels | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (SlantError, CycloptsError, OSError) as error:
         sys.stderr.write(f"slant: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("slant: interrupted; nothing was written\n")
+        sys.stderr.write("slant: interrupted; nothing half-written was left\n")
         sys.exit(130)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a batch system's SIGTERM end a run as Ctrl-C does, so that nothing half-written stays."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:
@@ -90,13 +120,20 @@ def segment(
 
     model = load_model(settings.model)
     from slant import pipeline
+    from slant.brain import is_skull_stripped
     from slant.nets.predict import choose_device
     from slant.report.overlay import draw_overlay
 
-    choose_device(settings.device)
+    settings = dataclasses.replace(
+        settings,
+        device=str(choose_device(settings.device)),
+        threads=settings.thread_count,
+        skull_stripped=is_skull_stripped(loaded.volume) if settings.skull_stripped is None else settings.skull_stripped,
+    )
     found = pipeline.segment(loaded.volume, model, settings)
     warnings = loaded.warnings + found.warnings
-    picture = draw_overlay(loaded.volume, found.labels, model.protocol, loaded.name, warnings)
+    title = loaded.name.encode(errors="replace").decode()  # names may hold bytes that are no text
+    picture = draw_overlay(loaded.volume, found.labels, model.protocol, title, warnings)
     files = write_results(Run(loaded, found, model, settings, picture), out)
     _report(files, warnings, time.perf_counter() - start)
 
@@ -144,8 +181,8 @@ def train(  # noqa: PLR0913
     work: Path | None = None,
     fold: int | None = None,
     start: Path | None = None,
-    stages: tuple[Literal["prepare", "whole", "tiles", "export", "evaluate"], ...] = (),
-    tiles: tuple[str, ...] = (),
+    stages: Annotated[tuple[Literal["prepare", "whole", "tiles", "export", "evaluate"], ...], _LIST] = (),
+    tiles: Annotated[tuple[str, ...], _LIST] = (),
     minutes: float | None = None,
 ) -> None:
     """Train networks on labelled scans; run again with the same options to continue.

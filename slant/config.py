@@ -8,7 +8,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from slant.errors import SettingsError
 
@@ -92,23 +92,36 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     """
     import dacite
 
-    config = dacite.Config(strict=True, type_hooks={float: _number, Path: _path}, cast=[tuple])
+    _check_keys(kind, values, where)
+    config = dacite.Config(strict=True, type_hooks={int: _whole, float: _number, Path: _path}, cast=[tuple])
     try:
         return dacite.from_dict(kind, values, config)
-    except dacite.UnexpectedDataError as error:
-        known = [field.name for field in dataclasses.fields(kind)]
-        hints = []
-        for key in sorted(error.keys):
-            near = difflib.get_close_matches(key, known, n=1)
-            hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-        raise SettingsError(f"{where}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}") from error
     except dacite.DaciteError as error:
         raise SettingsError(f"{where}: {error}") from error
 
 
+def _check_keys(kind: type[DataclassInstance], values: dict[str, Any], where: str, table: str = "") -> None:
+    known = [table + field.name for field in dataclasses.fields(kind)]
+    hints = []
+    for key in sorted(table + key for key in values if table + key not in known):
+        near = difflib.get_close_matches(key, known, n=1)
+        hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    if hints:
+        raise SettingsError(f"{where}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}")
+    types = get_type_hints(kind)
+    for key, value in values.items():
+        if isinstance(value, dict) and dataclasses.is_dataclass(types[key]):
+            _check_keys(types[key], value, where, f"{table}{key}.")
+
+
+def _whole(value: object) -> object:
+    """Truth values pass neither for whole numbers nor for decimals."""
+    return str(value) if isinstance(value, bool) else value
+
+
 def _number(value: object) -> object:
     """Whole numbers pass where decimals are wanted."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else _whole(value)
 
 
 def _path(value: object) -> object:

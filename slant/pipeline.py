@@ -86,7 +86,7 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
     Parameters
     ----------
     scan : Volume
-        Any grid; see `slant.io.read.read_scan`.
+        Axes near R, A, S, as `slant.io.read.read_scan` gives it; any voxel size, oblique or not.
     model : Model
         See `slant.io.models.load_model`.
     settings : SegmentSettings, optional

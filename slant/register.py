@@ -2,7 +2,7 @@
 
 Three steps, each on the brain alone: a grid of turns of up to 50 degrees about the brain's middle is scored on 8 mm
 voxels; the best few are refined there by a local search over turn, shift and size; ANTs then finds the affine at 2 mm
-by mutual information (Mattes), on a regular half of the voxels and one thread, so that the result repeats.
+by mutual information (Mattes), on a regular half of the voxels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from slant.resample import resample
 from slant.template import Template
 from slant.volume import LabelMap, Volume
 
-LEAST_SIMILARITY = 0.45
+LEAST_SIMILARITY = 0.30
 """Correlation under which a registration counts as failed; see docs/registration.md for how it was measured."""
+
+DEPTH = 3
+"""2 mm voxels under the brain's surface where the correlation begins: an outline filled with noise must not score."""
 
 FINE_MM = 2.0
 COARSE = 4  # 2 mm voxels in an 8 mm one
 TURNS_DEG = (-50.0, -25.0, 0.0, 25.0, 50.0)
 REFINED = 4  # starts that the local search follows
-SEED = 1
 SAMPLING = 0.5  # share of the 2 mm voxels, regularly spaced, that the metric looks at
 
 
@@ -44,7 +46,7 @@ class Registration:
     home_from_template : (4, 4) float64 array
         RAS mm in template space to RAS mm in the scan's space.
     similarity : float
-        Correlation of the registered scan with the template inside the template's brain, at 2 mm.
+        Correlation of the registered scan with the template at 2 mm, over the template's brain from `DEPTH` inwards.
     """
 
     home_from_template: Matrix
@@ -178,7 +180,6 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
             mask=to_ants(template.brain),
             outprefix=str(Path(folder) / "found"),
             aff_random_sampling_rate=SAMPLING,
-            random_seed=SEED,
         )
         (path,) = found["fwdtransforms"]
         return matrix_of_transform(ants.read_transform(path))
@@ -186,5 +187,5 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
 
 def _similarity(moving: Volume, template: Template, moving_from_template: Matrix) -> float:
     carried = resample(moving, template.image.grid, source_from_target=moving_from_template)
-    inside = template.brain.data != 0
+    inside = ndimage.binary_erosion(template.brain.data, iterations=DEPTH)
     return float(np.mean(_standard(carried.data[inside]) * _standard(template.image.data[inside])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slant.config import build, read_toml
-from slant.errors import InputError, LayoutError, ModelError, SettingsError, TrainingError
-from slant.io.resources import resource
+from slant.errors import InputError, LayoutError, ModelError, TrainingError
 from slant.nets.predict import Predictor, tile_votes
 from slant.nets.prior import FLOOR
 from slant.nets.unet import CompactUNet, UNetSettings, place_channels
@@ -214,27 +211,6 @@ def test_schedule_warms_up_stays_and_falls_to_zero() -> None:
 SETTINGS = TrainSettings("toy", TileLayout(SHAPE, (20, 24, 20), (2, 2, 2)), STAGE, STAGE)
 
 
-def test_folds_take_every_fifth_person_and_cover_everybody_once() -> None:
-    names = [str(i) for i in range(1000, 1015)]
-    held_out = [replace(SETTINGS, fold=fold).split(names[::-1])[1] for fold in range(5)]
-    assert held_out[0] == ["1000", "1005", "1010"]
-    assert sorted(itertools.chain(*held_out)) == names
-    for fold in range(5):
-        trained_names, left = replace(SETTINGS, fold=fold).split(names)
-        assert not set(trained_names) & set(left)
-
-
-@pytest.mark.parametrize(("values", "message"), [({"folds": 1}, "at least 2"), ({"fold": 5}, "fold must be 0 to 4")])
-def test_impossible_folds_are_refused(values, message) -> None:
-    with pytest.raises(SettingsError, match=message):
-        replace(SETTINGS, **values)
-
-
-def test_too_few_people_for_a_fold_are_refused() -> None:
-    with pytest.raises(SettingsError, match="cannot be split"):
-        replace(SETTINGS, fold=3).split(["a", "b"])
-
-
 def test_scans_without_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="wanted pairs"):
         data.labelled_names(tmp_path)
@@ -250,18 +226,21 @@ def test_stages_in_the_wrong_order_say_what_to_do_first(tmp_path: Path) -> None:
         data.load_scans(tmp_path, ["a"], 4)
 
 
+def test_checkpoints_that_are_none_or_unfinished_or_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "whole.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        run.averaged_weights(path)
+    loop.save_checkpoint(path, loop.new_state(NETWORK, STAGE, None))
+    with pytest.raises(ModelError, match="0 of 6 steps"):
+        run.averaged_weights(path, 6)
+    with pytest.raises(TrainingError, match=r"another network than widths = \[4, 6\]"):
+        loop.new_state(replace(NETWORK, widths=(4, 6)), STAGE, run.averaged_weights(path))
+
+
 def test_unknown_tiles_are_named() -> None:
     with pytest.raises(LayoutError, match="no tile 9_9_9"):
         run.train_tiles(SETTINGS, ("9_9_9",))
-
-
-@pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])
-def test_shipped_settings_are_whole(name: str, tiles: int) -> None:
-    path = resource("configs", "train", f"{name}.toml")
-    settings = build(TrainSettings, read_toml(path), str(path))
-    assert settings.name == name.removesuffix("-all")
-    assert len(settings.layout) == tiles
-    assert "Neuromorphometrics" in settings.credits
 
 
 def test_tiles_train_and_export_as_a_model_that_reads_back(tmp_path: Path, scans) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).resolve().parents[1] / "weights"
 """Folder of the models that ship with the package."""
 
+TEMPLATE = "mni305"
+"""The space that networks are trained in."""
+
 
 def embedded_models() -> tuple[str, ...]:
     """Names of the models that ship with the package."""
@@ -80,20 +83,28 @@ def load_model(name_or_folder: str = "slant27") -> Model:
     folder = model_folder(name_or_folder)
     networks = read_model(folder)
     manifest = networks.manifest
-    protocol = load_protocol(str(manifest["protocol"]["name"]))
-    _check_protocol(folder, networks, protocol)
-    inputs = load_inputs(InputScaling(**manifest["input"]))
+    try:
+        name, template = str(manifest["name"]), str(manifest["template"])
+        protocol_name, trained_ids = str(manifest["protocol"]["name"]), list(manifest["protocol"]["ids"])
+        scaling = InputScaling(**manifest["input"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"the manifest of {folder} cannot be used: {error!r}; install or export it again") from error
+    if template != TEMPLATE:
+        raise ModelError(f"{folder} was trained in the template {template!r}, wanted {TEMPLATE!r}")
+    protocol = load_protocol(protocol_name)
+    _check_protocol(folder, networks, protocol, trained_ids)
+    inputs = load_inputs(scaling)
     if inputs.template.grid.shape != networks.layout.shape:
         raise ModelError(
             f"{folder}: the tiles cover {networks.layout.shape} voxels, the template has {inputs.template.grid.shape}"
         )
-    return Model(str(manifest["name"]), protocol, inputs, networks)
+    return Model(name, protocol, inputs, networks)
 
 
-def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtocol) -> None:
-    trained, here = networks.manifest["protocol"]["ids"], protocol.ids.tolist()
+def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtocol, trained: list[int]) -> None:
+    here = protocol.ids.tolist()
     if trained != here:
-        differing = sorted(set(trained) ^ set(here))
+        differing = sorted(set(trained) ^ set(here)) or "only their order"
         raise ModelError(
             f"{folder} was trained for other ids than the protocol {protocol.name!r} has here; differing: {differing}"
         )
@@ -122,7 +133,7 @@ def manifest_of(
         "licence": licence,
         "layout": networks["layout"],
         "protocol": {"name": protocol.name, "ids": protocol.ids.tolist()},
-        "template": "mni305",
+        "template": TEMPLATE,
         "network": {"kind": "compact", "settings": networks["settings"]},
         "input": dataclasses.asdict(InputScaling()),
         "training": training,

@@ -94,12 +94,12 @@ def scan_name(path: Path) -> str:
     raise InputError(f"{path}: found the extension {path.suffix!r}, wanted one of {', '.join(sorted(SUFFIXES))}")
 
 
-def read_scan(path: Path, *, volume: int | None = None) -> Scan:
+def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
     """Read a T1-weighted scan and refuse what cannot be segmented.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``) file, any orientation.
     volume : int, optional
         Which volume of a 4D file to take, counted from 0.
@@ -116,6 +116,7 @@ def read_scan(path: Path, *, volume: int | None = None) -> Scan:
     GeometryError
         If its header does not place it in the world, or its voxels are too large.
     """
+    path = Path(path)
     with _naming(path):
         name, (image, sha256) = scan_name(path), _load(path)
         index = volume_index(_shape(image), volume)
@@ -127,12 +128,12 @@ def read_scan(path: Path, *, volume: int | None = None) -> Scan:
         return Scan(scan, path, name, sha256, form_warnings(header) + repairs, header)
 
 
-def read_labels(path: Path, like: Scan) -> LabelMap:
+def read_labels(path: str | Path, like: Scan) -> LabelMap:
     """Read the label map that belongs to a scan, on the same axes as the scan's volume.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         Image of whole numbers on the scan's grid.
     like : Scan
 
@@ -148,6 +149,7 @@ def read_labels(path: Path, like: Scan) -> LabelMap:
     GeometryError
         If it is not on the scan's grid.
     """
+    path = Path(path)
     with _naming(path):
         scan_name(path)
         image, _ = _load(path)

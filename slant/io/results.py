@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from slant.io.write import write_image
 
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
+    from slant.grid import Matrix
     from slant.io.read import Scan
     from slant.nets.model import Model
     from slant.pipeline import Segmentation
@@ -118,16 +120,16 @@ def check_output(folder: Path, names: ResultNames, *, force: bool) -> None:
     OutputError
         If the folder cannot be made or written, or holds a result of this scan and ``force`` is False.
     """
-    existing = [name for name in names.all if (folder / name).exists()]
-    if existing and not force:
-        raise OutputError(
-            f"{folder} already holds results of this scan ({existing[0]}{' and more' if len(existing) > 1 else ''}); "
-            "use --force to replace them once the new ones are complete, or another folder"
-        )
     with _output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        existing = [name for name in names.all if (nearest / name).exists()]  # fails for a name that is too long
+        if existing and nearest == folder and not force:
+            found = f"{existing[0]}{' and more' if len(existing) > 1 else ''}"
+            raise OutputError(
+                f"{folder} already holds results of this scan ({found}); "
+                "use --force to replace them once the new ones are complete, or another folder"
+            )
+        tempfile.TemporaryFile(dir=nearest).close()
 
 
 @contextmanager
@@ -136,8 +138,8 @@ def _output_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write results in {folder}: {error.strerror or error}; "
-            "free some space or choose a folder that may be written; results that were there are unchanged"
+            f"cannot write results in {folder}: {error.strerror or error}; free some space or choose a folder that may "
+            "be written, or a shorter name; results that were there are unchanged"
         ) from error
 
 
@@ -146,24 +148,35 @@ def staged(folder: Path, names: ResultNames) -> Iterator[Path]:
     """A folder to write results in, moved into place only if all of them could be written.
 
     Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
-    record is never beside files it does not describe.
+    record is never beside files it does not describe. Folders made for results that then failed are removed.
 
     Raises
     ------
     OutputError
         If a file cannot be written or moved.
     """
-    with _output_errors(folder):
+    with _output_errors(folder), ExitStack() as cleaning:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        cleaning.callback(_remove_empty, made)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
-    try:
-        with _output_errors(folder):
-            yield temporary
-            (folder / names.record).unlink(missing_ok=True)
-            for name in names.all:
-                (temporary / name).replace(folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        cleaning.callback(shutil.rmtree, temporary, ignore_errors=True)
+        yield temporary
+        for name in names.all:
+            if (temporary / name).stat().st_size == 0:
+                raise OSError(errno.EIO, f"{name} came out empty")
+            if (folder / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
+        (folder / names.record).unlink(missing_ok=True)
+        for name in names.all:
+            (temporary / name).replace(folder / name)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +213,6 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
     OutputError
         If one cannot be written; what was in the folder before is then unchanged.
     """
-    from slant.register import write_transform
-
     names, found = run.names, run.segmentation
     with staged(folder, names) as temporary:
         write_image(temporary / names.labels, found.labels, run.scan)
@@ -209,7 +220,7 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
         write_image(temporary / names.preprocessed, found.prepared.image, None)
         write_image(temporary / names.brain, found.prepared.brain, run.scan)
         write_image(temporary / names.confidence, found.confidence, run.scan)
-        write_transform(temporary / names.transform, found.prepared.home_from_template)
+        (temporary / names.transform).write_bytes(_transform(found.prepared.home_from_template))
         (temporary / names.lookup).write_text(format_lut(run.model.protocol, "tsv"), encoding="utf-8")
         _write_volumes(temporary / names.volumes, run)
         _write_json(temporary / names.sidecar, _sidecar(run))
@@ -219,19 +230,28 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
     return {field: folder / getattr(names, field) for field in fields}
 
 
+def _transform(home_from_template: Matrix) -> bytes:
+    """The affine as ANTs writes it, which knows neither all file names nor when a disk is full."""
+    from slant.register import write_transform
+
+    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
+        path = Path(folder) / "affine.mat"
+        write_transform(path, home_from_template)
+        return path.read_bytes()
+
+
 def _write_volumes(path: Path, run: Run) -> None:
     import pandas as pd
 
     table = pd.DataFrame([asdict(row) for row in run.segmentation.volumes])
     table["index"] = table["index"].astype("Int64")
-    table["volume_mm3"] = table["volume_mm3"].round(3)
-    table["tiv_fraction"] = table["tiv_fraction"].round(7)
-    table["asymmetry_percent"] = table["asymmetry_percent"].round(3)
+    table = table.round({"volume_mm3": 3, "tiv_fraction": 7, "asymmetry_percent": 3})
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are no text
 
 
 def _sidecar(run: Run) -> dict[str, Any]:
@@ -259,7 +279,6 @@ def record(run: Run) -> dict[str, Any]:
     """
     found = run.segmentation
     tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
-    regions = [row for row in found.volumes if row.level == "region"]
     return {
         "input": {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256},
         "model": {"name": run.model.name, "sha256": run.model.identity, "licence": run.model.licence},
@@ -269,7 +288,7 @@ def record(run: Run) -> dict[str, Any]:
         "registration_similarity": round(found.prepared.similarity, 6),
         "home_from_template": found.prepared.home_from_template.tolist(),
         "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
-        "regions_found": sum(row.volume_mm3 > 0 for row in regions),
+        "regions_found": sum(row.volume_mm3 > 0 for row in found.volumes if row.level == "region"),
         "stages": [asdict(stage) for stage in found.stages],
     }
 

@@ -131,8 +131,8 @@ def write_model(folder: Path, networks: dict[str, dict[str, Tensor]], prior: Pri
         State dict of each tile's network.
     prior : Prior
     manifest : dict
-        ``name``, ``layout``, ``protocol``, ``template``, ``intensity_reference``, ``network`` (kind, settings),
-        ``input`` (offset, scale), ``training``, ``licence``; ``files`` is added.
+        ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (offset, scale,
+        floor), ``training``, ``licence``; ``files`` is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -101,7 +101,7 @@ def prior_logits(frequency: Tensor, own: Tensor | None, boxes: Boxes, floor: flo
     Parameters
     ----------
     frequency : (X/4, Y/4, Z/4, C) float32
-        Sum over people of their smoothed labels; the last channel-independent number is the count of people.
+        Sum over people of their smoothed labels.
     own : (X/4, Y/4, Z/4, C) float16 or None
         What this scan added to the sum, taken out again.
     floor : float

@@ -79,10 +79,23 @@ class State:
 
 
 def new_state(settings: UNetSettings, stage: StageSettings, weights: dict[str, Tensor] | None) -> State:
-    """A fresh state; ``weights`` start it where another stage ended."""
+    """A fresh state; ``weights`` start it where another stage ended.
+
+    Raises
+    ------
+    TrainingError
+        If the weights do not fit the network.
+    """
     torch.manual_seed(stage.seed)
     nets = [channels_last(CompactUNet(settings)) for _ in range(2)]
-    nets[0].load_state_dict(weights if weights is not None else nets[0].state_dict())
+    if weights is not None:
+        try:
+            nets[0].load_state_dict(weights)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the weights to start from belong to another network than widths = {list(settings.widths)} with "
+                f"{settings.outputs} outputs; use a checkpoint of the same network ({error})"
+            ) from error
     nets[1].load_state_dict(nets[0].state_dict())
     optimizer = torch.optim.AdamW(
         nets[0].parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.98)
@@ -115,15 +128,14 @@ def load_checkpoint(path: Path, state: State) -> None:
     state.step, state.losses = stored["step"], stored["losses"]
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+def mixed_precision() -> AbstractContextManager[Any]:
     """Autocast to bfloat16 where the hardware multiplies it fast, float32 elsewhere.
 
     On CPUs without the instructions for it, bfloat16 is far slower than float32. With AVX512-BF16 a step took half the
     time of float32 (an AMD EPYC, two cores), with AMX a fifth (an Intel Xeon, two cores).
     """
-    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    if device.type == "cuda" or (device.type == "cpu" and cpu):
-        return torch.autocast(device.type, torch.bfloat16)
+    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
 
 
@@ -192,7 +204,7 @@ def _step_loss(
     drawn = boxes.Boxes(starts, seen.start, seen.shape)
     at = boxes.box_places(drawn)
     truth = augment.pick_labels(scan.channels, places[at[..., 0], at[..., 1], at[..., 2]]).flatten().long()
-    with mixed_precision(torch.device("cpu")):
+    with mixed_precision():
         features = net.trunk(image[None, None], place)
         near = boxes.gather(features, starts // 2 - boxes.MARGIN // 2, (boxes.EDGE + 2 * boxes.MARGIN) // 2)
         local = boxes.gather(image[None, None], starts - boxes.MARGIN, boxes.EDGE + 2 * boxes.MARGIN)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,18 +74,24 @@ def _network(settings: TrainSettings) -> UNetSettings:
     return UNetSettings(len(load_protocol(settings.protocol)), settings.widths)
 
 
-def averaged_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint.
+def averaged_weights(path: Path, steps: int = 0) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint that has seen at least so many steps.
 
     Raises
     ------
     ModelError
-        If it is not there.
+        If it is not there, is no checkpoint, or its stage is not finished.
     """
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}; train the stage that makes it first")
-    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    weights: dict[str, Tensor] = stored["average"]
+    try:
+        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = stored["average"]
+        done = int(stored["step"])
+    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise ModelError(f"{path} is not a checkpoint of `slant train`; give its whole.pt or a tile's .pt") from error
+    if done < steps:
+        raise ModelError(f"{path} has seen {done} of {steps} steps; run its stage again to finish it first")
     return weights
 
 
@@ -122,7 +129,7 @@ def train_tiles(settings: TrainSettings, tiles: tuple[str, ...] = (), until: flo
         raise LayoutError(f"no tile {', '.join(unknown)} in this layout; it has {', '.join(known)}")
     scans = _scans(settings)
     prior = build_prior(scans)
-    weights = averaged_weights(settings.run / "whole.pt")
+    weights = averaged_weights(settings.run / "whole.pt", settings.whole.steps)
     for name in tiles or known:
         tile = known[name]
         seen = Field(tile.start, settings.layout.size, settings.layout.shape, prior.possible(tile.start, tile.stop))
@@ -197,10 +204,12 @@ def _export_one(
 ) -> Path:
     layout, checkpoints = tiles
     folder = settings.run / f"model-{name}"
+    stages = {"whole": settings.whole.steps} | ({} if name == "whole" else {"tile": settings.tile.steps})
     training = {
+        "start": None if settings.start is None else f"{settings.start.parent.name}/{settings.start.name}",
         "people": [scan.name for scan in scans],
         "credits": settings.credits,
-        "steps": {stage: getattr(settings, stage).steps for stage in ("whole", "tile")},
+        "steps": stages,
         "seed": settings.whole.seed,
         "slant": slant.__version__,
         "torch": torch.__version__,
@@ -210,7 +219,8 @@ def _export_one(
         "settings": _network(settings).as_dict(),
     }
     manifest = manifest_of(name, plain, load_protocol(settings.protocol), training, settings.licence)
-    write_model(folder, {tile: averaged_weights(p) for tile, p in checkpoints.items()}, build_prior(scans), manifest)
+    weights = {tile: averaged_weights(path, list(stages.values())[-1]) for tile, path in checkpoints.items()}
+    write_model(folder, weights, build_prior(scans), manifest)
     return folder
 
 

@@ -60,6 +60,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise SettingsError(f"folds must be at least 2, found {self.folds}")
+        if any(n % 2 for n in self.layout.size):
+            raise SettingsError(f"[layout] size must be even along each axis to train on, found {self.layout.size}")
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise SettingsError(f"fold must be 0 to {self.folds - 1}, found {self.fold}")
 

@@ -1,0 +1,80 @@
+"""How far label maps agree between thread counts, older processors and half precision, in one run.
+
+    python benchmarks/same_bytes.py SCAN [--model slant27]
+
+The scan is segmented whole in processes of their own, with two threads, one thread, and with the libraries told to use
+only the AVX2 instructions. The networks and the vote alone are then run again under float16, as on a CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import slant
+from slant.fusion import VoteCounter
+from slant.io.read import read_labels
+from slant.measure import mean_dice
+from slant.nets.predict import label_tile
+from slant.volume import LabelMap
+
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+
+
+def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict[str, str]) -> LabelMap:
+    """The native label map of one whole run."""
+    code = "from slant.cli import main; main()"
+    command = [sys.executable, "-c", code, "segment", str(scan), str(out), "--model", model, "--threads", str(threads)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+    return read_labels(next(out.glob("*_seg-BrainCOLOR_dseg.nii.gz")), slant.read_scan(scan))
+
+
+def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:
+    """Labels in the template's space, with the layers of the networks in float16 or not."""
+    counter = VoteCounter(model.layout)
+    for tile in model.layout:
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            counter.aggregate(label_tile(model.predictor, tile, prepared.image.data, torch.device("cpu")), tile)
+    return LabelMap(model.protocol.ids_from_channels(counter.finalize().channels), prepared.image.grid)
+
+
+def row(name: str, found: LabelMap, wanted: LabelMap, ids: list[int]) -> str:
+    """One line of the table."""
+    brain = (found.data != 0) | (wanted.data != 0)
+    differ = np.count_nonzero(found.data != wanted.data)
+    return f"| {name:32} | {differ:16} | {differ / brain.sum():22.5%} | {mean_dice(found, wanted, ids):9.5f} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("--model", default="slant27")
+    options = parser.parse_args()
+    model = slant.load_model(options.model)
+    ids = [int(i) for i in model.protocol.ids if i]
+    print(f"{options.scan.name}, {options.model}\n")
+    print(f"| {'against float32, two threads':32} | voxels differing | share of labelled ones | mean Dice |")
+    print(f"|{'-' * 34}|-----------------:|-----------------------:|----------:|")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {"first": (2, {}), "one thread": (1, {}), "AVX2 only, whole pipeline": (2, AVX2)}
+        found = {
+            name: segmented(options.scan, Path(folder) / name, options.model, threads, environment)
+            for name, (threads, environment) in runs.items()
+        }
+    for name in list(runs)[1:]:
+        print(row(name, found[name], found["first"], ids), flush=True)
+    prepared = slant.prepare(slant.read_scan(options.scan).volume, model.inputs)
+    exact = voted(prepared, model, half=False)
+    print(row("float16 layers, networks only", voted(prepared, model, half=True), exact, ids))
+
+
+if __name__ == "__main__":
+    main()

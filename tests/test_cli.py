@@ -1,0 +1,247 @@
+"""The command line: what it shows, what it passes on, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy import (
+    content,
+    light_found,
+    noise,
+    quick_networks,
+    quick_stages,
+    run_slant,
+    save,
+    segment_toy,
+    toy_grid,
+    toy_head,
+    toy_model_folder,
+    toy_scan,
+    use_light_found,
+    write_toy_scan,
+)
+
+import slant
+from slant.config import SegmentSettings
+from slant.io import models
+from slant.io.luts import format_lut
+from slant.io.resources import load_protocol
+from slant.io.results import ResultNames
+
+HEAVY = {"torch", "ants", "nibabel", "scipy", "pandas", "matplotlib", "deepbet", "numpy"}
+ODD_NAME = "sub 01 (re-test).v1.5 Jürgen 脳"
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write_toy_scan(tmp_path / "toy_T1w.nii.gz")
+
+
+@pytest.fixture
+def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[SegmentSettings]:
+    """The settings of each run of the pipeline, which finds `light_found`."""
+    use_light_found(monkeypatch)
+    used: list[SegmentSettings] = []
+
+    def find(_: object, __: object, settings: SegmentSettings) -> object:
+        used.append(settings)
+        return light_found()
+
+    monkeypatch.setattr("slant.pipeline.segment", find)
+    return used
+
+
+# What it shows
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ((), ("segment", "labels", "models", "train", "--config", "--version")),
+        (("segment",), ("SCAN", "OUT", "--model", "--device", "--threads", "--skull-stripped", "--warp", "--volume")),
+        (("segment",), ("--force", "slant27", ".mgz", "[choices: vote, nearest]", "--config")),
+        (("labels",), ("--format", "freesurfer, itksnap, tsv")),
+        (("models",), ("licences",)),
+        (("train",), ("--data", "--fold", "--minutes", "--stages")),
+    ],
+)
+def test_help(command: tuple[str, ...], shown: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant(*command, "--help") == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [word for word in shown if word not in text] == []
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = "import sys\nfrom slant.cli import main\ntry: main([{!r}])\nfinally: print(*sorted(sys.modules))"
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code.format(option)], capture_output=True, text=True, check=True)
+        loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+        assert "slant" in loaded
+        assert loaded & HEAVY == set(), option
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant("--version") == 0
+    assert capsys.readouterr().out == f"{slant.__version__}\n"
+
+
+@pytest.mark.parametrize("kind", ["freesurfer", "itksnap", "tsv"])
+def test_labels(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant("labels", "--format", kind) == 0
+    assert capsys.readouterr().out == format_lut(load_protocol(), kind)
+
+
+def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(models, "EMBEDDED", toy_model_folder().parent)
+    assert run_slant("models") == 0
+    assert capsys.readouterr().out == "model: 8 tiles, licence of the weights: CC0\n"
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    code = "from slant.cli import main; import os; os.close(0); main(['labels', '--format', 'itksnap'])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_every_public_name_is_there() -> None:
+    for name in slant.__all__:
+        assert getattr(slant, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        slant.segmnt  # noqa: B018
+
+
+# What it passes on
+
+
+def test_resolved_settings_reach_the_pipeline_and_the_record(
+    scan: Path, tmp_path: Path, settings_used: list[SegmentSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert segment_toy(scan, tmp_path / "out") == 0
+    wanted = SegmentSettings(str(toy_model_folder()), "cpu", 3, skull_stripped=True)
+    assert settings_used == [wanted]
+    record = json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))
+    assert record["settings"] == vars(wanted)
+
+
+def test_options_and_those_of_a_file(scan: Path, tmp_path: Path, settings_used: list[SegmentSettings]) -> None:
+    options = tmp_path / "options.toml"
+    options.write_text('threads = 7\nwarp = "nearest"\nskull-stripped = false\n')
+    assert segment_toy(scan, tmp_path / "a", "--config", options, "--threads", 2) == 0
+    assert segment_toy(scan, tmp_path / "b", "--skull-stripped", "--threads", 1, "--device", "cpu") == 0
+    assert [(s.threads, s.warp, s.skull_stripped) for s in settings_used] == [(2, "nearest", False), (1, "vote", True)]
+
+
+def test_volume_of_a_4d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_light_found(monkeypatch)
+    both = np.stack([noise(toy_head().shape), toy_head()], axis=-1)
+    path = save(tmp_path / "both.nii.gz", both, toy_grid().ras_from_voxel, (2, 1))
+    volumes = []
+    monkeypatch.setattr("slant.pipeline.segment", lambda volume, *_: volumes.append(volume) or light_found())
+    assert segment_toy(path, tmp_path / "out", "--volume", 1) == 0
+    np.testing.assert_array_equal(volumes[0].data, toy_scan().volume.data)
+
+
+# What it leaves behind
+
+
+def test_a_scan_with_an_odd_name_goes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a folder (1)") / "Ergebnisse für 脳.d"
+    path = write_toy_scan(tmp_path / f"{ODD_NAME}_T1w.nii.gz")
+    with quick_stages(), quick_networks():
+        assert segment_toy(path, folder) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    names = ResultNames(ODD_NAME).all
+    assert sorted(file.name for file in folder.iterdir()) == sorted(names)
+    shown = dict(line.split("  ", 1) for line in said.out.splitlines()[:-1])
+    assert sorted(path.strip() for path in shown.values()) == sorted(str(folder / name) for name in names)
+    assert re.fullmatch(r"done in \d+ s", said.out.splitlines()[-1])
+    record = json.loads((folder / names[-1]).read_text("utf-8"))
+    assert record["input"]["path"] == str(path)
+
+
+def test_a_name_that_is_no_text_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
+    path = tmp_path / os.fsdecode(b"caf\xe9.nii")
+    try:
+        write_toy_scan(tmp_path / "a.nii").rename(path)
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    assert segment_toy(path, tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / os.fsdecode(b"caf\xe9_record.json")).read_text("utf-8"))
+    assert record["input"]["path"] == str(path)
+
+
+def test_warnings_reach_the_reader_and_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_light_found(monkeypatch)
+    cut = "the field of view cuts the brain at the top (9 cm2); regions there are incomplete"
+    monkeypatch.setattr("slant.pipeline.segment", lambda *_: replace(light_found(), warnings=(cut,)))
+    data = toy_head().astype(np.float32)
+    data[30, 30, 30] = np.nan
+    scan = write_toy_scan(tmp_path / "toy.nii", data)
+    assert segment_toy(scan, tmp_path / "out") == 0
+    warnings = ["1 NaN or infinite voxels were replaced by 0", cut]
+    assert capsys.readouterr().err.splitlines() == [f"slant: warning: {text}" for text in warnings]
+    assert json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))["warnings"] == warnings
+
+
+def test_force_replaces_results_and_nothing_else(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_light_found(monkeypatch)
+    out = tmp_path / "out"
+    assert segment_toy(scan, out, "--threads", 1) == 0
+    first = content(out)
+    (out / "mine.txt").write_text("mine")
+    assert segment_toy(scan, out, "--threads", 2) == 2
+    assert content(out) == first | {"mine.txt": b"mine"}
+    assert segment_toy(scan, out, "--threads", 2, "--force") == 0
+    second = content(out)
+    assert second.keys() == first.keys() | {"mine.txt"}
+    assert [name for name in first if first[name] != second[name]] == ["toy_record.json"]
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def raise_sigterm(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stop", [raise_interrupt, raise_sigterm])
+@pytest.mark.parametrize("where", ["slant.pipeline.segment", "slant.io.results._write_json"])
+def test_an_interrupted_run_leaves_nothing(
+    scan: Path,
+    tmp_path: Path,
+    stop: Any,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_light_found(monkeypatch)
+    monkeypatch.setattr(where, stop)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert segment_toy(scan, tmp_path / "new" / "out") == 130
+    assert capsys.readouterr().err == "slant: interrupted; nothing half-written was left\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["toy_T1w.nii.gz"]
+    assert signal.getsignal(signal.SIGTERM) == handler

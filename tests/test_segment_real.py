@@ -1,0 +1,90 @@
+"""Real scans through the embedded models, from command to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from toy import content, run_slant
+
+from slant.io.models import embedded_models
+from slant.io.read import read_labels, read_scan
+from slant.io.resources import load_protocol
+from slant.io.results import ResultNames
+from slant.measure import mean_dice
+from slant.volume import LabelMap
+
+pytestmark = pytest.mark.slow
+
+SMOKE_DICE = 0.6
+"""For a scan that the embedded model was trained on; see its test."""
+
+
+@pytest.fixture(scope="module")
+def segmented(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a scan's results; each scan and model is run once."""
+    done: dict[tuple[object, ...], Path] = {}
+
+    def run(scan: str, model: str = "slant27", threads: int = 1) -> Path:
+        if model not in embedded_models():
+            pytest.skip(f"the package has no weights of {model} in slant/weights")
+        if (scan, model, threads) not in done:
+            out = tmp_path_factory.mktemp(model)
+            assert run_slant("segment", data_dir / scan, out, "--model", model, "--threads", threads) == 0
+            done[scan, model, threads] = out
+        return done[scan, model, threads]
+
+    return run
+
+
+CHRIS, MANUAL = "single/chris_T1w.nii.gz", "miccai2012-train/1000_T1w.nii.gz"
+NAMES = ResultNames("chris")
+
+
+def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented: Callable[..., Path]) -> None:
+    out = segmented(CHRIS)
+    found, scan = nib.load(out / NAMES.labels), nib.load(data_dir / CHRIS)
+    assert found.shape == scan.shape
+    np.testing.assert_array_equal(found.affine, scan.affine)
+    for code in ("sform_code", "qform_code"):
+        assert found.header[code] == scan.header[code]
+    assert set(np.unique(found.dataobj)) == set(load_protocol().ids.tolist())
+    record = json.loads((out / NAMES.record).read_text("utf-8"))
+    assert record["regions_found"] == 132
+    assert record["registration_similarity"] > 0.5
+    assert 1.0e6 < record["total_intracranial_volume_mm3"] < 2.2e6
+    assert max(stage["peak_mib"] for stage in record["stages"]) < 4096
+
+
+def test_two_threads_give_the_same_bytes_as_one(segmented: Callable[..., Path]) -> None:
+    one, two = content(segmented(CHRIS)), content(segmented(CHRIS, threads=2))
+    assert [name for name in one if one[name] != two[name]] == [NAMES.record]
+
+
+@pytest.mark.parametrize("model", ["slant27", "slant8"])
+def test_labels_of_a_training_scan_lie_on_the_manual_ones(
+    model: str, data_dir: Path, segmented: Callable[..., Path]
+) -> None:
+    """A check of geometry and sides, not of accuracy: the embedded models were trained on this very scan."""
+    scan = read_scan(data_dir / MANUAL)
+    manual = read_labels(data_dir / MANUAL.replace("_T1w", "_dseg"), scan)
+    found = read_labels(segmented(MANUAL, model) / ResultNames("1000").labels, scan)
+    regions = load_protocol().ids[1:].tolist()
+    dice = mean_dice(found, manual, regions)
+    assert dice > SMOKE_DICE
+    swapped = LabelMap(found.data[::-1], found.grid)
+    assert mean_dice(swapped, manual, regions) < dice / 2
+
+
+def test_eight_tiles_agree_with_27(segmented: Callable[..., Path]) -> None:
+    eight, all27 = (
+        np.asarray(nib.load(segmented(MANUAL, model) / ResultNames("1000").labels).dataobj)
+        for model in ("slant8", "slant27")
+    )
+    either = (eight != 0) | (all27 != 0)
+    assert (eight == all27)[either].mean() > 0.7
+    assert set(np.unique(eight)) == set(np.unique(all27))
