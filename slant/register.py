@@ -2,7 +2,8 @@
 
 Three steps, each on the brain alone: a grid of turns of up to 50 degrees about the brain's middle is scored on 8 mm
 voxels; the best few are refined there by a local search over turn, shift and size; ANTs then finds the affine at 2 mm
-by mutual information (Mattes), on a regular half of the voxels.
+by mutual information (Mattes), on a regular half of the voxels. A scan that fails is tried again without its
+slow shading.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FINE_MM = 2.0
 COARSE = 4  # 2 mm voxels in an 8 mm one
 TURNS_DEG = (-50.0, -25.0, 0.0, 25.0, 50.0)
 REFINED = 4  # starts that the local search follows
+SHADING = 10  # standard deviation, in 2 mm voxels, of the mean that counts as shading
 SAMPLING = 0.5  # share of the 2 mm voxels, regularly spaced, that the metric looks at
 
 
@@ -69,9 +71,9 @@ def register_to_template(scan: Volume, brain: LabelMap, template: Template) -> R
         If the best affine found is less similar to the template than `LEAST_SIMILARITY`.
     """
     moving, home_from_moving = _centered_brain(scan, brain)
-    start = _best_start(moving, template)
-    moving_from_template = _ants_affine(moving, template, start)
-    similarity = _similarity(moving, template, moving_from_template)
+    moving_from_template, similarity = _search(moving, template)
+    if similarity < LEAST_SIMILARITY:
+        moving_from_template, similarity = _search(_without_shading(moving), template)
     if similarity < LEAST_SIMILARITY:
         raise RegistrationError(
             f"the scan could not be brought onto the template: similarity {similarity:.2f}, at least "
@@ -109,6 +111,21 @@ def _centered_brain(scan: Volume, brain: LabelMap) -> tuple[Volume, Matrix]:
     ceiling = np.percentile(smooth[brain.data != 0], 99.5)
     clipped = Volume(np.clip(smooth, 0, ceiling) / max(float(ceiling), 1e-6), scan.grid)
     return resample(clipped, grid, source_from_target=home_from_moving), home_from_moving
+
+
+def _without_shading(moving: Volume) -> Volume:
+    """The brain divided by the mean around each place."""
+    inside = moving.data > 0
+    mean, share = (ndimage.gaussian_filter(part.astype(np.float32), SHADING) for part in (moving.data, inside))
+    flat = np.where(inside, moving.data * share / np.maximum(mean, 1e-6), 0)
+    ceiling = np.percentile(flat[inside], 99.5)
+    return Volume(np.asarray(np.clip(flat, 0, ceiling) / ceiling, dtype=np.float32), moving.grid)
+
+
+def _search(moving: Volume, template: Template) -> tuple[Matrix, float]:
+    """Moving-from-template affine and its similarity."""
+    found = _ants_affine(moving, template, _best_start(moving, template))
+    return found, _similarity(moving, template, found)
 
 
 def _best_start(moving: Volume, template: Template) -> Matrix:
