@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -71,11 +70,13 @@ def run_model(scan: Path, model: str, threads: int) -> tuple[float, float, list[
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
         command = [sys.executable, "-c", code, "segment", str(scan), out, "--model", model, "--threads", str(threads)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        if status:
+            sys.exit(f"{model} failed")
         record = json.loads(next(Path(out).glob("*_record.json")).read_text())
-    return seconds, peak, record["stages"]
+    return seconds, usage.ru_maxrss / 1024, record["stages"]
 
 
 def main() -> None:
