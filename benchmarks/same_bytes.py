@@ -3,7 +3,8 @@
     python benchmarks/same_bytes.py SCAN [--model slant27]
 
 The scan is segmented whole in processes of their own, with two threads, one thread, and with the libraries told to use
-only the AVX2 instructions. The networks and the vote alone are then run again under float16, as on a CUDA device.
+only the AVX2 instructions. The networks and the vote alone are then run again in bfloat16, which rounds 8 times coarser
+than the float16 of CUDA.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ import slant
 from slant.fusion import VoteCounter
 from slant.io.read import read_labels
 from slant.measure import mean_dice
-from slant.nets.predict import label_tile
+from slant.nets.predict import tile_votes
+from slant.nets.unet import CompactUNet
 from slant.volume import LabelMap
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
@@ -37,11 +40,17 @@ def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict
 
 
 def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:
-    """Labels in the template's space, with the layers of the networks in float16 or not."""
-    counter = VoteCounter(model.layout)
-    for tile in model.layout:
-        with torch.autocast("cpu", torch.float16, enabled=half):
-            counter.aggregate(label_tile(model.predictor, tile, prepared.image.data, torch.device("cpu")), tile)
+    """Labels in the template's space, with the layers of the networks in bfloat16 or not."""
+    predictor, counter, cpu = model.predictor, VoteCounter(model.layout), torch.device("cpu")
+
+    def network(tile: str) -> CompactUNet:
+        made = predictor.network(tile)
+        made.trunk = torch.autocast("cpu", torch.bfloat16, enabled=half)(made.trunk)
+        made.tail = torch.autocast("cpu", torch.bfloat16, enabled=half)(made.tail)
+        return made
+
+    for tile, channels in tile_votes(replace(predictor, network=network), prepared.image.data, cpu, 2):
+        counter.aggregate(channels, tile)
     return LabelMap(model.protocol.ids_from_channels(counter.finalize().channels), prepared.image.grid)
 
 
@@ -73,7 +82,7 @@ def main() -> None:
         print(row(name, found[name], found["first"], ids), flush=True)
     prepared = slant.prepare(slant.read_scan(options.scan).volume, model.inputs)
     exact = voted(prepared, model, half=False)
-    print(row("float16 layers, networks only", voted(prepared, model, half=True), exact, ids))
+    print(row("bfloat16 layers, networks only", voted(prepared, model, half=True), exact, ids))
 
 
 if __name__ == "__main__":

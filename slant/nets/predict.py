@@ -95,7 +95,7 @@ def tile_votes(
     if device.type != "cpu":
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for tile in predictor.layout:
-                yield tile, label_tile(predictor, tile, image, device)
+                yield tile, _label_tile(predictor, tile, image, device)
         return
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)
@@ -103,14 +103,16 @@ def tile_votes(
         while waiting or running:
             while waiting and len(running) < threads:
                 tile = waiting.pop(0)
-                running[pool.submit(label_tile, predictor, tile, image, device)] = tile
+                running[pool.submit(_label_tile, predictor, tile, image, device)] = tile
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 
 
 @torch.inference_mode()
-def label_tile(predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
+def _label_tile(
+    predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device
+) -> NDArray[np.uint8]:
     """(X, Y, Z) uint8 most likely channel of each voxel of one tile."""
     layout, size = predictor.layout, predictor.layout.size
     padded = np.ascontiguousarray(image[tile.box])
