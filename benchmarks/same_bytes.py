@@ -23,6 +23,7 @@ import torch
 import slant
 from slant.fusion import VoteCounter
 from slant.io.read import read_labels
+from slant.io.results import ResultNames
 from slant.measure import mean_dice
 from slant.nets.predict import tile_votes
 from slant.nets.unet import CompactUNet
@@ -36,7 +37,8 @@ def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict
     code = "from slant.cli import main; main()"
     command = [sys.executable, "-c", code, "segment", str(scan), str(out), "--model", model, "--threads", str(threads)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
-    return read_labels(next(out.glob("*_seg-BrainCOLOR_dseg.nii.gz")), slant.read_scan(scan))
+    home = slant.read_scan(scan)
+    return read_labels(out / ResultNames(home.name).labels, home)
 
 
 def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:

@@ -30,3 +30,19 @@ def oblique_grid() -> Grid:
     matrix[:3, :3] = rotation @ np.diag([-1.0, 1.5, 2.0])
     matrix[:3, 3] = (11, -7, 5)
     return Grid((7, 8, 9), matrix)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """File of a small head, as a user would give it."""
+    from toy import write_toy_scan
+
+    return write_toy_scan(tmp_path / "toy_T1w.nii.gz")
+
+
+@pytest.fixture
+def no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if the work begins although it should have been refused."""
+    from toy import forbid_pipeline
+
+    forbid_pipeline(monkeypatch)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from toy import (
     content,
-    forbid_pipeline,
     quick_networks,
     quick_stages,
     run_slant,
@@ -25,16 +24,6 @@ from toy import (
 from slant.register import LEAST_SIMILARITY
 
 AFFINE = toy_grid().ras_from_voxel
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> Path:
-    return write_toy_scan(tmp_path / "toy_T1w.nii.gz")
-
-
-@pytest.fixture
-def no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_pipeline(monkeypatch)
 
 
 # Scans

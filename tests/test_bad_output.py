@@ -8,17 +8,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from toy import content, forbid_pipeline, segment_toy, the_line, use_light_found, write_toy_scan
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> Path:
-    return write_toy_scan(tmp_path / "toy_T1w.nii.gz")
-
-
-@pytest.fixture
-def no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_pipeline(monkeypatch)
+from toy import content, segment_toy, the_line, use_light_found, write_toy_scan
 
 
 def test_existing_results(

@@ -83,7 +83,9 @@ def _cached_frequency(path: Path, channels: NDArray[np.uint8], channel_count: in
             cached: NDArray[np.float16] = stored["frequency"]
         return cached
     made = label_frequency(channels, channel_count)
-    np.savez_compressed(path, frequency=made)
+    partial = path.with_name(f"{path.stem}.part.npz")
+    np.savez_compressed(partial, frequency=made)
+    partial.replace(path)
     return made
 
 
