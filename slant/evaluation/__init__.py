@@ -1,0 +1,1 @@
+"""How well label maps agree with manual ones: metrics, groups, intervals, comparison of two methods."""
