@@ -39,8 +39,8 @@ class IntensityReference:
     values: NDArray[np.float64]
 
 
-def z_score(volume: Volume, mask: LabelMap) -> Volume:
-    """The volume with mean 0 and standard deviation 1 inside the mask, 0 outside.
+def z_score(volume: Volume, mask: LabelMap, *, keep_head: bool = False) -> Volume:
+    """The volume with mean 0 and standard deviation 1 inside the mask; 0 outside, or scaled alike to keep the head.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def z_score(volume: Volume, mask: LabelMap) -> Volume:
     if not values.size or not values.std() > 0:
         raise InputError(f"the intensity of the {values.size} voxels in the brain is constant; this is not an image")
     scaled = (volume.data - values.mean()) / values.std()
-    return Volume(np.where(inside, scaled, 0).astype(np.float32), volume.grid)
+    return Volume((scaled if keep_head else np.where(inside, scaled, 0)).astype(np.float32), volume.grid)
 
 
 def sorted_intensities(volume: Volume, mask: LabelMap) -> NDArray[np.float64]:
@@ -66,7 +66,7 @@ def build_reference(vectors: list[NDArray[np.float64]]) -> IntensityReference:
     return IntensityReference(np.linspace(0, 1, QUANTILES), np.mean(vectors, axis=0))
 
 
-def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference) -> Volume:
+def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference, *, keep_head: bool = False) -> Volume:
     """Intensities in the brain on the scale of the reference; 0 outside.
 
     Parameters
@@ -76,6 +76,8 @@ def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference) -> 
     mask : LabelMap
         Brain mask on the same grid.
     reference : IntensityReference
+    keep_head : bool
+        Apply the line found in the brain to the whole image, as Huo et al. do.
 
     Returns
     -------
@@ -87,11 +89,11 @@ def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference) -> 
     InputError
         If the intensity in the brain is constant.
     """
-    scored = z_score(volume, mask)
+    scored = z_score(volume, mask, keep_head=keep_head)
     found = np.interp(reference.quantiles, np.linspace(0, 1, QUANTILES), sorted_intensities(scored, mask))
     slope, intercept = huber_line(found, reference.values)
-    inside = mask.data != 0
-    return Volume(np.where(inside, slope * scored.data + intercept, 0).astype(np.float32), volume.grid)
+    line = Volume(slope * scored.data + intercept, volume.grid)
+    return line if keep_head else line.masked(mask)
 
 
 def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import ProtocolError
+from slant.schemes import nearest_scheme
 
 Hemisphere = Literal["L", "R", "midline"]
 Tissue = Literal["gray", "white", "csf", "background"]
@@ -174,7 +175,8 @@ class LabelProtocol:
         if unknown == "error" and strange.any():
             raise ProtocolError(
                 f"{np.count_nonzero(strange)} voxels have ids outside protocol '{self.name}': "
-                f"{_listed(ids[strange])}; map them to the background if that is what they are"
+                f"{_listed(ids[strange])}; the ids resemble {nearest_scheme(np.unique(ids).tolist())}; map them to the "
+                "background if that is what they are"
             )
         channels[strange] = 0
         return channels

@@ -28,7 +28,7 @@ class Prepared:
     Attributes
     ----------
     image : Volume
-        Template grid, network units: 0 outside the brain, about 1 on average inside.
+        Template grid, network units: 0 outside the brain, about 1 on average inside, unless the model's inputs differ.
     brain : LabelMap
         Brain mask (0 and 1) on the scan's own grid.
     home : Grid
@@ -126,11 +126,13 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     with clock("brain"):
         mask = brain_mask(scan, settings)
     with clock("register"):
-        moved, carried, registration = carry_to_template(scan, mask, inputs.template)
+        keep_head = inputs.scaling.keep_head
+        moved, carried, registration = carry_to_template(scan, mask, inputs.template, keep_head=keep_head)
     with clock("bias"):
-        corrected, _ = bias.correct_bias(moved, carried)
+        everywhere = LabelMap(np.ones(moved.grid.shape, np.uint8), moved.grid)
+        corrected, _ = bias.correct_bias(moved, everywhere if keep_head else carried)
     with clock("harmonize"):
-        harmonized = intensity.harmonize(corrected, carried, inputs.reference)
+        harmonized = intensity.harmonize(corrected, carried, inputs.reference, keep_head=keep_head)
         image = Volume(inputs.scaling(harmonized.data, carried.data != 0), inputs.template.grid)
     cut = brain.fov_cuts_brain(mask)
     return Prepared(
@@ -153,13 +155,13 @@ def brain_mask(scan: Volume, settings: SegmentSettings) -> LabelMap:
 
 
 def carry_to_template(
-    scan: Volume, mask: LabelMap, template: Template
+    scan: Volume, mask: LabelMap, template: Template, *, keep_head: bool = False
 ) -> tuple[Volume, LabelMap, register.Registration]:
-    """The brain of a scan and its mask on the template's working grid, each resampled once."""
+    """The brain of a scan, or its whole image, and its mask on the template's working grid, each resampled once."""
     registration = register.register_to_template(scan, mask, template)
     carried = pick_labels(mask, template.grid, registration.home_from_template)
-    moved = resample(scan, template.grid, source_from_target=registration.home_from_template).masked(carried)
-    return moved, carried, registration
+    moved = resample(scan, template.grid, source_from_target=registration.home_from_template)
+    return moved if keep_head else moved.masked(carried), carried, registration
 
 
 def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = None) -> Segmentation:

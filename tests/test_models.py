@@ -134,7 +134,7 @@ def test_manifest_is_plain_and_complete() -> None:
     assert json.loads(json.dumps(manifest)) == manifest
     assert manifest["protocol"]["ids"] == load_protocol().ids.tolist()
     assert manifest["network"] == {"kind": "compact", "settings": SETTINGS.as_dict()}
-    assert manifest["input"] == {"offset": 3.0, "scale": 1 / 3, "floor": 1e-3}
+    assert manifest["input"] == InputScaling().as_dict()
     assert (manifest["name"], manifest["licence"], manifest["template"]) == ("mine", "CC BY-NC 3.0", "mni305")
 
 

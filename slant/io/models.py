@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from slant.errors import ModelError
-from slant.io.resources import load_protocol
+from slant.config import build
+from slant.errors import ModelError, OutputError, SettingsError
+from slant.io.resources import load_protocol, shipped_protocols
 from slant.io.templates import load_intensity_reference, load_template
-from slant.nets.model import Inputs, InputScaling, Model
+from slant.labels import LabelProtocol, Region
+from slant.nets.inputs import Inputs, InputScaling
+from slant.nets.model import Model
 
 if TYPE_CHECKING:
-    from slant.labels import LabelProtocol
     from slant.nets.weights import NetworkFolder
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "weights"
@@ -85,13 +88,12 @@ def load_model(name_or_folder: str = "slant27") -> Model:
     manifest = networks.manifest
     try:
         name, template = str(manifest["name"]), str(manifest["template"])
-        protocol_name, trained_ids = str(manifest["protocol"]["name"]), list(manifest["protocol"]["ids"])
-        scaling = InputScaling(**manifest["input"])
-    except (KeyError, TypeError) as error:
+        protocol, trained_ids = _protocol(manifest["protocol"]), list(manifest["protocol"]["ids"])
+        scaling = build(InputScaling, manifest["input"], "input")
+    except (KeyError, TypeError, SettingsError) as error:
         raise ModelError(f"the manifest of {folder} cannot be used: {error!r}; install or export it again") from error
     if template != TEMPLATE:
         raise ModelError(f"{folder} was trained in the template {template!r}, wanted {TEMPLATE!r}")
-    protocol = load_protocol(protocol_name)
     _check_protocol(folder, networks, protocol, trained_ids)
     inputs = load_inputs(scaling)
     if inputs.template.grid.shape != networks.layout.shape:
@@ -99,6 +101,22 @@ def load_model(name_or_folder: str = "slant27") -> Model:
             f"{folder}: the tiles cover {networks.layout.shape} voxels, the template has {inputs.template.grid.shape}"
         )
     return Model(name, protocol, inputs, networks)
+
+
+def _protocol(entry: dict[str, Any]) -> LabelProtocol:
+    """The protocol that a manifest names or, if it does not ship with the package, describes."""
+    if "regions" not in entry:
+        return load_protocol(str(entry["name"]))
+    regions = tuple(Region(**{**region, "color": tuple(region["color"])}) for region in entry["regions"])
+    return LabelProtocol(str(entry["name"]), regions)
+
+
+def _protocol_entry(protocol: LabelProtocol) -> dict[str, Any]:
+    entry = {"name": protocol.name, "ids": protocol.ids.tolist()}
+    if protocol.name in shipped_protocols() and load_protocol(protocol.name) == protocol:
+        return entry
+    regions = [{**asdict(region), "color": list(region.color)} for region in protocol.regions]
+    return {**entry, "regions": regions}
 
 
 def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtocol, trained: list[int]) -> None:
@@ -113,7 +131,12 @@ def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtoc
 
 
 def manifest_of(
-    name: str, networks: dict[str, Any], protocol: LabelProtocol, training: dict[str, Any], licence: str
+    name: str,
+    networks: dict[str, Any],
+    protocol: LabelProtocol,
+    training: dict[str, Any],
+    licence: str,
+    scaling: InputScaling | None = None,
 ) -> dict[str, Any]:
     """The manifest of a new model, without the hashes of its files.
 
@@ -121,20 +144,72 @@ def manifest_of(
     ----------
     name : str
     networks : dict
-        ``layout`` and ``settings`` as plain values.
+        ``layout`` and ``settings`` as plain values, and the ``kind`` if it is not compact.
     protocol : LabelProtocol
     training : dict
         Where the weights come from: data, people, steps, seeds, code version.
     licence : str
         Of the weights.
+    scaling : InputScaling, optional
     """
     return {
         "name": name,
         "licence": licence,
         "layout": networks["layout"],
-        "protocol": {"name": protocol.name, "ids": protocol.ids.tolist()},
+        "protocol": _protocol_entry(protocol),
         "template": TEMPLATE,
-        "network": {"kind": "compact", "settings": networks["settings"]},
-        "input": dataclasses.asdict(InputScaling()),
+        "network": {"kind": networks.get("kind", "compact"), "settings": networks["settings"]},
+        "input": (scaling or InputScaling()).as_dict(),
         "training": training,
     }
+
+
+def import_original(
+    folder: Path, out: Path, *, name: str, tiles: Literal[27, 8], epoch: int, precision: Literal["float32", "float16"]
+) -> None:
+    """Make a model of the published checkpoints of the original SLANT, one tile in memory at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        The original's ``model_dir``, see `slant.nets.original`.
+    out : Path
+        Folder of the model; must not exist or be empty.
+    name : str
+        Of the model.
+    tiles : {27, 8}
+    epoch : int
+        Which checkpoints to take.
+    precision : {"float32", "float16"}
+        What is stored.
+
+    Raises
+    ------
+    ModelError
+        If tiles are missing or a checkpoint is not the original network's.
+    OutputError
+        If there is something at ``out``.
+    """
+    from slant.nets import original
+    from slant.nets.weights import write_shards
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is there already; give a folder that is empty or not there yet")
+    paths = original.find_checkpoints(folder, tiles, epoch)
+    layout = original.LAYOUTS[tiles]
+    plain = {
+        "layout": {field: getattr(layout, field) for field in ("shape", "size", "counts", "overlap")},
+        "kind": original.KIND,
+        "settings": original.SETTINGS.as_dict(),
+    }
+    training = {
+        "source": "MASILab/SLANTbrainSeg, imported",
+        "epoch": epoch,
+        "citation": "Huo et al. 2019, NeuroImage 194, 105-119",
+    }
+    licence = "see MASILab/SLANTbrainSeg"
+    manifest = manifest_of(name, plain, load_protocol("braincolor"), training, licence, original.SCALING)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+        write_shards(Path(partial, "model"), original.read_checkpoints(paths), manifest, precision)
+        Path(partial, "model").replace(out)

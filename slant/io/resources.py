@@ -45,23 +45,34 @@ def resource(*parts: str) -> Path:
     )
 
 
+def shipped_protocols() -> tuple[str, ...]:
+    """Names of the label protocols that ship with the package."""
+    return tuple(sorted(table.parent.name for table in resource("atlases").glob("*/regions.tsv")))
+
+
 @cache
 def load_protocol(name: str = "braincolor") -> LabelProtocol:
-    """The label protocol of a shipped atlas.
+    """The label protocol of a shipped atlas, or one's own.
 
     Parameters
     ----------
     name : str, optional
-        Folder of ``atlases/`` that holds the protocol's ``regions.tsv``.
+        Folder of ``atlases/`` that holds the protocol's ``regions.tsv``, or the path of a table of one's own, which
+        ends in ``.tsv``; its name is that of the file.
 
     Raises
     ------
     ProtocolError
         If there is no such atlas or its table is faulty.
     """
-    known = sorted(table.parent.name for table in resource("atlases").glob("*/regions.tsv"))
+    if name.endswith(".tsv"):
+        return read_protocol(Path(name), Path(name).stem)
+    known = shipped_protocols()
     if name not in known:
-        raise ProtocolError(f"there is no label protocol '{name}'; the package has {', '.join(known)}")
+        raise ProtocolError(
+            f"there is no label protocol '{name}'; the package has {', '.join(known)}; "
+            "of your own, give the path of its .tsv"
+        )
     return read_protocol(resource("atlases", name, "regions.tsv"), name)
 
 

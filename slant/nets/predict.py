@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slant.errors import DeviceError
+from slant.nets.inputs import InputScaling
+from slant.nets.network import Network, channels_last
 from slant.nets.prior import SPACING, Prior, interpolation_matrix
-from slant.nets.unet import CompactUNet, channels_last, place_channels
+from slant.nets.unet import place_channels
 from slant.tiles import Tile, TileLayout
 
 SLAB = 8
@@ -32,14 +34,18 @@ class Predictor:
     Attributes
     ----------
     layout : TileLayout
-    prior : Prior
+    prior : Prior or None
+        For networks that take one.
     network : callable
         Gives the network of a tile's name, in float32 on the CPU.
+    scaling : InputScaling
+        Its range and axes of a tile.
     """
 
     layout: TileLayout
-    prior: Prior
-    network: Callable[[str], CompactUNet]
+    prior: Prior | None
+    network: Callable[[str], Network]
+    scaling: InputScaling = field(default_factory=InputScaling)
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,7 +101,7 @@ def tile_votes(
     if device.type != "cpu":
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for tile in predictor.layout:
-                yield tile, _label_tile(predictor, tile, image, device)
+                yield tile, label_tile(predictor, tile, image, device)
         return
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)
@@ -103,29 +109,47 @@ def tile_votes(
         while waiting or running:
             while waiting and len(running) < threads:
                 tile = waiting.pop(0)
-                running[pool.submit(_label_tile, predictor, tile, image, device)] = tile
+                running[pool.submit(label_tile, predictor, tile, image, device)] = tile
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 
 
 @torch.inference_mode()
-def _label_tile(
-    predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device
-) -> NDArray[np.uint8]:
-    """(X, Y, Z) uint8 most likely channel of each voxel of one tile."""
-    layout, size = predictor.layout, predictor.layout.size
-    padded = np.ascontiguousarray(image[tile.box])
-    pad = [(0, n % 2) for n in size]
-    crop = torch.from_numpy(np.pad(padded, pad))[None, None].to(device)
-    even = (crop.shape[2], crop.shape[3], crop.shape[4])
-    place = place_channels(layout.shape, tile.start, even).to(device)
+def label_tile(predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
+    """(X, Y, Z) uint8 most likely channel of each voxel of one tile.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    tile : Tile
+        Of its layout.
+    image : (X, Y, Z) float32 array
+        The scan in template space, in network units.
+    device : torch.device
+    """
     network = channels_last(predictor.network(tile.name).eval().to(device))
-    with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
-        mixed = network.tail(network.trunk(crop, place), crop)[0].permute(1, 2, 3, 0)
+    mixed = _features(predictor, network, tile, image, device)
+    if predictor.prior is None:
+        return _winners(network, mixed, torch.arange(network.settings.outputs, device=device), None)
     channels = predictor.prior.possible(tile.start, tile.stop)
-    labels = _winners(network, mixed.float(), TilePrior(predictor.prior, tile, channels, device))
-    return labels[: size[0], : size[1], : size[2]]
+    prior = TilePrior(predictor.prior, tile, channels, device)
+    return _winners(network, mixed, torch.from_numpy(channels).to(device), prior)
+
+
+def _features(
+    predictor: Predictor, network: Network, tile: Tile, image: NDArray[np.float32], device: torch.device
+) -> Tensor:
+    """(X, Y, Z, mixed) float32 features of one tile, axes x, y, z."""
+    scaling, size = predictor.scaling, predictor.layout.size
+    part = np.pad(scaling.of_tile(image[tile.box]), [(0, -n % network.multiple) for n in size])
+    order = [2 + axis for axis in scaling.order]
+    place = place_channels(predictor.layout.shape, tile.start, (part.shape[0], part.shape[1], part.shape[2]))
+    crop = torch.from_numpy(part)[None, None].permute(0, 1, *order).contiguous().to(device)
+    with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda" and network.half_precision):
+        mixed = network.tail(network.trunk(crop, place.permute(0, 1, *order).to(device)), crop)
+    back = [1 + scaling.order.index(axis) for axis in range(3)]
+    return mixed[0].permute(*back, 0)[: size[0], : size[1], : size[2]].float()
 
 
 class TilePrior:
@@ -137,9 +161,8 @@ class TilePrior:
         for start, stop, cells in zip(tile.start, tile.stop, prior.steps.shape[:3], strict=True):
             first = max(0, min((start - 2) // SPACING, cells - 1))
             last = min(cells, (stop + 1) // SPACING + 2)
-            size = stop - start + (stop - start) % 2
             spans.append(slice(first, last))
-            matrices.append(interpolation_matrix(start - first * SPACING, size, last - first).to(device))
+            matrices.append(interpolation_matrix(start - first * SPACING, stop - start, last - first).to(device))
         coarse = prior.log_frequency_at(tuple(spans), channels).to(device)
         self.x, y, z = matrices
         self.planes = torch.einsum("ijkc,zk->ijzc", coarse, z)
@@ -151,14 +174,12 @@ class TilePrior:
         return flat.reshape(-1, *self.planes.shape[1:])
 
 
-def _winners(network: CompactUNet, mixed: Tensor, prior: TilePrior) -> NDArray[np.uint8]:
-    keep = torch.from_numpy(prior.channels).to(mixed.device)
-    weight, bias = network.head.weight[keep].T.contiguous(), network.head.bias[keep]
-    lookup = keep.to(torch.uint8)
+def _winners(network: Network, mixed: Tensor, channels: Tensor, prior: TilePrior | None) -> NDArray[np.uint8]:
+    lookup = channels.to(torch.uint8)
     out = []
     for start in range(0, len(mixed), SLAB):
-        logits = prior.slab(start, min(start + SLAB, len(mixed))).flatten(0, 2).add_(bias)
-        logits.addmm_(mixed[start : start + SLAB].flatten(0, 2), weight)
+        onto = None if prior is None else prior.slab(start, min(start + SLAB, len(mixed))).flatten(0, 2)
+        logits = network.logits_of(mixed[start : start + SLAB].flatten(0, 2), channels, onto)
         out.append(lookup[logits.argmax(dim=1)].reshape(-1, *mixed.shape[1:3]))
     labels: NDArray[np.uint8] = torch.cat(out).cpu().numpy()
     return labels

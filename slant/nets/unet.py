@@ -8,17 +8,25 @@ unfolded to 1 mm, where a few channels taken from the image itself sharpen the b
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slant.errors import SettingsError
+from slant.nets.memory import run_level
+from slant.nets.network import Network, NetworkSettings, channels_last, require_positive
+
+__all__ = ["CompactUNet", "ResidualUNet", "UNetSettings", "channels_last", "fold", "place_channels", "unfold"]
+
 
 @dataclass(frozen=True)
-class UNetSettings:
-    """What defines a `CompactUNet`.
+class UNetSettings(NetworkSettings):
+    """What defines a `CompactUNet` or a `ResidualUNet`.
 
     Attributes
     ----------
@@ -30,16 +38,24 @@ class UNetSettings:
         Channels taken from the image at 1 mm, and channels that the 2 mm features unfold to.
     mixed : int
         Channels of the last 3 x 3 x 3 layer.
+    tasks : dict of str to int
+        Number of classes of each task learned beside the regions from the same features, such as ``{"tissue": 4}``.
     """
 
-    outputs: int
     widths: tuple[int, ...] = (24, 32, 48, 64)
     detail: int = 8
     mixed: int = 16
+    tasks: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, object]:
-        """The fields as plain values for a manifest."""
-        return {**asdict(self), "widths": list(self.widths)}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, values in (("widths", self.widths), ("detail", (self.detail,)), ("mixed", (self.mixed,))):
+            require_positive(name, *values)
+        for task, classes in self.tasks.items():
+            if not task.isidentifier() or hasattr(nn.ModuleDict, task):
+                raise SettingsError(f"a task cannot be called {task!r}; use a word such as tissue, lobe or brain")
+            if classes < 2:
+                raise SettingsError(f"the task {task!r} has {classes} classes, wanted at least 2")
 
 
 class ConvBlock(nn.Sequential):
@@ -53,27 +69,47 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class CompactUNet(nn.Module):
-    """Features at 1 mm from an image and the place of its voxels.
+class PlainEncoder(nn.Sequential):
+    """Two blocks, one after the other."""
 
-    ``trunk`` and ``tail`` are apart so that training may run the tail on a sample of small boxes only.
-    """
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
+
+
+class ResidualEncoder(nn.Module):
+    """A residual block (He et al. 2016): two convolutions add to their input, widened if need be."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = ConvBlock(inputs, outputs)
+        self.second = nn.Sequential(
+            nn.Conv3d(outputs, outputs, 3, padding=1, bias=False), nn.InstanceNorm3d(outputs, affine=True)
+        )
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv3d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, outputs, X, Y, Z) from (N, inputs, X, Y, Z)."""
+        return functional.leaky_relu(self.second(self.first(x)) + self.shortcut(x), 0.01, inplace=True)
+
+
+class CompactUNet(Network):
+    """Features at 1 mm from an image and the place of its voxels."""
+
+    stride, multiple, reach, prior = 2, 2, 2, True
+    encoder: ClassVar[type[nn.Module]] = PlainEncoder
+    settings: UNetSettings
 
     def __init__(self, settings: UNetSettings) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         widths = settings.widths
-        self.encoders = nn.ModuleList()
-        inputs = 8 + 3
-        for width in widths:
-            self.encoders.append(nn.Sequential(ConvBlock(inputs, width), ConvBlock(width, width)))
-            inputs = width
+        self.encoders = nn.ModuleList(self.encoder(a, b) for a, b in pairwise((8 + 3, *widths)))
         self.lifts = nn.ModuleList(nn.Conv3d(deep, shallow, 1) for shallow, deep in pairwise(widths))
         self.decoders = nn.ModuleList(ConvBlock(width, width) for width in widths[:-1])
         self.unfold = nn.Conv3d(widths[0], 8 * settings.detail, 1)
         self.detail = nn.Conv3d(1, settings.detail, 3, padding=1)
         self.mix = nn.Conv3d(2 * settings.detail, settings.mixed, 3, padding=1)
         self.head = nn.Linear(settings.mixed, settings.outputs)
+        self.heads = nn.ModuleDict({task: nn.Linear(settings.mixed, n) for task, n in settings.tasks.items()})
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
 
@@ -84,17 +120,34 @@ class CompactUNet(nn.Module):
         """
         x = torch.cat([fold(image), place], dim=1).contiguous(memory_format=torch.channels_last_3d)
         skips = []
-        for level, encoder in enumerate(self.encoders):
-            x = encoder(x if level == 0 else functional.max_pool3d(x, 2, ceil_mode=True))
+        for level in range(len(self.encoders)):
+            x = run_level(self.memory, self._down(level), x)
             skips.append(x)
         for level in reversed(range(len(self.decoders))):
-            skip = skips[level]
-            up = functional.interpolate(self.lifts[level](x), scale_factor=2.0, mode="nearest")
-            x = self.decoders[level](skip + up[:, :, : skip.shape[2], : skip.shape[3], : skip.shape[4]])
+            x = run_level(self.memory, self._up(level), x, skips[level])
         return x
+
+    def _down(self, level: int) -> Callable[[Tensor], Tensor]:
+        encoder: Callable[[Tensor], Tensor] = self.encoders[level]
+        if level == 0:
+            return encoder
+        return lambda x: encoder(functional.max_pool3d(x, 2, ceil_mode=True))
+
+    def _up(self, level: int) -> Callable[[Tensor, Tensor], Tensor]:
+        lift, decoder = self.lifts[level], self.decoders[level]
+
+        def up(x: Tensor, skip: Tensor) -> Tensor:
+            lifted = functional.interpolate(lift(x), scale_factor=2.0, mode="nearest")
+            out: Tensor = decoder(skip + lifted[:, :, : skip.shape[2], : skip.shape[3], : skip.shape[4]])
+            return out
+
+        return up
 
     def tail(self, features: Tensor, image: Tensor) -> Tensor:
         """(N, mixed, X, Y, Z) features at 1 mm from the trunk's and the image's."""
+        return run_level(self.memory, self._tail, features, image)
+
+    def _tail(self, features: Tensor, image: Tensor) -> Tensor:
         coarse = unfold(self.unfold(features))
         fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
         both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
@@ -105,10 +158,22 @@ class CompactUNet(nn.Module):
         out: Tensor = self.head(mixed)
         return out
 
+    def logits_of(self, mixed: Tensor, channels: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(N, K) logits of some channels only, of (N, mixed) features; see `Network.logits_of`."""
+        weight, bias = self.head.weight[channels].T.contiguous(), self.head.bias[channels]
+        if onto is None:
+            return torch.addmm(bias, mixed, weight)
+        return onto.add_(bias).addmm_(mixed, weight)
 
-def channels_last(network: CompactUNet) -> CompactUNet:
-    """The same network with its weights laid out as CPUs and GPUs convolve fastest."""
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    def tasks(self, mixed: Tensor) -> dict[str, Tensor]:
+        """(..., classes) logits of each task learned beside the regions by hard sharing (Caruana 1997)."""
+        return {task: head(mixed) for task, head in self.heads.items()}
+
+
+class ResidualUNet(CompactUNet):
+    """A `CompactUNet` whose encoder is made of residual blocks (He et al. 2016; Lee et al. 2017)."""
+
+    encoder = ResidualEncoder
 
 
 def fold(image: Tensor) -> Tensor:

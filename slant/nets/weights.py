@@ -1,27 +1,30 @@
 """Weights on disk: one folder a model, read tile by tile, checked against its manifest.
 
 ``manifest.json`` says what the weights are (layout, protocol, network, input scaling, training data, licence) and
-the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``, float16) and
-``prior.npz``. The SHA-256 of the manifest is therefore the identity of the model.
+the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``) or a
+``TILE.safetensors`` for each tile (its tensors as ``NAME``), and ``prior.npz`` for networks that take a prior. The
+SHA-256 of the manifest is therefore the identity of the model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
-from slant.errors import LayoutError, ModelError
+from slant.errors import LayoutError, ModelError, SettingsError
+from slant.nets.network import Network, NetworkSettings
 from slant.nets.prior import Prior
-from slant.nets.unet import CompactUNet, UNetSettings
+from slant.nets.registry import KINDS, build_network, settings_of
 from slant.tiles import TileLayout
 
 MANIFEST, WEIGHTS, PRIOR = "manifest.json", "weights.safetensors", "prior.npz"
@@ -31,6 +34,11 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def shard(tile: str) -> str:
+    """Name of the file of one tile's weights, where each tile has its own."""
+    return f"{tile}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +53,36 @@ class NetworkFolder:
     identity : str
         SHA-256 of the manifest's bytes.
     layout : TileLayout
-    settings : UNetSettings
-    prior : Prior
+    kind : str
+        Of `slant.nets.registry.KINDS`.
+    settings : NetworkSettings
+    prior : Prior or None
+        For networks that take one.
     """
 
     folder: Path
     manifest: dict[str, Any]
     identity: str
     layout: TileLayout
-    settings: UNetSettings
-    prior: Prior
+    kind: str
+    settings: NetworkSettings
+    prior: Prior | None
 
-    def network(self, tile: str) -> CompactUNet:
+    def network(self, tile: str) -> Network:
         """The network of one tile, float32 on the CPU."""
-        with safe_open(self.folder / WEIGHTS, framework="pt") as stored:
-            prefix = f"{tile}/"
+        name, prefix = _home(self.manifest, tile)
+        with safe_open(self.folder / name, framework="pt") as stored:
             names = [key for key in stored.keys() if key.startswith(prefix)]  # noqa: SIM118 (it is no dict)
             found = {name.removeprefix(prefix): stored.get_tensor(name).float() for name in names}
         with torch.device("meta"):
-            network = CompactUNet(self.settings)
+            network = build_network(self.kind, self.settings)
         network.load_state_dict(found, assign=True)
         return network.requires_grad_(False)
+
+
+def _home(manifest: dict[str, Any], tile: str) -> tuple[str, str]:
+    """File of a tile's weights, and what the names of its tensors begin with there."""
+    return (WEIGHTS, f"{tile}/") if WEIGHTS in manifest["files"] else (shard(tile), "")
 
 
 def read_model(folder: Path) -> NetworkFolder:
@@ -77,50 +94,66 @@ def read_model(folder: Path) -> NetworkFolder:
         If a file is absent, damaged, or does not hold exactly the tensors that the manifest's layout and network
         ask for.
     """
-    for name in (MANIFEST, WEIGHTS, PRIOR):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} is not a model: it has no {name}; a model folder holds {MANIFEST}, {WEIGHTS} and {PRIOR}"
-            )
+    _require(folder, (MANIFEST,))
     text = (folder / MANIFEST).read_bytes()
     try:
         manifest = json.loads(text)
         layout = TileLayout(**_tuples(manifest["layout"]))
-        settings = UNetSettings(**_tuples(manifest["network"]["settings"]))
-        wanted_hashes = manifest["files"]
-    except (ValueError, KeyError, TypeError, LayoutError) as error:
+        kind = manifest["network"]["kind"]
+        settings = settings_of(kind, manifest["network"]["settings"])
+        hashes = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError, LayoutError, SettingsError) as error:
         raise ModelError(f"the manifest {folder / MANIFEST} cannot be used: {error!r}") from error
-    for name, wanted in wanted_hashes.items():
+    takes_prior = KINDS[kind].network.prior
+    weights = {_home(manifest, tile.name)[0] for tile in layout}
+    _require(folder, [*hashes, *sorted(weights), *([PRIOR] if takes_prior else [])])
+    for name, wanted in hashes.items():
         found = file_sha256(folder / name)
         if found != wanted:
             raise ModelError(
                 f"{folder / name} is damaged: its SHA-256 is {found}, the manifest says {wanted}; install it again"
             )
-    _check_tensors(folder / WEIGHTS, layout, settings)
-    with np.load(folder / PRIOR) as stored:
-        prior = Prior(stored["steps"], layout.shape)
-    return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, settings, prior)
+    with torch.device("meta"):
+        tensors = list(build_network(kind, settings).state_dict())
+    _check_tensors(folder, weights, {f"{tile.name}/{name}" for tile in layout for name in tensors})
+    prior = _read_prior(folder / PRIOR, layout) if takes_prior else None
+    return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, kind, settings, prior)
+
+
+def _require(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} is not a model: it has no {name}; a model folder holds {MANIFEST} and the files it lists"
+            )
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _check_tensors(path: Path, layout: TileLayout, settings: UNetSettings) -> None:
-    with torch.device("meta"):
-        names = list(CompactUNet(settings).state_dict())
-    wanted = {f"{tile.name}/{name}" for tile in layout for name in names}
-    try:
-        with safe_open(path, framework="pt") as stored:
-            found = set(stored.keys())
-    except SafetensorError as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+def _read_prior(path: Path, layout: TileLayout) -> Prior:
+    with np.load(path) as stored:
+        return Prior(stored["steps"], layout.shape)
+
+
+def _check_tensors(folder: Path, files: set[str], wanted: set[str]) -> None:
+    found = set()
+    for file in files:
+        prefix = "" if file == WEIGHTS else f"{Path(file).stem}/"
+        try:
+            with safe_open(folder / file, framework="pt") as stored:
+                found |= {f"{prefix}{key}" for key in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(f"{folder / file} cannot be read: {error}") from error
     if found != wanted:
         missing, extra = sorted(wanted - found), sorted(found - wanted)
-        raise ModelError(f"{path} does not fit its manifest; missing tensors: {missing}; unexpected: {extra}")
+        raise ModelError(f"{folder} does not fit its manifest; missing tensors: {missing}; unexpected: {extra}")
 
 
-def write_model(folder: Path, networks: dict[str, dict[str, Tensor]], prior: Prior, manifest: dict[str, Any]) -> None:
+def write_model(
+    folder: Path, networks: dict[str, dict[str, Tensor]], prior: Prior | None, manifest: dict[str, Any]
+) -> None:
     """Write a model folder: float16 weights, prior, manifest last.
 
     Parameters
@@ -129,10 +162,11 @@ def write_model(folder: Path, networks: dict[str, dict[str, Tensor]], prior: Pri
         Made if absent.
     networks : dict
         State dict of each tile's network.
-    prior : Prior
+    prior : Prior or None
+        For networks that take one.
     manifest : dict
-        ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (offset, scale,
-        floor), ``training``, ``licence``; ``files`` is added.
+        ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (the fields of
+        `slant.nets.inputs.InputScaling`), ``training``, ``licence``; ``files`` is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -141,8 +175,41 @@ def write_model(folder: Path, networks: dict[str, dict[str, Tensor]], prior: Pri
         for name, value in state.items()
     }
     (folder / WEIGHTS).write_bytes(save(tensors))
-    np.savez_compressed(folder / PRIOR, steps=prior.steps)
-    files = {name: file_sha256(folder / name) for name in (WEIGHTS, PRIOR)}
+    if prior is not None:
+        np.savez_compressed(folder / PRIOR, steps=prior.steps)
+    _write_manifest(folder, [WEIGHTS] if prior is None else [WEIGHTS, PRIOR], manifest)
+
+
+def write_shards(
+    folder: Path,
+    networks: Iterable[tuple[str, dict[str, Tensor]]],
+    manifest: dict[str, Any],
+    precision: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Write a model folder of large networks without a prior, one at a time, each to a file of its own.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent.
+    networks : iterable of (str, dict)
+        Name and state dict of each tile; only one is held in memory if they are made as they are asked for.
+    manifest : dict
+        As for `write_model`.
+    precision : {"float32", "float16"}
+        What is stored.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = torch.float32 if precision == "float32" else torch.float16
+    names = []
+    for tile, state in networks:
+        names.append(shard(tile))
+        save_file({name: value.to(dtype).contiguous() for name, value in state.items()}, folder / names[-1])
+    _write_manifest(folder, names, manifest)
+
+
+def _write_manifest(folder: Path, names: list[str], manifest: dict[str, Any]) -> None:
+    files = {name: file_sha256(folder / name) for name in names}
     text = json.dumps({**manifest, "files": files}, indent=2) + "\n"
     partial = folder / f"{MANIFEST}.part"
     partial.write_text(text, encoding="utf-8")
