@@ -1,19 +1,20 @@
 """Random changes to a training scan that keep its labels true.
 
 Every function takes its randomness as a `torch.Generator`, so a step of training is a function of its seed. Images
-are (X, Y, Z) float32 in network units: 0 outside the brain, about 1 on average inside. Left and right are never
-exchanged.
+are (X, Y, Z) float32 in network units: 0 outside the brain, about 1 on average inside. Where left and right are
+exchanged, `flip_labels` exchanges the regions' channels too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from slant.errors import SettingsError
 from slant.grid import Shape
 
 
@@ -37,6 +38,8 @@ class AugmentSettings:
         Largest slice thickness imitated along one axis.
     rough_mask : float
         Probability of changing the border of the brain mask: pasting or removing a rim.
+    flip : float
+        Probability of exchanging left and right, of the image and of the labels.
     """
 
     rotate_deg: float = 3.0
@@ -49,6 +52,12 @@ class AugmentSettings:
     blur_mm: float = 0.8
     thick_mm: float = 3.0
     rough_mask: float = 0.5
+    flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 0 or (name in ("rough_mask", "flip") and value > 1):
+                raise SettingsError(f"[augment] {name} must be at least 0 (a probability at most 1), found {value}")
 
 
 def normal(generator: Generator, *shape: int) -> Tensor:
@@ -95,6 +104,18 @@ def random_places(
     bend = smooth_field(shape, 32, 3, generator) * strength
     bend += smooth_field(shape, 12, 3, generator) * (strength / 5)
     return moved + bend.permute(1, 2, 3, 0)
+
+
+def flip_places(places: Tensor, mirror_x: float) -> Tensor:
+    """The same (..., 3) places seen in a mirror: x becomes ``mirror_x - x``."""
+    return torch.cat([mirror_x - places[..., :1], places[..., 1:]], dim=-1)
+
+
+def flip_labels(channels: Tensor, mirrored: Tensor) -> Tensor:
+    """Channels of the regions' partners, where a channel has one; see `LabelProtocol.mirrored_channels`."""
+    table = torch.arange(256, dtype=channels.dtype)
+    table[: len(mirrored)] = mirrored.to(channels.dtype)
+    return table[channels.long()]
 
 
 def _rotation(angles: Tensor) -> Tensor:

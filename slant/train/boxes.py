@@ -13,12 +13,10 @@ from torch import Generator, Tensor
 
 from slant.grid import Shape
 from slant.nets.prior import SPACING, interpolation_matrix
+from slant.train.loss import IGNORED
 
 EDGE = 8
 """Voxels of a box along each axis."""
-
-MARGIN = 2
-"""Voxels around a box that the last 3 x 3 x 3 layers see."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +36,9 @@ class Boxes:
     crop_shape: Shape
 
 
-def candidate_starts(crop_shape: Shape) -> Tensor:
-    """(nx, ny, nz, 3) int64 first voxels of all boxes that may be drawn from a crop."""
-    axes = [torch.arange(SPACING, n - EDGE - MARGIN + 1, SPACING) for n in crop_shape]
+def candidate_starts(crop_shape: Shape, margin: int = 2) -> Tensor:
+    """(nx, ny, nz, 3) int64 first voxels of all boxes that lie ``margin`` voxels or more inside a crop."""
+    axes = [torch.arange(SPACING, n - EDGE - margin + 1, SPACING) for n in crop_shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
@@ -53,7 +51,8 @@ def draw_boxes(
     ----------
     candidates : (nx, ny, nz, 3) int64
     center_labels : (nx, ny, nz) uint8
-        Channel at the middle of each candidate.
+        Channel at or near the middle of each candidate; `IGNORED` where nobody has labelled, which is drawn only
+        where there is nothing else.
     in_brain : (nx, ny, nz) bool
         Whether its middle lies in the brain mask.
     count : int
@@ -61,11 +60,13 @@ def draw_boxes(
         Share of the draws that gives every region found the same chance, whatever its size.
     """
     labels = center_labels.flatten().long()
+    known = labels != IGNORED
     sizes = torch.bincount(labels, minlength=int(labels.max()) + 1).float()
-    even = (1 / sizes.clamp(min=1))[labels] * (labels > 0)
-    flat = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1)
+    even = (1 / sizes.clamp(min=1))[labels] * ((labels > 0) & known)
+    flat = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1) * (known if known.any() else 1.0)
     weights = balanced * even / even.sum().clamp(min=1e-9) + (1 - balanced) * flat / flat.sum()
-    drawn = torch.multinomial(weights, count, replacement=count > len(weights), generator=generator)
+    few = count > int(torch.count_nonzero(weights))
+    drawn = torch.multinomial(weights, count, replacement=few, generator=generator)
     return candidates.reshape(-1, 3)[drawn]
 
 
@@ -110,13 +111,14 @@ def prior_logits(frequency: Tensor, own: Tensor | None, boxes: Boxes, floor: flo
     first = boxes.starts + torch.tensor(boxes.crop_start)
     phase = [int(p) for p in first[0] % SPACING]
     cells = _rows(first // SPACING - 1, 5, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
+    cells = cells.to(frequency.device)
     channels = frequency.shape[-1]
     picked = frequency.reshape(-1, channels).index_select(0, cells)
     if own is not None:
-        picked = picked - own.reshape(-1, channels).index_select(0, cells).float()
+        picked = picked - own.reshape(-1, channels).index_select(0, cells.to(own.device)).to(picked)
     picked = picked / picked.sum(dim=-1, keepdim=True).clamp(min=floor)
     logs = torch.log(picked.clamp(min=floor)).reshape(-1, 5, 5, 5, channels)
-    x, y, z = (interpolation_matrix(SPACING + p, EDGE, 5) for p in phase)
+    x, y, z = (interpolation_matrix(SPACING + p, EDGE, 5).to(logs) for p in phase)
     logs = torch.einsum("bijkc,zk->bijzc", logs, z)
     logs = torch.einsum("bijzc,yj->biyzc", logs, y)
     return torch.einsum("biyzc,xi->bxyzc", logs, x).reshape(-1, channels)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from slant.errors import InputError
 from slant.nets.prior import SPACING, Prior, quantize
+from slant.train.loss import IGNORED
 
 SMOOTH_MM = 3.0
 """Gaussian smoothing of the labels before their frequencies are counted."""
+
+NEAR = 4
+"""Voxels within which a place counts as labelled when boxes are drawn: half a box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +33,21 @@ class LabelledScan:
     image : (X, Y, Z) float32 tensor
         Network units: 0 outside the brain, about 1 on average inside.
     channels : (X, Y, Z) uint8 tensor
-        True channel of each voxel.
+        True channel of each voxel; `IGNORED` where nobody has labelled.
     frequency : (X/4, Y/4, Z/4, C) float16 tensor
         Its labels as smoothed shares of 4 mm cells.
+    near : (X, Y, Z) uint8 tensor, optional
+        Channel of the nearest labelled voxel up to `NEAR` away, where not all voxels are labelled.
+    covered : (C,) bool tensor, optional
+        Channels that the labels tell apart, where they leave regions out.
     """
 
     name: str
     image: Tensor
     channels: Tensor
     frequency: Tensor
+    near: Tensor | None = None
+    covered: Tensor | None = None
 
 
 def labelled_names(folder: Path) -> list[str]:
@@ -55,8 +66,18 @@ def labelled_names(folder: Path) -> list[str]:
     return scans
 
 
-def load_scans(folder: Path, names: list[str], channel_count: int) -> list[LabelledScan]:
+def load_scans(
+    images: Path, labels: Path, names: list[str], covered: Mapping[str, Tensor | None]
+) -> list[LabelledScan]:
     """The prepared scans of the given names, with their label frequencies.
+
+    Parameters
+    ----------
+    images, labels : Path
+        Folders of ``NAME.npz`` and ``NAME.labels.npz``.
+    names : list of str
+    covered : mapping of str to (C,) bool tensor
+        The channels that the labels of a scan tell apart; None for all.
 
     Raises
     ------
@@ -65,50 +86,94 @@ def load_scans(folder: Path, names: list[str], channel_count: int) -> list[Label
     """
     scans = []
     for name in names:
-        path = folder / f"{name}.npz"
-        if not path.is_file():
-            raise InputError(f"no prepared scan {path}; run the preparation of `slant train` first")
-        with np.load(path) as stored:
-            image, channels = stored["image"].astype(np.float32), stored["channels"]
-        frequency = _cached_frequency(path.with_suffix(".freq.npz"), channels, channel_count)
-        scans.append(
-            LabelledScan(name, torch.from_numpy(image), torch.from_numpy(channels), torch.from_numpy(frequency))
-        )
-    return scans
+        files = images / f"{name}.npz", labels / f"{name}.labels.npz"
+        for path in files:
+            if not path.is_file():
+                raise InputError(f"no prepared scan {path}; run the preparation of `slant train` first")
+        with np.load(files[0]) as stored:
+            image = torch.from_numpy(stored["image"].astype(np.float32))
+        with np.load(files[1]) as stored:
+            channels, frequency = stored["channels"], torch.from_numpy(stored["frequency"])
+        near = nearest_labels(channels) if (channels == IGNORED).any() else None
+        scans.append(LabelledScan(name, image, torch.from_numpy(channels), frequency, near, covered.get(name)))
+    return _evened(scans)
 
 
-def _cached_frequency(path: Path, channels: NDArray[np.uint8], channel_count: int) -> NDArray[np.float16]:
-    if path.is_file():
-        with np.load(path) as stored:
-            cached: NDArray[np.float16] = stored["frequency"]
-        return cached
-    made = label_frequency(channels, channel_count)
-    partial = path.with_name(f"{path.stem}.part.npz")
-    np.savez_compressed(partial, frequency=made)
-    partial.replace(path)
-    return made
+def nearest_labels(channels: NDArray[np.uint8]) -> Tensor:
+    """(X, Y, Z) uint8 channel of the nearest labelled voxel, `IGNORED` where it is more than `NEAR` voxels away."""
+    away, index = ndimage.distance_transform_edt(channels == IGNORED, return_indices=True)
+    near: NDArray[np.uint8] = channels[tuple(index)]
+    near[away > NEAR] = IGNORED
+    return torch.from_numpy(near)
+
+
+def _evened(scans: list[LabelledScan]) -> list[LabelledScan]:
+    """The scans with frequencies as if every region were covered equally often.
+
+    Where labels leave regions out, those that they have count for more, and their background for nothing unless no
+    scan has all regions.
+    """
+    if all(scan.covered is None for scan in scans):
+        return scans
+    count = scans[0].frequency.shape[-1]
+    everything = torch.ones(count, dtype=torch.bool)
+    masks = [everything if scan.covered is None else scan.covered for scan in scans]
+    whole = any(scan.covered is None for scan in scans)
+    covering = torch.stack(masks).sum(dim=0)
+    scale = len(scans) / covering.clamp(min=1)
+    if not whole:
+        scale[0] = 1.0
+    even = []
+    for scan, mask in zip(scans, masks, strict=True):
+        used = mask.clone()
+        used[0] = not whole or scan.covered is None
+        frequency = (scan.frequency.float() * (scale * used)).to(torch.float16)
+        even.append(replace(scan, frequency=frequency))
+    return even
 
 
 def label_frequency(channels: NDArray[np.uint8], channel_count: int) -> NDArray[np.float16]:
-    """(X/4, Y/4, Z/4, C) float16 share of each channel around the middle of each 4 mm cell, smoothed by 3 mm."""
+    """(X/4, Y/4, Z/4, C) float16 share of each channel around the middle of each 4 mm cell, smoothed by 3 mm.
+
+    Where voxels are `IGNORED` the shares of a cell sum to less than 1.
+    """
     shape = channels.shape
     cells = tuple(-(-n // SPACING) for n in shape)
     out = np.zeros((*cells, channel_count), dtype=np.float16)
     pad = [(0, c * SPACING - n) for c, n in zip(cells, shape, strict=True)]
     padded = np.pad(channels, pad)
     halves = padded.reshape(cells[0] * 2, SPACING // 2, cells[1] * 2, SPACING // 2, cells[2] * 2, SPACING // 2)
-    for channel in range(1, channel_count):
+    for channel in [*range(1, channel_count), IGNORED]:
         share = (halves == channel).mean(axis=(1, 3, 5), dtype=np.float32)
         if not share.any():
             continue
         smooth = ndimage.gaussian_filter(share, SMOOTH_MM / 2, truncate=5.0)
-        out[..., channel] = smooth.reshape(cells[0], 2, cells[1], 2, cells[2], 2).mean(axis=(1, 3, 5))
-    out[..., 0] = np.clip(1 - out[..., 1:].sum(axis=-1, dtype=np.float32), 0, 1)
+        mean = smooth.reshape(cells[0], 2, cells[1], 2, cells[2], 2).mean(axis=(1, 3, 5))
+        if channel == IGNORED:
+            out[..., 0] = mean
+        else:
+            out[..., channel] = mean
+    unlabelled = out[..., 0].astype(np.float32)
+    out[..., 0] = np.clip(1 - unlabelled - out[..., 1:].sum(axis=-1, dtype=np.float32), 0, 1)
     return out
+
+
+def total_frequency(scans: list[LabelledScan]) -> Tensor:
+    """(X/4, Y/4, Z/4, C) float32 sum over scans; one alone tells only which regions there are, not where."""
+    if len(scans) > 1:
+        return torch.stack([scan.frequency.float() for scan in scans]).sum(dim=0)
+    frequency = scans[0].frequency.float()
+    return (frequency.amax(dim=(0, 1, 2), keepdim=True) > 0).float().expand_as(frequency).contiguous()
+
+
+def own_frequency(scan: LabelledScan, scans: list[LabelledScan]) -> Tensor | None:
+    """What a scan added to the `total_frequency`, to be taken out again when it is trained on."""
+    return scan.frequency if len(scans) > 1 else None
 
 
 def build_prior(scans: list[LabelledScan]) -> Prior:
     """The label frequencies of all scans as the prior that ships with their networks."""
-    total = sum(scan.frequency.float() for scan in scans) / len(scans)
+    total = total_frequency(scans)
+    shares = total / total.sum(dim=-1, keepdim=True).clamp(min=1e-3 * len(scans))
     x, y, z = scans[0].channels.shape
-    return Prior(quantize(np.asarray(total)), (x, y, z))
+    return Prior(quantize(np.asarray(shares)), (x, y, z))

@@ -15,6 +15,7 @@ from slant.io.read import read_labels, read_scan
 from slant.measure import dice_per_region
 from slant.pipeline import segment
 from slant.train.data import labelled_names
+from slant.train.people import split
 from slant.volume import LabelMap
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
         One row a region (``index``, ``name``), one column a person, Dice; nan where the manual labels lack the
         region. Ids outside the protocol count as background. Written to ``dice.tsv`` beside the weights.
     """
-    _, held_out = settings.split(labelled_names(settings.data))
+    _, held_out = split(settings, labelled_names(settings.data))
     model = load_model(str(folder))
     regions = model.protocol.regions[1:]
     table = pd.DataFrame({"index": [r.id for r in regions], "name": [r.name for r in regions]})
@@ -46,6 +47,8 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
         truth = read_labels(settings.data / f"{name}_dseg.nii.gz", scan)
         known = np.where(np.isin(truth.data, model.protocol.ids), truth.data, 0)
         found = segment(scan.volume, model).labels
+        if settings.ignore is not None:
+            found = LabelMap(np.where(truth.data == settings.ignore, 0, found.data), found.grid)
         dice = dice_per_region(found, LabelMap(known, truth.grid), [r.id for r in regions])
         table[name] = [dice[r.id] for r in regions]
     table.to_csv(folder / "dice.tsv", sep="\t", index=False, float_format="%.4f")

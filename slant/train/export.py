@@ -1,0 +1,98 @@
+"""What has been trained, written as a model that `slant segment` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import slant
+from slant.errors import ModelError
+from slant.io.models import manifest_of
+from slant.io.resources import load_protocol
+from slant.nets.registry import KINDS
+from slant.nets.weights import write_model
+from slant.tiles import TileLayout
+from slant.train.checkpoint import averaged_weights
+from slant.train.data import build_prior
+from slant.train.prepare import TrainingScans, load_training
+from slant.train.stages import network_of
+from slant.train.validate import whole_tile
+
+if TYPE_CHECKING:
+    from slant.train.settings import TrainSettings
+
+
+def export(settings: TrainSettings) -> list[Path]:
+    """Write what has been trained as models that ``slant segment --model`` runs.
+
+    Returns
+    -------
+    list of Path
+        ``model-whole`` (one tile, the whole grid) if the whole-brain network is trained, and ``model-NAME`` (all tiles)
+        if all of them are.
+
+    Raises
+    ------
+    ModelError
+        If there is nothing to export, or a stage is not finished.
+    """
+    scans = load_training(settings)
+    whole, _ = whole_tile(settings.layout)
+    checkpoints = {tile.name: settings.run / settings.name / f"{tile.name}.pt" for tile in settings.layout}
+    candidates = {
+        "whole": (whole, {"1_1_1": settings.run / "whole.pt"}),
+        settings.name: (settings.layout, checkpoints),
+    }
+    made = [
+        _export_one(settings, name, tiles, scans)
+        for name, tiles in candidates.items()
+        if all(path.is_file() for path in tiles[1].values())
+    ]
+    if not made:
+        raise ModelError(f"{settings.run} has neither whole.pt nor all tiles of {settings.name!r}; train them first")
+    return made
+
+
+def _export_one(
+    settings: TrainSettings, name: str, tiles: tuple[TileLayout, dict[str, Path]], scans: TrainingScans
+) -> Path:
+    layout, checkpoints = tiles
+    folder = settings.run / f"model-{name}"
+    kind, network = network_of(settings)
+    steps = settings.whole.steps if name == "whole" else settings.tile.steps
+    manifest = manifest_of(
+        name,
+        {
+            "layout": {field: getattr(layout, field) for field in ("shape", "size", "counts", "overlap")},
+            "kind": kind,
+            "settings": network.as_dict(),
+        },
+        load_protocol(settings.protocol),
+        _training(settings, name, scans),
+        settings.licence,
+    )
+    weights = {tile: averaged_weights(path, steps) for tile, path in checkpoints.items()}
+    prior = build_prior([*scans.manual, *scans.auxiliary]) if KINDS[kind].network.prior else None
+    write_model(folder, weights, prior, manifest)
+    return folder
+
+
+def _training(settings: TrainSettings, name: str, scans: TrainingScans) -> dict[str, Any]:
+    """Where the weights come from."""
+    stages = {
+        "pretrain": settings.pretrain,
+        "whole": settings.whole,
+        "tile": None if name == "whole" else settings.tile,
+    }
+    return {
+        "start": None if settings.start is None else f"{settings.start.parent.name}/{settings.start.name}",
+        "people": [scan.name for scan in scans.manual],
+        "auxiliary": [scan.name for scan in scans.auxiliary],
+        "credits": settings.credits,
+        "steps": {stage: how.steps for stage, how in stages.items() if how is not None},
+        "seed": settings.whole.seed,
+        "slant": slant.__version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,108 @@
+"""What a stage writes while it runs: a progress bar, a table of its steps, TensorBoard events, checkpoints."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from slant.train.checkpoint import Identity, State, save_checkpoint
+from slant.train.loop import schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slant.train.settings import StageSettings
+
+SAVE_SECONDS = 120
+"""Between two checkpoints."""
+
+
+@contextmanager
+def watched(
+    path: Path,
+    state: State,
+    how: tuple[StageSettings, Identity, Callable[[State], float | None]],
+    until: float | None,
+) -> Iterator[Callable[[State], bool]]:
+    """Give what `train_stage` calls after every step; write the last checkpoint and table at the end.
+
+    Parameters
+    ----------
+    path : Path
+        Of the checkpoint, ``.../NAME.pt``; the table is ``NAME.tsv`` beside it, the events are in ``tensorboard/NAME``.
+    state : State
+    how : StageSettings, Identity and a function that gives the Dice of people held out
+    until : float, optional
+        `time.monotonic` at which to stop.
+    """
+    stage, identity, judge = how
+    saved = time.monotonic()
+    first = state.step
+    with (
+        tqdm(total=stage.steps, initial=first, desc=path.stem, unit="step", file=sys.stderr) as bar,
+        _events(path, first) as events,
+    ):
+
+        def after_step(state: State) -> bool:
+            nonlocal saved
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(state.losses[-20:]):.3f}", refresh=False)
+            events.add_scalar("loss", state.losses[-1], state.step)
+            events.add_scalar("learning_rate", _rate(state.step - 1, stage), state.step)
+            if stage.validate and (state.step % stage.validate == 0 or state.step == stage.steps):
+                score = judge(state)
+                if score is not None:
+                    state.scores.append((state.step, round(score, 5)))
+                    events.add_scalar("dice_held_out", score, state.step)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save_checkpoint(path, state, identity)
+                write_table(path.with_suffix(".tsv"), state, stage)
+                saved = time.monotonic()
+            return until is None or time.monotonic() < until
+
+        yield after_step
+    save_checkpoint(path, state, identity)
+    write_table(path.with_suffix(".tsv"), state, stage)
+
+
+@contextmanager
+def _events(path: Path, step: int) -> Iterator[Any]:
+    """A TensorBoard writer that forgets what an interrupted run wrote after its last checkpoint."""
+    writer = SummaryWriter(str(path.parent / "tensorboard" / path.stem), purge_step=step + 1 if step else None)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _rate(step: int, stage: StageSettings) -> float:
+    return stage.learning_rate * schedule(step, stage)
+
+
+def write_table(path: Path, state: State, stage: StageSettings) -> None:
+    """Write the steps done: ``step``, ``loss``, ``learning_rate``, ``dice_held_out`` (empty where not measured)."""
+    steps = np.arange(1, len(state.losses) + 1)
+    scores = dict(state.scores)
+    table = pd.DataFrame(
+        {
+            "step": steps,
+            "loss": state.losses,
+            "learning_rate": [_rate(int(step) - 1, stage) for step in steps],
+            "dice_held_out": [scores.get(int(step), np.nan) for step in steps],
+        }
+    )
+    text = io.StringIO()
+    table.to_csv(text, sep="\t", index=False, float_format="%.6g")
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,205 @@
+"""The loss of one training step: a warped scan, a sample of small boxes, the prior, and what is to be learned."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from slant.grid import Shape
+from slant.nets.prior import FLOOR
+from slant.train import augment, boxes
+from slant.train.loss import IGNORED, LossSettings, merge_unlabelled
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from slant.labels import LabelProtocol
+    from slant.nets.network import Network
+    from slant.train.data import LabelledScan
+    from slant.train.settings import StageSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The part of the template a network sees, and the channels it tells apart there.
+
+    Attributes
+    ----------
+    start, shape : tuple of 3 int
+        First voxel (negative outside the template) and size of the box, in template voxels.
+    template_shape : tuple of 3 int
+    channels : (K,) int64 array
+    mirror_x : float
+        Voxel coordinates x and ``mirror_x - x`` are left-right partners.
+    """
+
+    start: Shape
+    shape: Shape
+    template_shape: Shape
+    channels: NDArray[np.int64]
+    mirror_x: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What the loss knows of the regions.
+
+    Attributes
+    ----------
+    mirrored : (C,) uint8 tensor
+        Channel of each channel's left-right partner.
+    tasks : dict of str to (C,) int64 tensor
+        Class of each channel in what is learned beside the regions.
+    """
+
+    mirrored: Tensor
+    tasks: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What does not change from step to step of a stage."""
+
+    seen: Field
+    stage: StageSettings
+    augmentation: augment.AugmentSettings
+    loss: LossSettings
+    regions: Regions
+    precision: str = "auto"
+
+
+def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+    """Class of each channel for what can be learned beside the regions: tissue, lobe, brain.
+
+    Parameters
+    ----------
+    protocol : LabelProtocol
+    tasks : tuple of str
+        Of ``tissue``, ``lobe`` and ``brain``.
+    """
+    values: dict[str, list[str]] = {
+        "tissue": [region.tissue for region in protocol.regions],
+        "lobe": [region.lobe for region in protocol.regions],
+        "brain": [str(region.id != 0) for region in protocol.regions],
+    }
+    classes = {}
+    for task in tasks:
+        order = sorted(set(values[task]))
+        classes[task] = torch.tensor([order.index(value) for value in values[task]])
+    return classes
+
+
+def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16 where the hardware multiplies it fast, float32 elsewhere.
+
+    On CPUs without the instructions for it, bfloat16 is far slower than float32. With AVX512-BF16 a step took half the
+    time of float32 (an AMD EPYC, two cores), with AMX a fifth (an Intel Xeon, two cores).
+    """
+    if precision == "float32":
+        return nullcontext()
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+def step_loss(
+    net: Network,
+    scan: LabelledScan,
+    frequency: tuple[Tensor, Tensor | None],
+    place: Tensor,
+    how: tuple[Lesson, torch.Generator],
+) -> Tensor:
+    """Loss of one scan, warped and changed as the generator says.
+
+    Parameters
+    ----------
+    net : Network
+    scan : LabelledScan
+    frequency : pair of (X/4, Y/4, Z/4, C) tensors
+        Label frequencies of all scans, and this scan's own part of them to leave out.
+    place : Tensor
+        See `slant.nets.unet.place_channels`, on the network's device.
+    how : Lesson and torch.Generator
+    """
+    lesson, generator = how
+    seen, stage, device = lesson.seen, lesson.stage, place.device
+    places = augment.random_places((seen.start, seen.shape), seen.template_shape, lesson.augmentation, generator)
+    flip = lesson.augmentation.flip > 0 and augment.chance(generator) < lesson.augmentation.flip
+    if flip:
+        places = augment.flip_places(places, seen.mirror_x)
+    image = augment.vary_intensity(augment.sample_image(scan.image, places), lesson.augmentation, generator)
+    candidates = boxes.candidate_starts(seen.shape, net.reach)
+    middle = candidates + boxes.EDGE // 2
+    x, y, z = middle[..., 0], middle[..., 1], middle[..., 2]
+    center = augment.pick_labels(scan.channels if scan.near is None else scan.near, places[x, y, z])
+    starts = boxes.draw_boxes(candidates, center, image[x, y, z] > 0, stage.boxes, stage.balanced, generator)
+    drawn = boxes.Boxes(starts, seen.start, seen.shape)
+    at = boxes.box_places(drawn)
+    truth = augment.pick_labels(scan.channels, places[at[..., 0], at[..., 1], at[..., 2]]).flatten()
+    if flip:
+        truth = augment.flip_labels(truth, lesson.regions.mirrored)
+    truth = truth.long().to(device)
+    with mixed_precision(device, lesson.precision):
+        mixed = mixed_in_boxes(net, image[None, None].to(device), place, starts)
+        logits = net.logits(mixed).float()
+        beside = net.tasks(mixed)
+    if net.prior:
+        logits = logits + boxes.prior_logits(*frequency, drawn, FLOOR).to(device)
+    known = truth != IGNORED
+    covered = scan.covered
+    if covered is not None and flip:
+        covered = covered[lesson.regions.mirrored.long()]
+    loss = _region_part(logits[known], truth[known], covered, lesson)
+    if beside and covered is None:
+        loss = loss + lesson.loss.tasks * _task_part(beside, truth, known, lesson.regions)
+    return loss
+
+
+def mixed_in_boxes(net: Network, image: Tensor, place: Tensor, starts: Tensor) -> Tensor:
+    """(B * 512, M) features at the voxels of boxes, by running the tail on the boxes alone."""
+    m, edge = net.reach, boxes.EDGE
+    features = net.trunk(image, place)
+    near = boxes.gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
+    mixed = net.tail(near, boxes.gather(image, starts - m, edge + 2 * m))
+    mixed = mixed[:, :, m : m + edge, m : m + edge, m : m + edge]
+    return mixed.permute(0, 2, 3, 4, 1).reshape(-1, mixed.shape[1])
+
+
+def _region_part(logits: Tensor, truth: Tensor, covered: Tensor | None, lesson: Lesson) -> Tensor:
+    if covered is not None:
+        covered = covered.to(logits.device)
+        logits = merge_unlabelled(logits, covered)
+        truth = torch.where(covered[truth], truth, torch.zeros_like(truth))
+    logits, truth = _limit(logits, truth, lesson.seen.channels)
+    return lesson.loss(logits, truth)
+
+
+def _task_part(beside: dict[str, Tensor], truth: Tensor, known: Tensor, regions: Regions) -> Tensor:
+    """Mean cross-entropy of what is learned beside the regions."""
+    if not known.any():
+        return sum((logits.sum() * 0 for logits in beside.values()), torch.zeros((), device=truth.device))
+    parts = [
+        functional.cross_entropy(logits.float()[known], regions.tasks[task].to(truth.device)[truth[known]])
+        for task, logits in beside.items()
+    ]
+    return torch.stack(parts).mean()
+
+
+def _limit(logits: Tensor, truth: Tensor, channels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Only the channels told apart; voxels of another region are left out."""
+    if len(channels) == logits.shape[1]:
+        return logits, truth
+    keep = torch.from_numpy(channels).to(logits.device)
+    compact = torch.full((logits.shape[1],), -1, dtype=torch.long, device=logits.device)
+    compact[keep] = torch.arange(len(keep), device=logits.device)
+    mapped = compact[truth]
+    known = mapped >= 0
+    return logits[known][:, keep], mapped[known]

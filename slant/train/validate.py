@@ -1,0 +1,85 @@
+"""Dice of the networks of a running stage on people who were held out, in template space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slant.nets.predict import Predictor, choose_device, label_tile
+from slant.train.data import build_prior
+from slant.train.loss import IGNORED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slant.tiles import Tile, TileLayout
+    from slant.train.checkpoint import State
+    from slant.train.data import LabelledScan
+
+
+def judge_of(
+    trained: list[LabelledScan], held_out: list[LabelledScan], layout: TileLayout, tile: Tile
+) -> Callable[[State], float | None]:
+    """A function that gives the mean Dice of a state's averaged weights in one tile; None if nobody is held out.
+
+    Parameters
+    ----------
+    trained : list of LabelledScan
+        Whose labels make the prior.
+    held_out : list of LabelledScan
+    layout : TileLayout
+    tile : Tile
+        Of that layout.
+    """
+    if not held_out:
+        return lambda _: None
+    prior = build_prior(trained)
+
+    def judge(state: State) -> float:
+        network = state.average
+        device = next(network.parameters()).device
+        predictor = Predictor(layout, prior if network.prior else None, lambda _: network)
+        scores = []
+        for scan in held_out:
+            found = label_tile(predictor, tile, scan.image.numpy(), device)
+            scores.append(mean_dice_of(found, scan.channels.numpy()[tile.box]))
+        network.train()
+        found_any = [score for score in scores if not np.isnan(score)]
+        return float(np.mean(found_any)) if found_any else np.nan
+
+    return judge
+
+
+def mean_dice_of(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Mean Dice of the channels that the truth has, background excluded; voxels nobody labelled are left out.
+
+    Parameters
+    ----------
+    found, truth : (X, Y, Z) uint8 arrays of channels
+    """
+    known = truth != IGNORED
+    predicted = np.bincount(found[known], minlength=256)
+    true = np.bincount(truth[known], minlength=256)
+    shared = np.bincount(truth[known & (found == truth)], minlength=256)
+    regions = np.flatnonzero(true)
+    regions = regions[regions > 0]
+    return float(np.mean(2 * shared[regions] / (predicted[regions] + true[regions]))) if len(regions) else np.nan
+
+
+def usable_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The devices asked for, by their torch names.
+
+    Raises
+    ------
+    DeviceError
+        If one is not there.
+    """
+    return tuple(str(choose_device(name)) for name in names)
+
+
+def whole_tile(layout: TileLayout) -> tuple[TileLayout, Tile]:
+    """A layout of one tile over the whole grid, and that tile."""
+    whole = type(layout)(layout.shape, layout.shape, (1, 1, 1))
+    return whole, whole.tiles[0]
