@@ -29,7 +29,7 @@ def test_make_verbs_exist(document: Path) -> None:
 
 
 def test_commands_and_options_exist(document: Path) -> None:
-    from slant.cli import app
+    from slant.cli.app import app
 
     for command, rest in re.findall(r"(?:^|`|\$ )slant ([a-z]+)\b([^`\n]*)", document.read_text("utf-8"), re.M):
         assert command in set(app), f"slant {command}"

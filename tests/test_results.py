@@ -35,7 +35,8 @@ import slant
 from slant.config import SegmentSettings
 from slant.errors import OutputError
 from slant.io.luts import format_lut
-from slant.io.results import ResultNames, Run, check_output, record, staged, write_results
+from slant.io.results import ResultNames, Run, record, write_results
+from slant.io.staging import check_output, staged
 
 NAMES = ResultNames("toy")
 SUFFIXES = (

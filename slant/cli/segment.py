@@ -41,7 +41,8 @@ def segment(
     """
     start = time.perf_counter()
     from slant.io.read import read_scan
-    from slant.io.results import ResultNames, Run, check_output, write_results
+    from slant.io.results import ResultNames, Run, write_results
+    from slant.io.staging import check_output
 
     loaded = read_scan(scan, volume=volume)
     check_output(out, ResultNames(loaded.name), force=force)

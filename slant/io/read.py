@@ -150,19 +150,46 @@ def read_labels(path: str | Path, like: Scan) -> LabelMap:
         If it is not on the scan's grid.
     """
     path = Path(path)
+    labels, _ = read_label_map(path)
+    if not labels.grid.same_as(like.volume.grid):
+        raise GeometryError(
+            f"{path}: found labels on a grid of shape {labels.grid.shape}, wanted that of {like.path}, "
+            f"{like.volume.grid.shape}, in the same place; resample them with nearest neighbours"
+        )
+    return labels
+
+
+def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
+    """Read a label map by itself.
+
+    Parameters
+    ----------
+    path : str or Path
+        NIfTI or MGZ image of whole numbers, any orientation.
+
+    Returns
+    -------
+    labels : LabelMap
+        (X, Y, Z) int32 on the axes closest to RAS+, not resampled.
+    sha256 : str
+        Of the file's bytes, in hexadecimal.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not 3D, or holds numbers that are not whole.
+    GeometryError
+        If its header does not place it in the world, or its voxels are too large.
+    """
+    path = Path(path)
     with _naming(path):
         scan_name(path)
-        image, _ = _load(path)
+        image, sha256 = _load(path)
         index = volume_index(_shape(image), None)
         data, grid = _to_ras(_voxels(image, index), home_grid(_home_header(image)))
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
             raise InputError("found numbers that are not whole, wanted a label map; use one that was not interpolated")
-        if not grid.same_as(like.volume.grid):
-            raise GeometryError(
-                f"found labels on a grid of shape {grid.shape}, wanted that of {like.path}, {like.volume.grid.shape}, "
-                "in the same place; resample them with nearest neighbours"
-            )
-        return LabelMap(data.astype(np.int32), grid)
+        return LabelMap(data.astype(np.int32), grid), sha256
 
 
 @contextmanager

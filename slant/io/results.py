@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import math
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slant
-from slant.errors import OutputError
 from slant.io.luts import format_lut
+from slant.io.staging import staged, write_json
 from slant.io.write import write_image
 
 if TYPE_CHECKING:
@@ -112,73 +107,6 @@ class ResultNames:
         )
 
 
-def check_output(folder: Path, names: ResultNames, *, force: bool) -> None:
-    """Refuse before any work is done if the results could not be written.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made or written, or holds a result of this scan and ``force`` is False.
-    """
-    with _output_errors(folder):
-        nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-        existing = [name for name in names.all if (nearest / name).exists()]  # fails for a name that is too long
-        if existing and nearest == folder and not force:
-            found = f"{existing[0]}{' and more' if len(existing) > 1 else ''}"
-            raise OutputError(
-                f"{folder} already holds results of this scan ({found}); "
-                "use --force to replace them once the new ones are complete, or another folder"
-            )
-        tempfile.TemporaryFile(dir=nearest).close()
-
-
-@contextmanager
-def _output_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write results in {folder}: {error.strerror or error}; free some space or choose a folder that may "
-            "be written, or a shorter name; results that were there are unchanged"
-        ) from error
-
-
-@contextmanager
-def staged(folder: Path, names: ResultNames) -> Iterator[Path]:
-    """A folder to write results in, moved into place only if all of them could be written.
-
-    Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
-    record is never beside files it does not describe. Folders made for results that then failed are removed.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written or moved.
-    """
-    with _output_errors(folder), ExitStack() as cleaning:
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
-        cleaning.callback(_remove_empty, made)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
-        cleaning.callback(shutil.rmtree, temporary, ignore_errors=True)
-        yield temporary
-        for name in names.all:
-            if (temporary / name).stat().st_size == 0:
-                raise OSError(errno.EIO, f"{name} came out empty")
-            if (folder / name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
-        (folder / names.record).unlink(missing_ok=True)
-        for name in names.all:
-            (temporary / name).replace(folder / name)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, up to the first that is not empty."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One scan, its segmentation, and what made it."""
@@ -223,9 +151,9 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
         (temporary / names.transform).write_bytes(_transform(found.prepared.home_from_template))
         (temporary / names.lookup).write_text(format_lut(run.model.protocol, "tsv"), encoding="utf-8")
         _write_volumes(temporary / names.volumes, run)
-        _write_json(temporary / names.sidecar, _sidecar(run))
+        write_json(temporary / names.sidecar, _sidecar(run))
         (temporary / names.overlay).write_bytes(run.picture)
-        _write_json(temporary / names.record, record(run))
+        write_json(temporary / names.record, record(run))
     fields = [field for field in dir(ResultNames) if not field.startswith("_") and field not in ("all", "name")]
     return {field: folder / getattr(names, field) for field in fields}
 
@@ -247,11 +175,6 @@ def _write_volumes(path: Path, run: Run) -> None:
     table["index"] = table["index"].astype("Int64")
     table = table.round({"volume_mm3": 3, "tiv_fraction": 7, "asymmetry_percent": 3})
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are no text
 
 
 def _sidecar(run: Run) -> dict[str, Any]:
