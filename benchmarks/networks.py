@@ -84,7 +84,7 @@ def from_scratch(given: argparse.Namespace, row: str) -> str:
     tile = next(t for t in settings.layout if t.name == given.tile)
     weights = averaged_weights(settings.run / settings.name / f"{given.tile}.pt")
     state = new_state(network_of(settings), settings.tile, weights)
-    dice = judge_of(scans.manual, scans.held_out, settings.layout, tile)(state)
+    dice = judge_of(scans, settings.layout, tile)(state)
     parameters = sum(p.numel() for p in build_network(*network_of(settings)).parameters())
     per_step = 60 * given.minutes / len(table)
     return f"| {row} | {parameters:,} | {len(table)} | {per_step:.1f} | {dice:.4f} |"

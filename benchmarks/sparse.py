@@ -1,10 +1,11 @@
 """Dice against the number of annotated slices, as Table 2 of Cicek et al. 2016 has it for the 3D U-Net.
 
-    python benchmarks/sparse.py DATA WORK --slices 1 2 4 8 --steps 150
+    python benchmarks/sparse.py DATA WORK PRIOR --slices 1 2 4 8 --steps 80
 
-DATA holds the labelled scans, WORK what `slant train` prepared from them (fold 0). One tile is trained from random
-weights on so many slices along each axis, all other voxels ignored. *One scan*: semi-automated, Dice on the voxels of
-the same scan that nobody annotated. *All scans*: fully automated, Dice on the people held out.
+DATA holds the labelled scans, WORK what `slant train` prepared from them, PRIOR a model exported from fold 0. One tile
+is trained from random weights on so many slices along each axis, all other voxels ignored. *One scan*: semi-automated,
+the scan of a person held out from PRIOR, whose prior is used; Dice on the voxels of that scan that nobody annotated.
+*All scans*: fully automated, with a prior of the annotated slices; Dice on the people held out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from slant.nets.predict import Predictor, label_tile
 from slant.nets.registry import build_network
 from slant.tiles import Tile
 from slant.train.checkpoint import averaged_weights
-from slant.train.data import build_prior, label_frequency, labelled_names, load_scans
+from slant.train.data import label_frequency, labelled_names, load_scans
 from slant.train.loss import IGNORED
 from slant.train.people import split
 from slant.train.prepare import load_training
@@ -39,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("prior", help="folder of a model made without the people held out")
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--all-slices", type=int, nargs="*", default=[1, 4, EVERY])
     parser.add_argument("--tile", default="2_2_2")
@@ -76,7 +78,7 @@ def dice_of(settings: TrainSettings, tile: Tile, judged: list[tuple[NDArray[np.f
     """Mean Dice of a trained tile on images and their channels."""
     network = build_network(*network_of(settings)).requires_grad_(False)
     network.load_state_dict(averaged_weights(settings.run / settings.name / f"{tile.name}.pt"))
-    predictor = Predictor(settings.layout, build_prior(load_training(settings).manual), lambda _: network)
+    predictor = Predictor(settings.layout, load_training(settings).prior, lambda _: network)
     found = [label_tile(predictor, tile, image, torch.device("cpu")) for image, _ in judged]
     return float(np.mean([mean_dice_of(f, truth[tile.box]) for f, (_, truth) in zip(found, judged, strict=True)]))
 
@@ -90,10 +92,11 @@ def main() -> None:
     trained, held_out = split(settings, labelled_names(given.data))
     prepared = settings.work / "prepared"
     print("| labels of | slices along each axis | voxels annotated | Dice |\n|---|--:|--:|--:|", flush=True)
-    for kind, names, counts in (("one scan", trained[:1], given.slices), ("all scans", trained, given.all_slices)):
+    for kind, names, counts in (("one scan", held_out[:1], given.slices), ("all scans", trained, given.all_slices)):
         for count in counts:
             mask = annotated(tile, settings.layout.shape, count)
             run = thin(settings, names, mask, given.work / "sparse" / f"{kind.replace(' ', '-')}-{count}")
+            run = replace(run, prior=given.prior if kind == "one scan" else None)
             train_tiles(run, (tile.name,))
             judged = load_scans(prepared, prepared, names if kind == "one scan" else held_out, {})
             left = np.uint8(IGNORED)

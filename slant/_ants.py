@@ -8,14 +8,17 @@ ITK are LPS+ mm, ours are RAS+ mm: x and y change sign.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from slant.grid import Matrix
-    from slant.volume import LabelMap, Volume
 
 _REPEATABLE = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "1"}
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -58,3 +61,43 @@ def write_affine(path: Path, moving_from_fixed: Matrix) -> None:
     transform = ants.create_ants_transform(transform_type="AffineTransform", precision="double", dimension=3)
     transform.set_parameters(np.concatenate([lps[:3, :3].ravel(), lps[:3, 3]]))
     ants.write_transform(transform, str(path))
+
+
+def joint_label_fusion(
+    target: Volume, mask: LabelMap, images: list[Volume], labels: list[LabelMap], radius: int, search: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """ANTs' joint label fusion (Wang et al. 2013, IEEE TPAMI 35:611) where the mask is not 0.
+
+    Parameters
+    ----------
+    target : Volume
+    mask : LabelMap
+    images, labels : list of Volume, list of LabelMap
+        Of at least two atlases, on the target's grid; labels from 0 to 254.
+    radius, search : int
+        Voxels from the middle of a patch to its faces, and to the patches that are tried around each place.
+
+    Returns
+    -------
+    labels : (X, Y, Z) uint8 array
+    share : (X, Y, Z) float32 array
+        Of the weights, that the label won; both 0 outside the mask.
+    """
+    found, share = np.zeros(mask.data.shape, np.uint8), np.zeros(mask.data.shape, np.float32)
+    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
+        fused = load_ants().joint_label_fusion(
+            to_ants(target),
+            to_ants(mask),
+            [to_ants(image) for image in images],
+            label_list=[to_ants(LabelMap(one.data + np.uint8(1), one.grid)) for one in labels],  # 0 would win nothing
+            rad=radius,
+            r_search=search,
+            output_prefix=f"{folder}/fused",
+        )
+    total = np.zeros_like(share)
+    for number, image in zip(fused["segmentation_numbers"], fused["probabilityimages"], strict=True):
+        weight = np.where(mask.data != 0, np.maximum(image.numpy(), 0), 0)
+        leads = weight > share
+        found[leads], share[leads] = number - 1, weight[leads]
+        total += weight
+    return found, np.where(total > 0, share / np.maximum(total, np.finfo(np.float32).tiny), 0)

@@ -11,9 +11,13 @@ _SCHEMES: dict[str, frozenset[int]] = {
     "the raw labels of MICCAI 2012 with lesions, vessels and the skull": frozenset(range(208)),
     "one tile of SLANT, where 255 is not covered": frozenset((*range(208), 255)),
     "FreeSurfer's aseg, aparc or wmparc": frozenset(
-        (*range(86), *range(251, 256), *range(1000, 1036), *range(2000, 2036), *range(3000, 3036), *range(4000, 4036))
-        + tuple(range(11100, 11176))
-        + tuple(range(12100, 12176))
+        (
+            *range(86),
+            *range(251, 256),
+            *(i for start in (1000, 2000, 3000, 4000) for i in range(start, start + 36)),
+            *range(11100, 11176),
+            *range(12100, 12176),
+        )
     ),
 }
 

@@ -1,9 +1,9 @@
-"""Settings of a training run: splits by person, and what is refused before any work is done."""
+"""Settings of a training run: what is refused before any work is done, and the shipped files."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,30 +11,35 @@ from slant.config import build, read_toml
 from slant.errors import SettingsError
 from slant.io.resources import resource
 from slant.tiles import TileLayout
-from slant.train import loop
-from slant.train.settings import TrainSettings
+from slant.train.augment import AugmentSettings
+from slant.train.loss import LossSettings
+from slant.train.settings import NetworkChoice, PretrainSettings, StageSettings, TileSettings, TrainSettings
+from slant.train.stages import network_of
 
 SHAPE = (32, 40, 36)
-STAGE = loop.StageSettings(6)
-SETTINGS = TrainSettings("toy", TileLayout(SHAPE, (20, 24, 20), (2, 2, 2)), STAGE, STAGE)
-
-
-def test_folds_take_every_fifth_person_and_cover_everybody_once() -> None:
-    names = [str(i) for i in range(1000, 1015)]
-    held_out = [replace(SETTINGS, fold=fold).split(names[::-1])[1] for fold in range(5)]
-    assert held_out[0] == ["1000", "1005", "1010"]
-    assert sorted(itertools.chain(*held_out)) == names
-    for fold in range(5):
-        trained_names, left = replace(SETTINGS, fold=fold).split(names)
-        assert not set(trained_names) & set(left)
+STAGE = StageSettings(6)
+SETTINGS = TrainSettings("toy", TileLayout(SHAPE, (20, 24, 20), (2, 2, 2)), STAGE, TileSettings(6))
+SHIPPED = sorted(path.name for path in resource("configs", "train").glob("*.toml"))
+PLAIN = {
+    "name": "toy",
+    "layout": {"shape": [32, 40, 36], "size": [20, 24, 20], "counts": [2, 2, 2]},
+    "whole": {"steps": 2},
+    "tile": {"steps": 2},
+}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"folds": 1}, "at least 2"),
-        ({"fold": 5}, "fold must be 0 to 4"),
+        ({"folds": 1}, "folds must be at least 2, found 1"),
+        ({"fold": 5}, "fold must be 0 to 4, found 5"),
+        ({"fold": -1}, "fold must be 0 to 4, found -1"),
         ({"layout": TileLayout(SHAPE, (19, 24, 24), (2, 2, 2))}, "size must be even"),
+        ({"layout": TileLayout(SHAPE, (8, 24, 24), (4, 2, 2))}, r"at least 16 .* found \(8, 24, 24\)"),
+        ({"devices": ()}, "devices is empty"),
+        ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] wants auxiliary scans"),
+        ({"whole": StageSettings(2, auxiliary=0.3)}, r"\[whole\] wants auxiliary scans"),
+        ({"tile": TileSettings(2, auxiliary=0.3)}, r"\[tile\] wants auxiliary scans"),
     ],
 )
 def test_impossible_settings_are_refused(values, message) -> None:
@@ -42,13 +47,153 @@ def test_impossible_settings_are_refused(values, message) -> None:
         replace(SETTINGS, **values)
 
 
-def test_too_few_people_for_a_fold_are_refused() -> None:
-    with pytest.raises(SettingsError, match="cannot be split"):
-        replace(SETTINGS, fold=3).split(["a", "b"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, found 0"),
+        ({"boxes": 0}, "boxes must be at least 1"),
+        ({"validate": -1}, "validate must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"decay": 1.1}, "decay must be from 0 to 1, found 1.1"),
+        ({"balanced": -0.1}, "balanced must be from 0 to 1"),
+        ({"average": 1.5}, "average must be from 0 to 1"),
+        ({"auxiliary": 2.0}, "auxiliary must be from 0 to 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, found nan"),
+    ],
+)
+@pytest.mark.parametrize("kind", [StageSettings, PretrainSettings, TileSettings])
+def test_impossible_stages_are_refused(kind, values, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        kind(**{"steps": 6, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pull": 1.0}, "pull must be from 0 to below 1"),
+        ({"pull": -0.1}, "pull must be from 0 to below 1"),
+        ({"pull": 0.1, "rounds": 0}, r"rounds must be from 1 to steps \(6\), found 0"),
+        ({"pull": 0.1, "rounds": 7}, r"rounds must be from 1 to steps \(6\), found 7"),
+        ({"rounds": 2}, "set pull, or leave rounds out"),
+    ],
+)
+def test_impossible_soft_sharing_is_refused(values, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TileSettings(6, **values)
+
+
+@pytest.mark.parametrize("name", ["rotate_deg", "scale", "shift_mm", "elastic_mm", "gamma", "bias", "noise", "flip"])
+def test_augmentation_below_zero_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"\[augment\] {name} must be at least 0"):
+        AugmentSettings(**{name: -0.1})
+
+
+@pytest.mark.parametrize("name", ["rough_mask", "flip"])
+def test_probabilities_above_one_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be .* at most 1"):
+        AugmentSettings(**{name: 1.1})
+
+
+@pytest.mark.parametrize("name", ["dice", "tasks"])
+def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"\[loss\] {name} must be at least 0"):
+        LossSettings(**{name: -1.0})
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (NetworkChoice(kind="compct"), "did you mean 'compact'"),
+        (NetworkChoice(widths=(0, 4)), "widths of a network must be whole numbers from 1"),
+        (NetworkChoice(widths=()), "widths of a network"),
+        (NetworkChoice(detail=0), "detail of a network"),
+        (NetworkChoice(kind="slant2018", widths=(4, 8)), "must be 5 numbers"),
+        (NetworkChoice(kind="slant2018", detail=4), r"\[network\]: unknown key 'detail'"),
+        (NetworkChoice(kind="slant2018", tasks=("tissue",)), r"\[network\]: unknown key 'tasks'"),
+    ],
+)
+def test_impossible_networks_are_refused(choice: NetworkChoice, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        network_of(replace(SETTINGS, network=choice))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (("tisue",), r"'tisue' .did you mean 'tissue'.*known tasks: tissue, lobe, brain"),
+        (("brain", "brain"), "names one twice"),
+    ],
+)
+def test_unknown_or_doubled_tasks_are_refused(tasks: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        NetworkChoice(tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "message"),
+    [
+        (None, {"datas": "x"}, "unknown key 'datas'.*did you mean 'data'"),
+        ("whole", {"step": 2}, r"unknown key 'whole\.step'.*did you mean 'whole\.steps'"),
+        ("tile", {"starts": "whole"}, r"did you mean 'tile\.start'"),
+        ("augment", {"flips": 0.5}, r"did you mean 'augment\.flip'"),
+        ("memory", {"checkpoints": True}, r"did you mean 'memory\.checkpoint'"),
+        ("loss", {"kind": "dice"}, "loss.kind"),
+        ("tile", {"start": "left"}, "tile.start"),
+        ("memory", {"offload": "yes"}, "memory.offload"),
+        ("whole", {"steps": 2.5}, "whole.steps"),
+        ("whole", {"steps": True}, "whole.steps"),
+        (None, {"unknown": "drop"}, "unknown"),
+        (None, {"precision": "half"}, "precision"),
+    ],
+)
+def test_unknown_keys_and_values_of_another_kind_are_named(table, values, message) -> None:
+    plain = {**PLAIN, **values} if table is None else {**PLAIN, table: {**PLAIN.get(table, {}), **values}}
+    with pytest.raises(SettingsError, match=message):
+        build(TrainSettings, plain, "file.toml")
+
+
+def test_everything_can_be_set_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    path.write_text(
+        'name = "toy"\nignore = 255\nauxiliary = "aux"\nscans = "scans.tsv"\ndevices = ["cpu", "cpu"]\n'
+        "[layout]\nshape = [32, 40, 36]\nsize = [20, 24, 20]\ncounts = [2, 2, 2]\n"
+        "[pretrain]\nsteps = 3\n[whole]\nsteps = 4\nvalidate = 2\n"
+        '[tile]\nsteps = 5\nstart = "neighbour"\npull = 0.01\nrounds = 2\n'
+        '[network]\nkind = "residual"\nwidths = [4, 6]\ntasks = ["tissue", "lobe", "brain"]\n'
+        '[augment]\nflip = 0.5\n[loss]\nkind = "slant2018"\n[memory]\ncheckpoint = true\noffload = true\n'
+    )
+    settings = build(TrainSettings, read_toml(path), str(path))
+    assert settings.pretrain == PretrainSettings(3, auxiliary=1.0)
+    assert settings.tile == TileSettings(5, start="neighbour", pull=0.01, rounds=2)
+    assert (settings.ignore, settings.devices, settings.auxiliary) == (255, ("cpu", "cpu"), Path("aux"))
+    kind, network = network_of(settings)
+    assert kind == "residual"
+    assert network.as_dict()["tasks"] == {"tissue": 4, "lobe": len(_lobes()), "brain": 2}
+
+
+def _lobes() -> set[str]:
+    from slant.io.resources import load_protocol
+
+    return {region.lobe for region in load_protocol().regions}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_settings_are_whole(name: str) -> None:
+    path = resource("configs", "train", name)
+    values = read_toml(path)
+    if "pretrain" in values:
+        values["auxiliary"] = "aux"
+    settings = build(TrainSettings, values, str(path))
+    kind, network = network_of(settings)
+    assert settings.layout.shape == (172, 220, 156)
+    assert network.outputs == 133
+    assert kind in ("compact", "residual", "slant2018")
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])
-def test_shipped_settings_are_whole(name: str, tiles: int) -> None:
+def test_the_recipes_of_the_embedded_models_say_what_they_are(name: str, tiles: int) -> None:
     path = resource("configs", "train", f"{name}.toml")
     settings = build(TrainSettings, read_toml(path), str(path))
     assert settings.name == name.removesuffix("-all")

@@ -41,6 +41,4 @@ def phantoms(
     write_phantoms(out, settings, force=force)
     say(f"{count} phantoms, {settings.names[0]} to {settings.names[-1]}, in {out}")
     if slices is not None:
-        say(
-            f"{slices} slices along each axis are annotated; all else has the id {UNLABELLED}: set ignore = {UNLABELLED}"
-        )
+        say(f"{slices} slices along each axis are annotated; all else has id {UNLABELLED}: set ignore = {UNLABELLED}")

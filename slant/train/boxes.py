@@ -64,7 +64,8 @@ def draw_boxes(
     sizes = torch.bincount(labels, minlength=int(labels.max()) + 1).float()
     even = (1 / sizes.clamp(min=1))[labels] * ((labels > 0) & known)
     flat = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1) * (known if known.any() else 1.0)
-    weights = balanced * even / even.sum().clamp(min=1e-9) + (1 - balanced) * flat / flat.sum()
+    share = balanced if even.any() else 0.0
+    weights = share * even / even.sum().clamp(min=1e-9) + (1 - share) * flat / flat.sum()
     few = count > int(torch.count_nonzero(weights))
     drawn = torch.multinomial(weights, count, replacement=few, generator=generator)
     return candidates.reshape(-1, 3)[drawn]

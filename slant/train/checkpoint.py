@@ -130,7 +130,6 @@ def save_checkpoint(path: Path, state: State, identity: Identity) -> None:
     TrainingError
         If it cannot be written; the previous checkpoint stays.
     """
-    partial = path.with_name(path.name + ".part")
     stored = {
         "net": state.net.state_dict(),
         "average": state.average.state_dict(),
@@ -224,7 +223,9 @@ def _read(path: Path, wanted: set[str]) -> dict[str, Any]:
     refused = f"{path} is not a checkpoint of this version of `slant train`; give its whole.pt or a tile's .pt"
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+    except PermissionError:
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
         raise ModelError(refused) from error
     if not isinstance(stored, dict) or wanted - set(stored):
         raise ModelError(refused)

@@ -158,17 +158,25 @@ def label_frequency(channels: NDArray[np.uint8], channel_count: int) -> NDArray[
     return out
 
 
-def total_frequency(scans: list[LabelledScan]) -> Tensor:
-    """(X/4, Y/4, Z/4, C) float32 sum over scans; one alone tells only which regions there are, not where."""
+def total_frequency(scans: list[LabelledScan], prior: Prior | None = None) -> Tensor:
+    """(X/4, Y/4, Z/4, C) float32 sum over scans; one alone tells only which regions there are, not where.
+
+    A ``prior`` that is given takes their place.
+    """
+    if prior is not None:
+        return prior.log_frequency_at((slice(None),) * 3, np.arange(prior.steps.shape[-1])).exp()
     if len(scans) > 1:
-        return torch.stack([scan.frequency.float() for scan in scans]).sum(dim=0)
+        total = torch.zeros(scans[0].frequency.shape)
+        for scan in scans:
+            total += scan.frequency
+        return total
     frequency = scans[0].frequency.float()
     return (frequency.amax(dim=(0, 1, 2), keepdim=True) > 0).float().expand_as(frequency).contiguous()
 
 
-def own_frequency(scan: LabelledScan, scans: list[LabelledScan]) -> Tensor | None:
+def own_frequency(scan: LabelledScan, scans: list[LabelledScan], prior: Prior | None = None) -> Tensor | None:
     """What a scan added to the `total_frequency`, to be taken out again when it is trained on."""
-    return scan.frequency if len(scans) > 1 else None
+    return scan.frequency if len(scans) > 1 and prior is None else None
 
 
 def build_prior(scans: list[LabelledScan]) -> Prior:

@@ -45,10 +45,10 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
     for name in tqdm(held_out, desc="evaluate", unit="scan", file=sys.stderr):
         scan = read_scan(settings.data / f"{name}_T1w.nii.gz")
         truth = read_labels(settings.data / f"{name}_dseg.nii.gz", scan)
-        known = np.where(np.isin(truth.data, model.protocol.ids), truth.data, 0)
+        skipped = truth.data == settings.ignore
+        known = np.where(np.isin(truth.data, model.protocol.ids) & ~skipped, truth.data, 0)
         found = segment(scan.volume, model).labels
-        if settings.ignore is not None:
-            found = LabelMap(np.where(truth.data == settings.ignore, 0, found.data), found.grid)
+        found = LabelMap(np.where(skipped, 0, found.data), found.grid)
         dice = dice_per_region(found, LabelMap(known, truth.grid), [r.id for r in regions])
         table[name] = [dice[r.id] for r in regions]
     table.to_csv(folder / "dice.tsv", sep="\t", index=False, float_format="%.4f")

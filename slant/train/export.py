@@ -15,7 +15,6 @@ from slant.nets.registry import KINDS
 from slant.nets.weights import write_model
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.data import build_prior
 from slant.train.prepare import TrainingScans, load_training
 from slant.train.stages import network_of
 from slant.train.validate import whole_tile
@@ -74,7 +73,7 @@ def _export_one(
         settings.licence,
     )
     weights = {tile: averaged_weights(path, steps) for tile, path in checkpoints.items()}
-    prior = build_prior([*scans.manual, *scans.auxiliary]) if KINDS[kind].network.prior else None
+    prior = scans.prior if KINDS[kind].network.prior else None
     write_model(folder, weights, prior, manifest)
     return folder
 
@@ -90,6 +89,7 @@ def _training(settings: TrainSettings, name: str, scans: TrainingScans) -> dict[
         "start": None if settings.start is None else f"{settings.start.parent.name}/{settings.start.name}",
         "people": [scan.name for scan in scans.manual],
         "auxiliary": [scan.name for scan in scans.auxiliary],
+        "prior": settings.prior,
         "credits": settings.credits,
         "steps": {stage: how.steps for stage, how in stages.items() if how is not None},
         "seed": settings.whole.seed,

@@ -21,6 +21,7 @@ from slant.train.step import Lesson, step_loss
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from slant.nets.prior import Prior
     from slant.train.checkpoint import State
     from slant.train.data import LabelledScan
     from slant.train.settings import StageSettings
@@ -35,6 +36,7 @@ def train_stage(
     lesson: Lesson,
     after_step: Callable[[State], bool],
     anchor: tuple[float, dict[str, Tensor]] | None = None,
+    prior: Prior | None = None,
 ) -> State:
     """Train until ``stage.steps`` or until ``after_step`` returns False.
 
@@ -48,6 +50,8 @@ def train_stage(
     after_step : callable
     anchor : float and dict of Tensor, optional
         Share of the way to these weights that the network is pulled after each step.
+    prior : Prior, optional
+        Instead of that of the scans.
 
     Raises
     ------
@@ -58,13 +62,13 @@ def train_stage(
     device = next(state.net.parameters()).device
     # The prior is that of all scans: machine-made labels place a region as well as manual ones do.
     everyone = [*scans[0], *scans[1]]
-    total = total_frequency(everyone).to(device)
+    total = total_frequency(everyone, prior).to(device)
     place = place_channels(lesson.seen.template_shape, lesson.seen.start, lesson.seen.shape).to(device)
     with _memory_advice():
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
             scan = _draw(scans, stage, generator)
-            frequency = (total, own_frequency(scan, everyone))
+            frequency = (total, own_frequency(scan, everyone, prior))
             loss = step_loss(state.net, scan, frequency, place, (lesson, generator))
             _step(state, loss, stage)
             if anchor is not None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.nn import functional
 
 import slant
 from slant.errors import InputError, OutputError, SettingsError
@@ -25,15 +26,15 @@ from slant.io.models import load_model
 from slant.io.staging import check_output, staged, write_json
 from slant.io.templates import load_template
 from slant.io.write import write_image
-from slant.nets.predict import TilePrior
-from slant.tiles import TileLayout
-from slant.train.augment import normal, pick_labels, sample_image, smooth_field
+from slant.nets.prior import SPACING
+from slant.train.augment import normal, sample_image, smooth_field
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slant.grid import Matrix
+    from slant.nets.model import Model
 
 MODEL = "slant27"
 """Embedded model whose label frequencies give the regions."""
@@ -54,6 +55,7 @@ GAMMA, SHADING, SHADING_MM, NOISE = 0.1, 0.1, 60.0, 0.03
 """Standard deviation of the logarithm of the contrast's exponent, of the bias field's, and of the noise."""
 
 _MOST = 99  # people of one seed
+_POINTS = 50_000  # looked up at a time, about 30 MB
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def write_phantoms(out: Path, settings: PhantomSettings, *, force: bool = False)
             f"{out} holds other scans ({', '.join(others[:3])}{' ...' if len(others) > 3 else ''}), which would be "
             "trained on together with the phantoms; choose a folder of their own"
         )
-    model = load_model(MODEL)
+    model, _ = _frequencies()
     with staged(out, names) as folder:
         for index, name in enumerate(settings.names):
             image, labels = make_phantom(index, settings)
@@ -177,25 +179,40 @@ def make_phantom(index: int, settings: PhantomSettings) -> tuple[Volume, LabelMa
     brain = sample_image(torch.from_numpy(template.brain.data.astype(np.float32)), coarse) > 0.5
     tissue = sample_image(torch.from_numpy(template.image.data.copy()), coarse) / float(template.image.data.max())
     image = torch.where(brain, _scanned(tissue, settings.voxel_mm, generator).clamp(min=1), torch.zeros(()))
-    ids = pick_labels(likely_ids(), fine)
-    labels = torch.where(brain, ids, torch.zeros((), dtype=ids.dtype)).numpy()
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    labels[brain.numpy()] = likely_ids(fine[brain]).numpy()
     if settings.slices is not None:
         labels = keep_slices(labels, settings.slices)
     return Volume(image.numpy(), grid), LabelMap(labels, grid)
 
 
+def likely_ids(places: Tensor) -> Tensor:
+    """(N,) uint8 most frequent id at (N, 3) voxels of the template, after the embedded model's prior.
+
+    The log-frequencies are interpolated linearly between the cells of the prior.
+    """
+    model, frequencies = _frequencies()
+    sizes = torch.tensor(frequencies.shape[2:])
+    unit = ((places - (SPACING - 1) / 2) / SPACING) * (2 / (sizes - 1)) - 1
+    winners = [
+        functional.grid_sample(
+            frequencies, part.flip(-1)[None, :, None, None], padding_mode="border", align_corners=True
+        ).argmax(dim=1)
+        for part in unit.split(_POINTS)
+    ]
+    channels = torch.cat([part.flatten() for part in winners])
+    return torch.from_numpy(model.protocol.ids_from_channels(channels.numpy()).astype(np.uint8))
+
+
 @cache
-def likely_ids() -> Tensor:
-    """(X, Y, Z) uint8 most frequent id at every voxel of the template, after the embedded model's prior."""
+def _frequencies() -> tuple[Model, Tensor]:
+    """The model, and its (1, C, X/4, Y/4, Z/4) float32 log-frequencies."""
     model = load_model(MODEL)
     prior = model.networks.prior
     if prior is None:
         raise InputError(f"the model {MODEL} has no label frequencies to make phantoms of; install the package again")
-    shape = model.layout.shape
-    (tile,) = TileLayout(shape, shape, (1, 1, 1)).tiles
-    everywhere = TilePrior(prior, tile, np.arange(len(model.protocol)), torch.device("cpu"))
-    planes = [everywhere.slab(x, x + 1).argmax(dim=-1) for x in range(shape[0])]
-    return torch.from_numpy(model.protocol.ids_from_channels(torch.cat(planes).numpy()).astype(np.uint8))
+    cells = prior.log_frequency_at((slice(None),) * 3, np.arange(len(model.protocol)))
+    return model, cells.permute(3, 0, 1, 2)[None].contiguous()
 
 
 def keep_slices(labels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

@@ -13,14 +13,14 @@ from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
-from slant.errors import InputError, ProtocolError, SlantError
-from slant.io.models import load_inputs
+from slant.errors import InputError, ModelError, ProtocolError, SlantError
+from slant.io.models import load_inputs, load_model
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.nets.weights import file_sha256
 from slant.pipeline import prepare
 from slant.resample import pick_labels
-from slant.train.data import LabelledScan, label_frequency, labelled_names, load_scans
+from slant.train.data import LabelledScan, build_prior, label_frequency, labelled_names, load_scans
 from slant.train.loss import IGNORED
 from slant.train.people import auxiliary_names, read_table, split
 from slant.volume import LabelMap
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slant.labels import LabelProtocol
+    from slant.nets.prior import Prior
     from slant.train.settings import TrainSettings
 
 
@@ -40,11 +41,19 @@ class TrainingScans:
     ----------
     manual, auxiliary, held_out : list of LabelledScan
         Trained on, labelled by hand or by machine; and those only judged on.
+    given_prior : Prior, optional
+        Of another model.
     """
 
     manual: list[LabelledScan]
     auxiliary: list[LabelledScan]
     held_out: list[LabelledScan]
+    given_prior: Prior | None = None
+
+    @property
+    def prior(self) -> Prior:
+        """The one given, or that of all scans trained on."""
+        return self.given_prior or build_prior([*self.manual, *self.auxiliary])
 
 
 def prepare_scans(settings: TrainSettings) -> None:
@@ -89,7 +98,20 @@ def load_training(settings: TrainSettings) -> TrainingScans:
     if settings.auxiliary is not None:
         names = auxiliary_names(settings, manual)
         auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary), names, covered)
-    return TrainingScans(ours[0], auxiliary, ours[1])
+    return TrainingScans(ours[0], auxiliary, ours[1], _given_prior(settings, protocol))
+
+
+def _given_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:
+    if settings.prior is None:
+        return None
+    model = load_model(settings.prior)
+    lacking = "no prior" if model.networks.prior is None else "other regions"
+    if model.networks.prior is None or model.protocol.ids.tolist() != protocol.ids.tolist():
+        raise ModelError(
+            f"prior = {settings.prior!r}: that model has {lacking}; give one with a prior of {protocol.name!r}, or "
+            "leave it out"
+        )
+    return model.networks.prior
 
 
 def covered_channels(protocol: LabelProtocol, ids: tuple[int, ...], name: str) -> Tensor:
@@ -171,7 +193,7 @@ def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettin
         channels = protocol.channels_from_ids(np.where(skipped, 0, labels.data), unknown=settings.unknown)
     except ProtocolError as error:
         raise ProtocolError(
-            f"{error}: unknown = \"background\" does so; ignore = ID says which voxels nobody has labelled"
+            f'{error}: unknown = "background" does so; ignore = ID says which voxels nobody has labelled'
         ) from error
     return np.where(skipped, np.uint8(IGNORED), channels)
 

@@ -177,6 +177,8 @@ class TrainSettings:
         Folder of the same kind, labelled by machine, as ``slant multiatlas`` writes it.
     scans : Path, optional
         Table of the scans in both folders: columns ``name`` and, each if wanted, ``person``, ``fold``, ``regions``.
+    prior : str, optional
+        Embedded model, or folder of one, whose prior is used; by default the training scans make their own.
     work : Path
         Folder of prepared scans, checkpoints and results; made if absent.
     fold : int, optional
@@ -207,6 +209,7 @@ class TrainSettings:
     data: Path = Path("data")
     auxiliary: Path | None = None
     scans: Path | None = None
+    prior: str | None = None
     work: Path = Path("work")
     fold: int | None = None
     start: Path | None = None
@@ -220,7 +223,7 @@ class TrainSettings:
             raise SettingsError(f"[layout] size must be even along each axis to train on, found {self.layout.size}")
         if min(self.layout.size) < LEAST_SIZE:
             raise SettingsError(
-                f"[layout] size must be at least {LEAST_SIZE} along each axis to draw boxes in, found {self.layout.size}"
+                f"[layout] size must be at least {LEAST_SIZE} along each axis to train on, found {self.layout.size}"
             )
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise SettingsError(f"fold must be 0 to {self.folds - 1}, found {self.fold}")

@@ -16,7 +16,6 @@ from slant.io.resources import load_protocol
 from slant.io.templates import load_template
 from slant.nets.registry import KINDS, settings_of
 from slant.train.checkpoint import Identity, averaged_weights, load_checkpoint, new_state, save_round
-from slant.train.data import build_prior
 from slant.train.log import watched
 from slant.train.loop import train_stage
 from slant.train.prepare import TrainingScans, load_training
@@ -81,7 +80,7 @@ def train_whole(
     channels = np.arange(len(load_protocol(settings.protocol)))
     field = Field(*box, layout.shape, channels, _mirror_x())
     scans = load_training(settings)
-    judge = judge_of([*scans.manual, *scans.auxiliary], scans.held_out, layout, tile)
+    judge = judge_of(scans, layout, tile)
     lesson = _lesson(settings, field, stage)
     device = usable_devices(settings.devices)[0]
     return _train(settings, (f"{name}.pt", start, None), (scans, lesson, judge), (device, until))
@@ -154,8 +153,7 @@ def _train_share(settings: TrainSettings, names: list[str], device: str, round_:
     if not names:
         return True
     scans = load_training(settings)
-    everyone = [*scans.manual, *scans.auxiliary]
-    prior = build_prior(everyone)
+    prior = scans.prior
     known = {tile.name: tile for tile in settings.layout}
     protocol = load_protocol(settings.protocol)
     kind = KINDS[settings.network.kind].network
@@ -165,7 +163,7 @@ def _train_share(settings: TrainSettings, names: list[str], device: str, round_:
         channels = prior.possible(tile.start, tile.stop) if kind.prior else np.arange(len(protocol))
         field = Field(*box, settings.layout.shape, channels, _mirror_x())
         steps = settings.tile.steps * (round_ + 1) // settings.tile.rounds
-        judge = judge_of(everyone, scans.held_out, settings.layout, tile)
+        judge = judge_of(scans, settings.layout, tile)
         start, anchor = _start(settings, tile), _anchor(settings, name, round_)
         what = (f"{settings.name}/{name}.pt", start, anchor)
         lesson = _lesson(settings, field, settings.tile)
@@ -246,5 +244,6 @@ def _train(
             lesson,
             lambda now: after_step(now) and now.step < steps,
             anchor,
+            scans.given_prior,
         )
     return state.step >= steps

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slant.nets.predict import Predictor, choose_device, label_tile
-from slant.train.data import build_prior
 from slant.train.loss import IGNORED
 
 if TYPE_CHECKING:
@@ -16,33 +15,29 @@ if TYPE_CHECKING:
 
     from slant.tiles import Tile, TileLayout
     from slant.train.checkpoint import State
-    from slant.train.data import LabelledScan
+    from slant.train.prepare import TrainingScans
 
 
-def judge_of(
-    trained: list[LabelledScan], held_out: list[LabelledScan], layout: TileLayout, tile: Tile
-) -> Callable[[State], float | None]:
+def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile) -> Callable[[State], float | None]:
     """A function that gives the mean Dice of a state's averaged weights in one tile; None if nobody is held out.
 
     Parameters
     ----------
-    trained : list of LabelledScan
-        Whose labels make the prior.
-    held_out : list of LabelledScan
+    scans : TrainingScans
     layout : TileLayout
     tile : Tile
         Of that layout.
     """
-    if not held_out:
+    if not scans.held_out:
         return lambda _: None
-    prior = build_prior(trained)
+    prior = scans.prior
 
     def judge(state: State) -> float:
         network = state.average
         device = next(network.parameters()).device
         predictor = Predictor(layout, prior if network.prior else None, lambda _: network)
         scores = []
-        for scan in held_out:
+        for scan in scans.held_out:
             found = label_tile(predictor, tile, scan.image.numpy(), device)
             scores.append(mean_dice_of(found, scan.channels.numpy()[tile.box]))
         network.train()

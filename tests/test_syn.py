@@ -1,0 +1,93 @@
+"""Symmetric registration finds a known deformation, in both directions, and repeats itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from slant.errors import GeometryError, SettingsError
+from slant.grid import axis_aligned_grid
+from slant.syn import SynSettings, local_correlation, register_syn
+from slant.volume import Volume
+from slant.warp import Chain, Warp, interpolate_at
+
+SHAPE = (38, 44, 32)
+GRID = axis_aligned_grid(SHAPE, 4.0, (-70, -90, -50))
+IDENTITY = np.eye(4)
+
+
+def blob() -> np.ndarray:
+    """A patterned ellipsoid, zero outside."""
+    x, y, z = np.indices(SHAPE, dtype=np.float32)
+    inside = ((x - 18) / 14) ** 2 + ((y - 22) / 17) ** 2 + ((z - 16) / 11) ** 2 < 1
+    pattern = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 1.5)
+    return np.where(inside, 1 + 3 * pattern, 0).astype(np.float32)
+
+
+def pair() -> tuple[Volume, Volume]:
+    """The blob, and the blob moved by up to 8 mm along x and 4 mm along y."""
+    image, places = blob(), np.indices(SHAPE, dtype=np.float32)
+    bump = np.exp(-((places - np.float32([18, 22, 16])[:, None, None, None]) ** 2).sum(axis=0) / 120)
+    places[0] += 2 * bump
+    places[1] -= bump
+    return Volume(image, GRID), Volume(interpolate_at(image, places), GRID)
+
+
+@pytest.fixture(scope="module")
+def warps() -> tuple[Warp, Warp]:
+    return register_syn(*pair(), SynSettings(resolution_mm=4.0))
+
+
+def test_known_deformation_is_found(warps: tuple[Warp, Warp]) -> None:
+    (fixed, moving), (there, back) = pair(), warps
+    inside = ndimage.binary_erosion(fixed.data > 0, iterations=3)
+    for warp, target, source in ((there, fixed, moving), (back, moving, fixed)):
+        carried = interpolate_at(source.data, Chain(IDENTITY, warp, IDENTITY).voxels(GRID, GRID))
+        before = local_correlation(target.data, source.data, 2)[inside].mean()
+        after = local_correlation(target.data, carried, 2)[inside].mean()
+        assert before < 0.7
+        assert after > 0.95
+    # content at fixed x lies at moving x - 8 mm, y + 4 mm in the middle of the bump
+    assert there.displacement_mm[:, 18, 22, 16] == pytest.approx([-8, 4, 0], abs=1.5)
+    assert back.displacement_mm[:, 17, 22, 16] == pytest.approx([8, -4, 0], abs=2)
+
+
+def test_exchanged_images_exchange_the_warps_to_the_last_bit(warps: tuple[Warp, Warp]) -> None:
+    fixed, moving = pair()
+    there, back = register_syn(moving, fixed, SynSettings(resolution_mm=4.0))
+    assert np.array_equal(there.displacement_mm, warps[1].displacement_mm)
+    assert np.array_equal(back.displacement_mm, warps[0].displacement_mm)
+
+
+def test_image_and_itself_stay_in_place() -> None:
+    image = pair()[0]
+    there, _ = register_syn(image, image, SynSettings(resolution_mm=4.0))
+    assert np.abs(there.displacement_mm).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("resolution_mm", "levels"),
+    [(8.0, ((1, 15),)), (4.0, ((2, 40), (1, 15))), (2.0, ((4, 40), (2, 30), (1, 15))), (3.0, ((2, 40), (1, 15)))],
+)
+def test_levels_begin_near_8_mm(resolution_mm: float, levels: tuple[tuple[int, int], ...]) -> None:
+    assert SynSettings(resolution_mm=resolution_mm).levels == levels
+
+
+def test_bad_input_is_refused() -> None:
+    image = pair()[0]
+    other = Volume(image.data, axis_aligned_grid(SHAPE, 4.0, (0, 0, 0)))
+    with pytest.raises(GeometryError, match="not on one grid"):
+        register_syn(image, other, SynSettings(resolution_mm=4.0))
+    with pytest.raises(SettingsError, match=r"0\.1"):
+        SynSettings(resolution_mm=0.1)
+    with pytest.raises(SettingsError, match="radius"):
+        SynSettings(radius=0)
+
+
+def test_local_correlation_ignores_contrast_and_shading() -> None:
+    image = blob()
+    shaded = image * np.linspace(1, 1.2, SHAPE[0], dtype=np.float32)[:, None, None] * 3
+    inside = ndimage.binary_erosion(image > 0, iterations=3)
+    assert local_correlation(image, shaded, 2)[inside].mean() > 0.99
+    assert local_correlation(image, np.zeros_like(image), 2).max() == 0

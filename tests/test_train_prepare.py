@@ -1,0 +1,163 @@
+"""Preparation of training scans: ids become channels, bad scans are named and stop no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from toy import noise, save
+
+from slant.errors import InputError, ProtocolError, SettingsError
+from slant.grid import Grid
+from slant.io.models import load_inputs
+from slant.io.resources import load_protocol
+from slant.tiles import TileLayout
+from slant.train import prepare
+from slant.train.loss import IGNORED
+from slant.train.settings import StageSettings, TileSettings, TrainSettings
+from slant.volume import LabelMap, Volume
+
+SHAPE = (14, 15, 16)
+MIDDLE_RAS = (0.0, -10.0, 10.0)
+LAYOUT = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
+PROTOCOL = load_protocol()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
+    """A run whose registration is the identity; scans are prepared in this process."""
+    monkeypatch.setattr(prepare, "prepare", quick_prepare)
+    monkeypatch.setattr(prepare, "Parallel", lambda **_: lambda jobs: (f(*args, **kw) for f, args, kw in jobs))
+    settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2))
+    (tmp_path / "data").mkdir()
+    return replace(settings, data=tmp_path / "data", work=tmp_path / "work")
+
+
+def quick_prepare(volume: Volume, inputs: Any) -> SimpleNamespace:
+    grid = inputs.template.grid
+    image = Volume(np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), grid.ras_from_voxel))
+    return SimpleNamespace(image=image, home_from_template=np.eye(4))
+
+
+def affine(step: float = 2.0) -> np.ndarray:
+    matrix = np.diag([step, step, step, 1.0])
+    matrix[:3, 3] = np.array(MIDDLE_RAS) - step * np.array(SHAPE) / 2
+    return matrix
+
+
+def add(settings: TrainSettings, name: str, labels: np.ndarray | None = None, seed: int = 0) -> None:
+    labels = block(30) if labels is None else labels
+    save(settings.data / f"{name}_T1w.nii.gz", noise(SHAPE, seed), affine())
+    save(settings.data / f"{name}_dseg.nii.gz", labels.astype(np.int16), affine())
+
+
+def block(value: int, rest: int = 0) -> np.ndarray:
+    labels = np.full(SHAPE, rest, np.int16)
+    labels[3:10, 3:10, 3:10] = value
+    return labels
+
+
+def stored(settings: TrainSettings, name: str) -> np.ndarray:
+    with np.load(settings.work / "prepared" / f"{name}.labels.npz") as arrays:
+        return arrays["channels"]
+
+
+def test_labels_become_channels_of_the_template_grid(settings: TrainSettings) -> None:
+    add(settings, "a", block(30))
+    prepare.prepare_scans(settings)
+    channels = stored(settings, "a")
+    assert channels.shape == load_inputs().template.grid.shape
+    assert np.unique(channels).tolist() == [0, 4]
+    assert (channels == 4).sum() == pytest.approx(7**3 * 2**3, rel=0.1)
+
+
+def test_unknown_ids_are_named_unless_they_are_the_background(settings: TrainSettings) -> None:
+    labels = block(30)
+    labels[0, 0, :5] = 999
+    add(settings, "a", labels)
+    with pytest.raises(InputError, match=r"1 of 1 scans could not be prepared: a: 5 voxels have ids outside .*999"):
+        prepare.prepare_scans(settings)
+    prepare.prepare_scans(replace(settings, unknown="background"))
+    assert np.unique(stored(settings, "a")).tolist() == [0, 4]
+
+
+def test_the_ignore_id_is_neither_unknown_nor_a_region() -> None:
+    grid = Grid((1, 1, 4), np.eye(4))
+    labels = LabelMap(np.array([[[0, 30, 999, 30]]]), grid)
+    settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2), ignore=999)
+    assert prepare.channels_of(labels, PROTOCOL, settings).tolist() == [[[0, 4, IGNORED, 4]]]
+    known = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=30, unknown="background"))
+    assert known.tolist() == [[[0, IGNORED, 0, IGNORED]]]
+    zero = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=0, unknown="background"))
+    assert zero.tolist() == [[[IGNORED, 4, 0, 4]]]
+    with pytest.raises(ProtocolError, match="999"):
+        prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=None))
+
+
+@pytest.mark.parametrize(("labels", "ignore"), [(block(0), None), (block(0), 0), (block(999, rest=999), 999)])
+def test_labels_without_any_region_are_refused(settings: TrainSettings, labels: np.ndarray, ignore) -> None:
+    add(settings, "a", labels)
+    with pytest.raises(InputError, match=r"a: .*a_dseg\.nii\.gz holds no region of protocol 'braincolor'"):
+        prepare.prepare_scans(replace(settings, ignore=ignore))
+    assert not (settings.work / "prepared" / "a.labels.npz").exists()
+
+
+def test_bad_scans_are_all_listed_and_stop_no_other(settings: TrainSettings) -> None:
+    for seed, name in enumerate("abcde"):
+        add(settings, name, seed=seed)
+    save(settings.data / "a_dseg.nii.gz", np.zeros((9, 8, 7), np.int16), affine())
+    (settings.data / "c_T1w.nii.gz").write_bytes(b"no image")
+    add(settings, "e", block(998))
+    with pytest.raises(InputError) as caught:
+        prepare.prepare_scans(settings)
+    text = str(caught.value)
+    assert text.startswith("3 of 5 scans could not be prepared: a: ")
+    assert "shape (9, 8, 7), wanted that of" in text
+    assert f"{SHAPE}, in the same place" in text
+    assert "; c: " in text
+    assert "; e: 343 voxels have ids outside protocol 'braincolor': 998" in text
+    assert [name for name in "abcde" if (settings.work / "prepared" / f"{name}.labels.npz").exists()] == ["b", "d"]
+    assert not list((settings.work / "prepared").glob("*.part*"))
+
+
+def test_a_scan_is_prepared_again_only_if_something_changed(settings: TrainSettings, monkeypatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(prepare, "prepare", lambda *of: (calls.append(of), quick_prepare(*of))[1])
+    add(settings, "a")
+    add(settings, "b", seed=1)
+    prepare.prepare_scans(settings)
+    prepare.prepare_scans(settings)
+    assert len(calls) == 2
+    add(settings, "a", block(23))
+    prepare.prepare_scans(settings)
+    assert len(calls) == 2
+    assert np.unique(stored(settings, "a")).tolist() == [0, 3]
+    image = nib.load(settings.data / "b_T1w.nii.gz")
+    save(settings.data / "b_T1w.nii.gz", np.asarray(image.dataobj) + 1, affine())
+    prepare.prepare_scans(settings)
+    assert len(calls) == 3
+
+
+def test_labels_made_by_machine_are_kept_by_split(settings: TrainSettings, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        add(settings, name)
+    auxiliary = replace(settings, auxiliary=tmp_path / "aux", folds=2, fold=1)
+    (tmp_path / "aux").mkdir()
+    add(replace(settings, data=tmp_path / "aux"), "x")
+    prepare.prepare_scans(auxiliary)
+    assert (auxiliary.run / "auxiliary" / "x.labels.npz").is_file()
+    assert not (settings.work / "prepared" / "x.labels.npz").exists()
+    assert (settings.work / "prepared" / "x.npz").is_file()
+    scans = prepare.load_training(replace(auxiliary, data=settings.data))
+    assert [[s.name for s in part] for part in (scans.manual, scans.auxiliary, scans.held_out)] == [["a"], ["x"], ["b"]]
+
+
+def test_a_table_of_scans_that_is_wrong_is_refused_while_loading(settings: TrainSettings, tmp_path: Path) -> None:
+    add(settings, "a")
+    with pytest.raises(SettingsError, match="cannot read the table of scans"):
+        prepare.load_training(replace(settings, scans=tmp_path / "none.tsv"))

@@ -1,0 +1,165 @@
+"""Tiles in any subset, order and number of devices, from any start, with and without soft sharing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from phantoms import (
+    LAYOUT,
+    PAIR,
+    SHAPE,
+    close_tensors,
+    phantom_field,
+    same_run,
+    stop_after,
+    tile_weights,
+    toy_settings,
+    train_whole,
+)
+
+from slant.errors import LayoutError, TrainingError
+from slant.tiles import TileLayout
+from slant.train.checkpoint import averaged_weights
+from slant.train.export import export
+from slant.train.settings import TileSettings, TrainSettings
+from slant.train.stages import train_tiles
+from slant.train.tiling import generations, neighbours, parent
+
+
+@pytest.fixture(autouse=True)
+def field() -> Iterator[None]:
+    with phantom_field():
+        yield
+
+
+SHARED = TileSettings(4, learning_rate=1e-2, boxes=4, average=0.5, pull=0.2, rounds=2)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 4, 6))])
+def test_tiles_stopped_within_or_between_rounds_go_on_to_the_same_bytes(
+    shared_run, tmp_path, monkeypatch, steps
+) -> None:
+    settings = toy_settings(tmp_path, people=2, tile=SHARED)
+    assert train_whole(settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        assert not train_tiles(settings, until=1.0)
+    assert train_tiles(settings)
+    assert same_run(shared_run, settings)
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    """Two tiles trained in two rounds of soft sharing without a stop."""
+    settings = toy_settings(tmp_path_factory.mktemp("shared"), people=2, tile=SHARED)
+    with phantom_field():
+        assert train_whole(settings)
+        assert train_tiles(settings)
+    return settings
+
+
+def test_a_finished_run_is_left_as_it_is(shared_run: TrainSettings) -> None:
+    before = {p: p.read_bytes() for p in shared_run.run.rglob("*") if p.is_file()}
+    assert train_whole(shared_run)
+    assert train_tiles(shared_run)
+    assert {p: p.read_bytes() for p in shared_run.run.rglob("*") if p.is_file()} == before
+
+
+def test_tiles_trained_in_turns_with_soft_sharing_are_those_trained_at_once(shared_run, tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, people=2, tile=SHARED)
+    assert train_whole(settings)
+    for name, other in (("1_1_1", "2_1_1"), ("2_1_1", None)):
+        if other is not None:
+            with pytest.raises(TrainingError, match=rf"tile {name} is pulled .* round 2, .* lacks {other}\.round1\.pt"):
+                train_tiles(settings, (name,))
+        else:
+            assert train_tiles(settings, (name,))
+    assert train_tiles(settings, ("1_1_1",))
+    assert same_run(shared_run, settings)
+
+
+def distance(settings: TrainSettings) -> float:
+    one, two = tile_weights(settings).values()
+    return float(torch.stack([(one[k] - two[k]).square().sum() for k in one]).sum().sqrt())
+
+
+def test_pull_brings_the_weights_of_neighbours_together(shared_run: TrainSettings, tmp_path: Path) -> None:
+    far = toy_settings(tmp_path / "far", people=2, tile=replace(SHARED, pull=0.0, rounds=1))
+    near = toy_settings(tmp_path / "near", people=2, tile=replace(SHARED, pull=0.8))
+    for settings in (far, near):
+        assert train_whole(settings)
+        assert train_tiles(settings)
+    assert distance(near) < 0.5 * distance(shared_run)
+    assert distance(shared_run) < 0.95 * distance(far)
+
+
+def test_any_subset_of_tiles_makes_the_same_tiles(tmp_path: Path) -> None:
+    runs = [toy_settings(tmp_path / str(i), people=2) for i in range(2)]
+    for settings in runs:
+        assert train_whole(settings)
+    assert train_tiles(runs[0])
+    assert train_tiles(runs[1], ("2_1_1",))
+    assert not (runs[1].run / "toy" / "1_1_1.pt").exists()
+    assert [path.name for path in export(runs[1])] == ["model-whole"]
+    assert train_tiles(runs[1], ("1_1_1",))
+    assert same_run(*runs)
+
+
+@pytest.mark.slow  # two new processes
+def test_two_devices_make_the_same_bytes_as_one(tmp_path: Path) -> None:
+    runs = [toy_settings(tmp_path / str(i), people=2, tile=SHARED) for i in range(2)]
+    for settings, devices in zip(runs, (("cpu",), ("cpu", "cpu")), strict=True):
+        assert train_whole(settings)
+        assert train_tiles(replace(settings, devices=devices))
+    assert same_run(*runs)
+
+
+def test_tiles_may_start_from_random_weights_without_any_other_stage(tmp_path: Path) -> None:
+    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, boxes=4, start="scratch", seed=3)
+    settings = toy_settings(tmp_path, people=2, tile=tile)
+    assert train_tiles(settings)
+    weights = tile_weights(settings)
+    assert close_tensors(weights["1_1_1"], weights["2_1_1"])
+    assert [path.name for path in export(settings)] == ["model-toy"]
+
+
+def test_tiles_may_start_from_their_neighbour(tmp_path: Path) -> None:
+    layout = TileLayout(SHAPE, (16, 40, 36), (3, 1, 1), "trim")
+    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, boxes=4, start="neighbour")
+    settings = toy_settings(tmp_path, people=2, layout=layout, tile=tile)
+    assert train_whole(settings)
+    with pytest.raises(TrainingError, match="tile 1_1_1 starts from its neighbour 2_1_1, which is not trained"):
+        train_tiles(settings, ("1_1_1",))
+    taught = replace(settings, tile=replace(tile, learning_rate=1e-2))
+    assert train_tiles(taught, ("2_1_1",))
+    assert train_tiles(settings, ("1_1_1", "3_1_1"))
+    weights, whole = tile_weights(settings), averaged_weights(settings.run / "whole.pt")
+    assert not close_tensors(whole, weights["2_1_1"])
+    assert close_tensors(weights["2_1_1"], weights["1_1_1"])
+    assert close_tensors(weights["2_1_1"], weights["3_1_1"])
+
+
+def test_the_middle_comes_first_and_everybody_starts_from_somebody_trained() -> None:
+    layout = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
+    names = [tile.name for tile in layout]
+    groups = generations(layout, names)
+    assert groups[0] == ["2_2_2"]
+    assert [len(group) for group in groups] == [1, 6, 12, 8]
+    done: set[str] = set()
+    for group in groups:
+        assert all(parent(layout, name) in done | {None} for name in group)
+        assert all(parent(layout, name) in [*neighbours(layout, name), None] for name in group)
+        done |= set(group)
+    assert done == set(names)
+    assert neighbours(layout, "1_1_1") == ["2_1_1", "1_2_1", "1_1_2"]
+    assert len(neighbours(layout, "2_2_2")) == 6
+    assert neighbours(PAIR, "2_1_1") == ["1_1_1"]
+
+
+def test_unknown_tiles_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="no tile 9_9_9 in this layout; it has 1_1_1, "):
+        train_tiles(toy_settings(tmp_path, people=2, layout=LAYOUT), ("1_1_1", "9_9_9"))
