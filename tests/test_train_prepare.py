@@ -14,7 +14,6 @@ from toy import noise, save
 
 from slant.errors import InputError, ProtocolError, SettingsError
 from slant.grid import Grid
-from slant.io.models import load_inputs
 from slant.io.resources import load_protocol
 from slant.tiles import TileLayout
 from slant.train import prepare
@@ -23,7 +22,10 @@ from slant.train.settings import StageSettings, TileSettings, TrainSettings
 from slant.volume import LabelMap, Volume
 
 SHAPE = (14, 15, 16)
-MIDDLE_RAS = (0.0, -10.0, 10.0)
+CORNER = (-14.0, -25.0, -6.0)
+TEMPLATE = (32, 36, 40)
+"""Voxels of 1 mm of a template of which a scan fills 28 x 30 x 32."""
+
 LAYOUT = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
 PROTOCOL = load_protocol()
 
@@ -31,6 +33,8 @@ PROTOCOL = load_protocol()
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     """A run whose registration is the identity; scans are prepared in this process."""
+    inputs = SimpleNamespace(template=SimpleNamespace(grid=Grid(TEMPLATE, affine(1.0))))
+    monkeypatch.setattr(prepare, "load_inputs", lambda: inputs)
     monkeypatch.setattr(prepare, "prepare", quick_prepare)
     monkeypatch.setattr(prepare, "Parallel", lambda **_: lambda jobs: (f(*args, **kw) for f, args, kw in jobs))
     settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2))
@@ -46,7 +50,7 @@ def quick_prepare(volume: Volume, inputs: Any) -> SimpleNamespace:
 
 def affine(step: float = 2.0) -> np.ndarray:
     matrix = np.diag([step, step, step, 1.0])
-    matrix[:3, 3] = np.array(MIDDLE_RAS) - step * np.array(SHAPE) / 2
+    matrix[:3, 3] = CORNER
     return matrix
 
 
@@ -71,7 +75,7 @@ def test_labels_become_channels_of_the_template_grid(settings: TrainSettings) ->
     add(settings, "a", block(30))
     prepare.prepare_scans(settings)
     channels = stored(settings, "a")
-    assert channels.shape == load_inputs().template.grid.shape
+    assert channels.shape == TEMPLATE
     assert np.unique(channels).tolist() == [0, 4]
     assert (channels == 4).sum() == pytest.approx(7**3 * 2**3, rel=0.1)
 

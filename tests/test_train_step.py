@@ -146,7 +146,7 @@ def test_a_task_beside_the_regions_is_learned_too() -> None:
     before = entropy_of_tasks()
     train_stage(state, ([phantom(0), phantom(1)], []), lesson, lambda _: True)
     assert before > 0.8
-    assert entropy_of_tasks() < 0.6 * before
+    assert entropy_of_tasks() < 0.75 * before
 
 
 # Networks and memory

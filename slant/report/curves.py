@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 _WINDOW = 25  # steps that a point of the smooth curve averages
+_STAGES = {"whole": "C0", "pretrain": "C1"}
 _MANY = 4  # tables of tiles that still get a line each in the legend
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw the tables of a run's stages, ``*.tsv`` in the folder and ``MODEL/TILE.tsv`` below it.
+    """Draw the tables of a run's stages, ``pretrain.tsv`` and ``whole.tsv`` in the folder, ``MODEL/TILE.tsv`` below it.
 
     Parameters
     ----------
@@ -28,7 +29,9 @@ def draw_curves(folder: Path) -> Path | None:
     Path or None
         ``curves.png`` in the folder; None if nothing was trained yet.
     """
-    tables = {path: _read(path) for path in sorted([*folder.glob("*.tsv"), *folder.glob("*/*_*_*.tsv")])}
+    tables = {
+        path: _read(path) for path in sorted([*(folder / f"{s}.tsv" for s in _STAGES), *folder.glob("*/*_*_*.tsv")])
+    }
     tables = {path: table for path, table in tables.items() if len(table)}
     if not tables:
         return None
@@ -37,7 +40,7 @@ def draw_curves(folder: Path) -> Path | None:
     tiles = [path for path in tables if path.parent != folder]
     for index, path in enumerate(tables):
         table, alone = tables[path], path.parent == folder
-        color = f"C{index % 10}" if alone or len(tiles) <= _MANY else "0.6"
+        color = _STAGES[path.stem] if alone else f"C{2 + index % 8}" if len(tiles) <= _MANY else "0.6"
         name = path.stem if alone else f"{path.parent.name} {path.stem}"
         smooth = table["loss"].rolling(_WINDOW, min_periods=1).mean()
         losses.plot(table["step"], smooth, color=color, label=name, linewidth=1.6 if alone else 0.8)
@@ -54,6 +57,8 @@ def draw_curves(folder: Path) -> Path | None:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame()
     table = pd.read_csv(path, sep="\t")
     wanted = {"step", "loss", "dice_held_out"}
     return table if wanted <= set(table.columns) else pd.DataFrame()

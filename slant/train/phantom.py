@@ -198,7 +198,7 @@ def likely_ids(places: Tensor) -> Tensor:
         functional.grid_sample(
             frequencies, part.flip(-1)[None, :, None, None], padding_mode="border", align_corners=True
         ).argmax(dim=1)
-        for part in unit.split(_POINTS)
+        for part in torch.split(unit, _POINTS)
     ]
     channels = torch.cat([part.flatten() for part in winners])
     return torch.from_numpy(model.protocol.ids_from_channels(channels.numpy()).astype(np.uint8))
