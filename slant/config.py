@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import tomllib
 from dataclasses import dataclass
@@ -52,6 +53,50 @@ class SegmentSettings:
         if self.threads is not None:
             return self.threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+COARSEST_MM = 8.0
+"""Voxels of the coarsest level of SyN."""
+
+
+@dataclass(frozen=True)
+class SynSettings:
+    """How two images are registered.
+
+    Attributes
+    ----------
+    resolution_mm : float
+        Voxels of the finest level and of the warp.
+    radius : int
+        Voxels from the middle of a cube to its faces.
+    iterations : tuple of 3 int
+        On the coarsest level, on each level between, and on the finest.
+    step : float
+        Largest step of an iteration, in voxels of the level.
+    update_sigma, total_sigma : float
+        Gaussian smoothing of the step and of the whole half field, in voxels of the level.
+    """
+
+    resolution_mm: float = 2.0
+    radius: int = 2
+    iterations: tuple[int, int, int] = (40, 30, 15)
+    step: float = 0.4
+    update_sigma: float = 2.0
+    total_sigma: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.resolution_mm <= COARSEST_MM:
+            raise SettingsError(f"the resolution must be 0.5 to {COARSEST_MM:g} mm, found {self.resolution_mm}")
+        if self.radius < 1 or min(self.iterations) < 0 or self.step <= 0:
+            raise SettingsError(f"radius and step must be positive, iterations not negative, found {self}")
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Shrink factor and iterations of every level, the coarsest first."""
+        steps = max(0, round(math.log2(COARSEST_MM / self.resolution_mm)))
+        coarsest, between, finest = self.iterations
+        counts = [coarsest] * min(steps, 1) + [between] * (steps - 1) + [finest]
+        return tuple((2 ** (steps - i), count) for i, count in enumerate(counts))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

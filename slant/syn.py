@@ -15,56 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.errors import GeometryError, SettingsError
+from slant.config import SynSettings
+from slant.errors import GeometryError
 from slant.volume import Volume
 from slant.warp import Warp
 
 Array = NDArray[np.float32]
 
-COARSEST_MM = 8.0
 _LEAST_VARIANCE = 1e-6  # product of two variances in a cube under which there is nothing to correlate
 _NEAR = 3  # voxels around the brains where places are still looked up
 _INVERSIONS = 10  # fixed-point steps; the half fields are smooth, so that few suffice
-
-
-@dataclass(frozen=True)
-class SynSettings:
-    """How two images are registered.
-
-    Attributes
-    ----------
-    resolution_mm : float
-        Voxels of the finest level and of the warp.
-    radius : int
-        Voxels from the middle of a cube to its faces.
-    iterations : tuple of 3 int
-        On the coarsest level, on each level between, and on the finest.
-    step : float
-        Largest step of an iteration, in voxels of the level.
-    update_sigma, total_sigma : float
-        Gaussian smoothing of the step and of the whole half field, in voxels of the level.
-    """
-
-    resolution_mm: float = 2.0
-    radius: int = 2
-    iterations: tuple[int, int, int] = (40, 30, 15)
-    step: float = 0.4
-    update_sigma: float = 2.0
-    total_sigma: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.resolution_mm <= COARSEST_MM:
-            raise SettingsError(f"the resolution must be 0.5 to {COARSEST_MM:g} mm, found {self.resolution_mm}")
-        if self.radius < 1 or min(self.iterations) < 0 or self.step <= 0:
-            raise SettingsError(f"radius and step must be positive, iterations not negative, found {self}")
-
-    @property
-    def levels(self) -> tuple[tuple[int, int], ...]:
-        """Shrink factor and iterations of every level, the coarsest first."""
-        steps = max(0, round(float(np.log2(COARSEST_MM / self.resolution_mm))))
-        coarsest, between, finest = self.iterations
-        counts = [coarsest] * min(steps, 1) + [between] * (steps - 1) + [finest]
-        return tuple((2 ** (steps - i), count) for i, count in enumerate(counts))
 
 
 def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[Warp, Warp]:

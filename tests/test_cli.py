@@ -229,7 +229,7 @@ def raise_sigterm(*_: object) -> None:
 
 
 @pytest.mark.parametrize("stop", [raise_interrupt, raise_sigterm])
-@pytest.mark.parametrize("where", ["slant.pipeline.segment", "slant.io.results._write_json"])
+@pytest.mark.parametrize("where", ["slant.pipeline.segment", "slant.io.results.write_json"])
 def test_an_interrupted_run_leaves_nothing(
     scan: Path,
     tmp_path: Path,

@@ -148,7 +148,7 @@ def test_unsupported_extension(tmp_path: Path, file_name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz"])
-@pytest.mark.parametrize("content", [b"", b"subject,age\n1,20\n" * 50, gzip.compress(b"hello"), bytes(1000)])
+@pytest.mark.parametrize("content", [b"", b"subject,age\n1,20\n" * 50, gzip.compress(b"hello", mtime=0), bytes(1000)])
 def test_not_an_image(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from slant.config import SynSettings
 from slant.errors import GeometryError, SettingsError
 from slant.grid import axis_aligned_grid
-from slant.syn import SynSettings, local_correlation, register_syn
+from slant.syn import local_correlation, register_syn
 from slant.volume import Volume
 from slant.warp import Chain, Warp, interpolate_at
 

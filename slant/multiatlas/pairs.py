@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import slant
+from slant.config import SynSettings
 from slant.multiatlas.scans import TemplateScan, load_arrays, save_arrays
 from slant.resample import IDENTITY, resample
-from slant.syn import SynSettings, local_correlation, register_syn
+from slant.syn import local_correlation, register_syn
 from slant.volume import Volume
 from slant.warp import Chain, Warp, interpolate_at
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from slant.config import SynSettings
 from slant.errors import SettingsError
-from slant.syn import SynSettings
 
 Fusion = Literal["majority", "local", "joint"]
 Ranking = Literal["affine", "warped"]
