@@ -112,6 +112,7 @@ def test_any_subset_of_tiles_makes_the_same_tiles(tmp_path: Path) -> None:
 @pytest.mark.slow  # two new processes
 def test_two_devices_make_the_same_bytes_as_one(tmp_path: Path) -> None:
     runs = [toy_settings(tmp_path / str(i), people=2, tile=SHARED) for i in range(2)]
+    torch.set_num_threads(2)
     for settings, devices in zip(runs, (("cpu",), ("cpu", "cpu")), strict=True):
         assert train_whole(settings)
         assert train_tiles(replace(settings, devices=devices))

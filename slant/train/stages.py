@@ -133,7 +133,8 @@ def train_tiles(settings: TrainSettings, tiles: tuple[str, ...] = (), until: flo
     for round_ in range(settings.tile.rounds):
         for group in groups:
             shares = [group[i :: len(devices)] for i in range(len(devices))]
-            jobs = [(settings, *pair, round_, _left(until)) for pair in zip(shares, devices, strict=True)]
+            threads = torch.get_num_threads()
+            jobs = [(settings, *pair, round_, _left(until), threads) for pair in zip(shares, devices, strict=True)]
             if len(devices) == 1:
                 done = [_train_share(*jobs[0])]
             else:
@@ -148,7 +149,10 @@ def _left(until: float | None) -> float | None:
     return None if until is None else until - time.monotonic()
 
 
-def _train_share(settings: TrainSettings, names: list[str], device: str, round_: int, seconds: float | None) -> bool:
+def _train_share(
+    settings: TrainSettings, names: list[str], device: str, round_: int, seconds: float | None, threads: int
+) -> bool:
+    torch.set_num_threads(threads)  # the last bits of a sum on a CPU depend on their number
     until = None if seconds is None else time.monotonic() + seconds
     if not names:
         return True
