@@ -41,7 +41,7 @@ def scans() -> list[data.LabelledScan]:
     return [phantom(seed) for seed in range(4)]
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("stop_at", [1, 4])
 def test_a_run_that_stops_and_resumes_ends_with_the_same_bytes(scans, tmp_path: Path, stop_at: int) -> None:
     lesson = lesson_of(replace(STAGE, auxiliary=0.5), augmentation=augment.AugmentSettings(flip=0.5))
     groups = {"manual": scans[:2], "auxiliary": scans[2:]}

@@ -55,8 +55,8 @@ def test_nothing_is_mirrored_without_flips() -> None:
 
 def test_half_of_the_scans_are_mirrored_when_asked() -> None:
     lesson = lesson_of(replace(STAGE, balanced=1.0, boxes=4), augmentation=replace(STILL, flip=0.5))
-    mirrored = sum(loss_of(Intensities(SWAPPED), phantom(0), lesson, seed) < 0.05 for seed in range(16))
-    assert 3 <= mirrored <= 13
+    mirrored = sum(loss_of(Intensities(SWAPPED), phantom(0), lesson, seed) < 0.05 for seed in range(12))
+    assert 2 <= mirrored <= 10
 
 
 def test_a_flip_moves_what_lies_beside_the_middle_to_the_other_side() -> None:
@@ -173,8 +173,14 @@ def test_every_kind_of_network_trains(kind: str, settings: UNetSettings | Slant2
     assert not same_weights(state.net, start)
 
 
-@pytest.mark.parametrize("memory", [MemorySettings(True), MemorySettings(offload=True), MemorySettings(True, True)])
-@pytest.mark.parametrize("kind", ["compact", "residual"])
+@pytest.mark.parametrize(
+    ("kind", "memory"),
+    [
+        ("compact", MemorySettings(checkpoint=True)),
+        ("compact", MemorySettings(offload=True)),
+        ("residual", MemorySettings(checkpoint=True, offload=True)),
+    ],
+)
 def test_memory_settings_change_no_bit(kind: str, memory: MemorySettings) -> None:
     lesson = lesson_of(replace(STAGE, steps=2, boxes=4))
     states = []
