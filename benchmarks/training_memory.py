@@ -62,7 +62,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     start = tuple((whole - n) // 2 // 4 * 4 for whole, n in zip(template, (x, y, z), strict=True))
     stage = StageSettings(steps=1)
     seen = Field(start, (x, y, z), template, torch.arange(channels).numpy())  # type: ignore[arg-type]
-    regions = Regions(torch.arange(channels, dtype=torch.uint8), {})
+    regions = Regions(torch.arange(channels, dtype=torch.uint8), {}, *[torch.zeros(channels, dtype=torch.bool)] * 2)
     lesson = Lesson(seen, stage, AugmentSettings(), LossSettings(), regions, "float32")
     state = new_state((kind, settings), stage, None, device)
     state.net.memory = MemorySettings("checkpoint" in memory, "offload" in memory)

@@ -25,7 +25,7 @@ from slant.train.checkpoint import Identity, State, averaged_weights, new_state
 from slant.train.loop import train_stage
 from slant.train.loss import IGNORED, LossSettings
 from slant.train.settings import NetworkChoice, StageSettings, TileSettings, TrainSettings
-from slant.train.step import Field, Lesson, Regions, step_loss
+from slant.train.step import Field, Lesson, regions_of, step_loss
 
 SHAPE = (32, 40, 36)
 SEEN = ((0, 0, 0), SHAPE)
@@ -41,10 +41,42 @@ NETWORK = ("compact", UNetSettings(OUTPUTS, (4, 6, 8), detail=2, mixed=6))
 STAGE = StageSettings(6, learning_rate=1e-2, boxes=8, average=0.5)
 LAYOUT = TileLayout(SHAPE, (20, 24, 20), (2, 2, 2), "trim")
 PAIR = TileLayout(SHAPE, (20, 40, 36), (2, 1, 1), "trim")
-STILL = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0, 1, 0)
+STILL = AugmentSettings(
+    rotate_deg=0,
+    scale=0,
+    shift_mm=0,
+    elastic_mm=0,
+    ventricles_mm=0,
+    sulci_mm=0,
+    lesions=0,
+    gamma=0,
+    bias=0,
+    contrast=0,
+    noise=0,
+    ghost=0,
+    blur_mm=0,
+    thick_mm=1,
+    rough_mask=0,
+)
 """No change but a little brightness."""
 
-GENTLE = AugmentSettings(1.0, 0.01, 0.5, 0.5, 0.05, 0.03, 0.02, 0.3, 1.5, 0.1)
+GENTLE = AugmentSettings(
+    rotate_deg=1.0,
+    scale=0.01,
+    shift_mm=0.5,
+    elastic_mm=0.5,
+    ventricles_mm=0,
+    sulci_mm=0,
+    lesions=0,
+    gamma=0.05,
+    bias=0.03,
+    contrast=0,
+    noise=0.02,
+    ghost=0,
+    blur_mm=0.3,
+    thick_mm=1.5,
+    rough_mask=0.1,
+)
 """Changes as small as the phantoms."""
 
 
@@ -82,7 +114,7 @@ def phantom(seed: int, move: int = 2) -> data.LabelledScan:
 def lesson_of(stage: StageSettings = STAGE, **changes: Any) -> Lesson:
     """What is learned of phantoms on their whole grid."""
     field = Field(*SEEN, SHAPE, np.arange(OUTPUTS), MIRROR_X)
-    regions = Regions(torch.from_numpy(load_protocol().mirrored_channels.copy()), {})
+    regions = regions_of(load_protocol(), ())
     return replace(Lesson(field, stage, AugmentSettings(), LossSettings(), regions, "float32"), **changes)
 
 

@@ -84,13 +84,15 @@ def test_impossible_soft_sharing_is_refused(values, message) -> None:
         TileSettings(6, **values)
 
 
-@pytest.mark.parametrize("name", ["rotate_deg", "scale", "shift_mm", "elastic_mm", "gamma", "bias", "noise", "flip"])
+@pytest.mark.parametrize(
+    "name", ["rotate_deg", "scale", "shift_mm", "elastic_mm", "gamma", "bias", "noise", "flip", "sulci_mm"]
+)
 def test_augmentation_below_zero_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"\[augment\] {name} must be at least 0"):
         AugmentSettings(**{name: -0.1})
 
 
-@pytest.mark.parametrize("name", ["rough_mask", "flip"])
+@pytest.mark.parametrize("name", ["rough_mask", "flip", "lesions"])
 def test_probabilities_above_one_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} must be .* at most 1"):
         AugmentSettings(**{name: 1.1})
@@ -182,10 +184,7 @@ def _lobes() -> set[str]:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_settings_are_whole(name: str) -> None:
     path = resource("configs", "train", name)
-    values = read_toml(path)
-    if "pretrain" in values:
-        values["auxiliary"] = "aux"
-    settings = build(TrainSettings, values, str(path))
+    settings = build(TrainSettings, {**read_toml(path), "auxiliary": "aux"}, str(path))
     kind, network = network_of(settings)
     assert settings.layout.shape == (172, 220, 156)
     assert network.outputs == 133
@@ -195,7 +194,7 @@ def test_shipped_settings_are_whole(name: str) -> None:
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])
 def test_the_recipes_of_the_embedded_models_say_what_they_are(name: str, tiles: int) -> None:
     path = resource("configs", "train", f"{name}.toml")
-    settings = build(TrainSettings, read_toml(path), str(path))
+    settings = build(TrainSettings, {**read_toml(path), "auxiliary": "aux"}, str(path))
     assert settings.name == name.removesuffix("-all")
     assert len(settings.layout) == tiles
     assert "Neuromorphometrics" in settings.credits

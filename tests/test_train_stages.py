@@ -141,6 +141,14 @@ def test_a_stage_starts_from_the_one_before(tmp_path: Path) -> None:
     (given.run / "auxiliary").symlink_to(settings.run / "auxiliary")
     assert train_whole(given)
     assert close_tensors(start, averaged_weights(given.run / "whole.pt"))
+    whole, tiled = export(settings)
+    (given.run / "whole.pt").unlink()
+    assert train_whole(replace(given, start=whole))
+    stored = {name: value.half().float() for name, value in start.items()}
+    assert close_tensors(stored, averaged_weights(given.run / "whole.pt"))
+    (given.run / "whole.pt").unlink()
+    with pytest.raises(ModelError, match=r"has 2 tiles, wanted a network of the whole brain"):
+        train_whole(replace(given, start=tiled))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from slant.train.checkpoint import new_state
 from slant.train.loop import train_stage
 from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
 from slant.train.settings import StageSettings
-from slant.train.step import Regions, task_classes
+from slant.train.step import task_classes
 
 SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT][1]}
 """Intensities of the regions after a flip."""
@@ -136,7 +136,7 @@ def test_a_task_beside_the_regions_is_learned_too() -> None:
     assert tasks["tissue"][LEFT] == tasks["tissue"][RIGHT] != tasks["tissue"][MIDDLE]
     classes = {task: int(of.max()) + 1 for task, of in tasks.items()}
     stage = StageSettings(20, learning_rate=2e-2, boxes=4, average=0.5)
-    lesson = lesson_of(stage, regions=Regions(lesson_of().regions.mirrored, tasks))
+    lesson = lesson_of(stage, regions=replace(lesson_of().regions, tasks=tasks))
     state = new_state(("compact", replace(NETWORK[1], tasks=classes)), stage, None)
 
     def entropy_of_tasks() -> float:

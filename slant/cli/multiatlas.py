@@ -66,6 +66,8 @@ def _report(outcome: Outcome, out: Path) -> None:
     say(f"labelled {len(outcome.done)} scan(s), {len(outcome.kept)} had been labelled before; results are in {out}")
     if outcome.mean_dice is not None:
         say(f"mean Dice {outcome.mean_dice:.4f} over the scans with manual labels, see {out / 'dice.tsv'}")
+    for name, reason in outcome.suspect.items():
+        say(f"suspect: {name}: {reason}; look at {out / 'contact_sheet.png'}")
     for name, reason in outcome.failed.items():
         sys.stderr.write(f"slant: {name} failed: {reason}\n")
     if outcome.failed:

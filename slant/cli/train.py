@@ -48,7 +48,7 @@ def train(  # noqa: PLR0913
     fold : int
         Part of the people that is held out.
     start : Path
-        Checkpoint from which the first stage starts.
+        Checkpoint, or model of one network for the whole brain, from which the first stage starts.
     stages : list
         What to do, in this order: prepare, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list

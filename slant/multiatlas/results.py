@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import slant
@@ -120,6 +121,7 @@ def is_done(folder: Path, name: str, wanted: Mapping[str, Any]) -> bool:
     names, record = MultiAtlasNames(name), read_record(folder, name)
     return (
         record is not None
+        and "quality" in record
         and all(record.get(key) == value for key, value in wanted.items())
         and all((folder / file).is_file() for file in names.all)
     )
@@ -179,10 +181,23 @@ def _record(found: Labelled, wanted: Mapping[str, Any], labels: Path) -> dict[st
         "persons": sorted({c.source.member.person for c in found.chosen}),
         "chosen": chosen,
         **wanted,
+        "quality": _quality(found),
         "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
         "warnings": list(found.scan.warnings),
         "dice": {str(i): None if math.isnan(d) else round(d, 6) for i, d in found.dice.items()},
         "seconds": {stage: round(s, 1) for stage, s in found.seconds.items()},
+    }
+
+
+def _quality(found: Labelled) -> dict[str, Any]:
+    """How well the atlases fit and agree, what `slant.multiatlas.quality` compares between targets."""
+    labelled = found.labels.data != 0
+    similarity = [c.pair.similarity for c in found.chosen]
+    return {
+        "similarity": round(sum(similarity) / len(similarity), 4),
+        "agreement": round(float(found.agreement.data[labelled].mean()) if labelled.any() else 0.0, 4),
+        "regions": len(np.unique(found.labels.data[labelled])),
+        "brain_cm3": round(float(labelled.sum()) * found.labels.grid.voxel_volume_mm3 / 1000, 1),
     }
 
 

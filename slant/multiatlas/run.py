@@ -20,6 +20,7 @@ from slant.measure import dice_per_region
 from slant.multiatlas.candidates import Source, atlas_channels, choose, gather, whole
 from slant.multiatlas.fusion import fuse
 from slant.multiatlas.library import Member, atlases_for
+from slant.multiatlas.quality import quality_table, write_quality
 from slant.multiatlas.results import (
     Labelled,
     check_folder,
@@ -70,12 +71,15 @@ class Outcome:
         Reasons by name.
     mean_dice : float, optional
         Over the targets that have manual labels.
+    suspect : dict of str to str
+        Labelled targets unlike the others, with the reasons.
     """
 
     done: tuple[str, ...]
     kept: tuple[str, ...]
     failed: dict[str, str]
     mean_dice: float | None
+    suspect: dict[str, str]
 
 
 def label_targets(run: Run) -> Outcome:
@@ -109,14 +113,19 @@ def label_targets(run: Run) -> Outcome:
         _prepare_library(run, library)
     reasons = _parallel(run.jobs, _label, [(run, t, _own_atlases(t, library), mutual) for t in todo], "targets")
     failed |= {t.member.name: reason for t, reason in zip(todo, reasons, strict=True) if reason}
-    table = dice_table(run.out, [t.member.name for t in targets if t.member.name not in failed])
+    labelled = [t.member.name for t in targets if t.member.name not in failed]
+    table = dice_table(run.out, labelled)
     if table is not None:
         write_dice(run.out, table)
+    quality = quality_table(run.out, labelled)
+    if labelled:
+        write_quality(run.out, quality)
     return Outcome(
         tuple(t.member.name for t in todo if t.member.name not in failed),
         tuple(t.member.name for t in kept),
         dict(sorted(failed.items())),
         None if table is None else float(table["mean"].iloc[-1]),
+        dict(quality.loc[quality["suspect"] == "yes", ["name", "reason"]].itertuples(index=False)),
     )
 
 

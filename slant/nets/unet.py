@@ -35,7 +35,9 @@ class UNetSettings(NetworkSettings):
     widths : tuple of int
         Channels at 2, 4, 8, 16 mm.
     detail : int
-        Channels taken from the image at 1 mm, and channels that the 2 mm features unfold to.
+        Channels taken from the image at 1 mm.
+    coarse : int, optional
+        Channels that the 2 mm features unfold to; by default as many as ``detail``.
     mixed : int
         Channels of the last 3 x 3 x 3 layer.
     tasks : dict of str to int
@@ -45,17 +47,24 @@ class UNetSettings(NetworkSettings):
     widths: tuple[int, ...] = (24, 32, 48, 64)
     detail: int = 8
     mixed: int = 16
+    coarse: int | None = None
     tasks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, values in (("widths", self.widths), ("detail", (self.detail,)), ("mixed", (self.mixed,))):
+        single = {"detail": self.detail, "mixed": self.mixed, "coarse": self.unfolded}
+        for name, values in (("widths", self.widths), *((name, (value,)) for name, value in single.items())):
             require_positive(name, *values)
         for task, classes in self.tasks.items():
             if not task.isidentifier() or hasattr(nn.ModuleDict, task):
                 raise SettingsError(f"a task cannot be called {task!r}; use a word such as tissue, lobe or brain")
             if classes < 2:
                 raise SettingsError(f"the task {task!r} has {classes} classes, wanted at least 2")
+
+    @property
+    def unfolded(self) -> int:
+        """Channels that the 2 mm features unfold to."""
+        return self.detail if self.coarse is None else self.coarse
 
 
 class ConvBlock(nn.Sequential):
@@ -105,9 +114,9 @@ class CompactUNet(Network):
         self.encoders = nn.ModuleList(self.encoder(a, b) for a, b in pairwise((8 + 3, *widths)))
         self.lifts = nn.ModuleList(nn.Conv3d(deep, shallow, 1) for shallow, deep in pairwise(widths))
         self.decoders = nn.ModuleList(ConvBlock(width, width) for width in widths[:-1])
-        self.unfold = nn.Conv3d(widths[0], 8 * settings.detail, 1)
+        self.unfold = nn.Conv3d(widths[0], 8 * settings.unfolded, 1)
         self.detail = nn.Conv3d(1, settings.detail, 3, padding=1)
-        self.mix = nn.Conv3d(2 * settings.detail, settings.mixed, 3, padding=1)
+        self.mix = nn.Conv3d(settings.unfolded + settings.detail, settings.mixed, 3, padding=1)
         self.head = nn.Linear(settings.mixed, settings.outputs)
         self.heads = nn.ModuleDict({task: nn.Linear(settings.mixed, n) for task, n in settings.tasks.items()})
         nn.init.normal_(self.head.weight, std=1e-3)

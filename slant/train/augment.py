@@ -28,10 +28,18 @@ class AugmentSettings:
         What is left over of an affine registration.
     elastic_mm : float
         Displacement of control points 32 mm apart; a fifth of it at points 12 mm apart is added.
+    ventricles_mm, sulci_mm : float
+        At most this far are the walls of ventricles, and of sulci, moved apart, or a sixth of it together.
+    lesions : float
+        Probability of dark spots in the white matter.
     gamma, bias : float
         Logarithm of the exponent of the intensities; logarithm of a smooth field.
+    contrast : float
+        Amplitude of the smooth monotone curve that changes the order of no intensities but their distances.
     noise : float
         Gaussian noise of up to this share of the mean brain intensity.
+    ghost : float
+        Largest share of the image that appears again elsewhere, as motion makes it.
     blur_mm : float
         Largest Gaussian blur.
     thick_mm : float
@@ -46,9 +54,14 @@ class AugmentSettings:
     scale: float = 0.04
     shift_mm: float = 2.0
     elastic_mm: float = 3.0
+    ventricles_mm: float = 8.0
+    sulci_mm: float = 2.5
+    lesions: float = 0.2
     gamma: float = 0.2
     bias: float = 0.12
-    noise: float = 0.06
+    contrast: float = 0.05
+    noise: float = 0.1
+    ghost: float = 0.1
     blur_mm: float = 0.8
     thick_mm: float = 3.0
     rough_mask: float = 0.5
@@ -56,7 +69,7 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 0 or (name in ("rough_mask", "flip") and value > 1):
+            if value < 0 or (name in ("rough_mask", "flip", "lesions") and value > 1):
                 raise SettingsError(f"[augment] {name} must be at least 0 (a probability at most 1), found {value}")
 
 
@@ -151,11 +164,13 @@ def vary_intensity(image: Tensor, settings: AugmentSettings, generator: Generato
     if chance(generator) < settings.rough_mask:
         image = _rough_mask(image, generator)
     brain = image > 0
-    image = _gamma(image, settings, generator)
+    image = _curve(_gamma(image, settings, generator), settings, generator)
+    if chance(generator) < 0.25:
+        image = _ghost(image, settings, generator)
     if chance(generator) < 0.5:
         image = image * torch.exp(smooth_field(_shape(image), 50, 1, generator)[0] * settings.bias)
     if chance(generator) < 0.4:
-        image = _blur(image, chance(generator) * settings.blur_mm)
+        image = gaussian_blur(image, chance(generator) * settings.blur_mm)
     if chance(generator) < 0.25:
         image = _thick_slices(image, settings, generator)
     if chance(generator) < 0.5:
@@ -175,11 +190,30 @@ def _gamma(image: Tensor, settings: AugmentSettings, generator: Generator) -> Te
     return 1.5 * torch.pow((image / 1.5).clamp(min=0), power)
 
 
-def _blur(image: Tensor, sigma_mm: float) -> Tensor:
-    if sigma_mm < 0.2:
+def _curve(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """A sum of sines added to the intensities, which leaves 0 and 1.5 where they are, and stays monotone."""
+    if not settings.contrast:
         return image
-    radius = max(1, round(2.5 * sigma_mm))
-    kernel = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float32) ** 2) / (2 * sigma_mm**2))
+    heights = (normal(generator, 3) * settings.contrast).clamp(-0.15, 0.15)
+    angle = image * (np.pi / 1.5)
+    waves = sum(float(h) / k * torch.sin(k * angle) for k, h in enumerate(heights, start=1))
+    return (image + waves).clamp(min=0)
+
+
+def _ghost(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """A faint copy of the image shifted by a part of the field of view along one axis."""
+    axis = int(torch.randint(3, (1,), generator=generator))
+    part = int(torch.randint(2, 6, (1,), generator=generator))
+    share = settings.ghost * chance(generator)
+    return image * (1 - share) + share * torch.roll(image, image.shape[axis] // part, dims=axis)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """The (X, Y, Z) image smoothed by a Gaussian of that many voxels; below 0.2 as it is."""
+    if sigma < 0.2:
+        return image
+    radius = max(1, round(2.5 * sigma))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float32) ** 2) / (2 * sigma**2))
     kernel /= kernel.sum()
     out = image[None, None]
     for axis in range(3):

@@ -19,6 +19,9 @@ from slant.train.loss import IGNORED
 SMOOTH_MM = 3.0
 """Gaussian smoothing of the labels before their frequencies are counted."""
 
+REACH = 4
+"""Cells of 4 mm within which that smoothing is felt."""
+
 NEAR = 4
 """Voxels within which a place counts as labelled when boxes are drawn: half a box."""
 
@@ -140,19 +143,22 @@ def label_frequency(channels: NDArray[np.uint8], channel_count: int) -> NDArray[
     shape = channels.shape
     cells = tuple(-(-n // SPACING) for n in shape)
     out = np.zeros((*cells, channel_count), dtype=np.float16)
-    pad = [(0, c * SPACING - n) for c, n in zip(cells, shape, strict=True)]
-    padded = np.pad(channels, pad)
-    halves = padded.reshape(cells[0] * 2, SPACING // 2, cells[1] * 2, SPACING // 2, cells[2] * 2, SPACING // 2)
+    padded = np.pad(channels, [(0, c * SPACING - n) for c, n in zip(cells, shape, strict=True)])
+    boxes = ndimage.find_objects(padded)
     for channel in [*range(1, channel_count), IGNORED]:
-        share = (halves == channel).mean(axis=(1, 3, 5), dtype=np.float32)
-        if not share.any():
+        box = boxes[channel - 1] if channel <= len(boxes) else None
+        if box is None:
             continue
-        smooth = ndimage.gaussian_filter(share, SMOOTH_MM / 2, truncate=5.0)
-        mean = smooth.reshape(cells[0], 2, cells[1], 2, cells[2], 2).mean(axis=(1, 3, 5))
-        if channel == IGNORED:
-            out[..., 0] = mean
-        else:
-            out[..., channel] = mean
+        # Cells as far around the region as its smoothed share reaches.
+        first = [max(0, s.start // SPACING - REACH) for s in box]
+        last = [min(n, -(-s.stop // SPACING) + REACH) for s, n in zip(box, cells, strict=True)]
+        here = tuple(slice(a * SPACING, b * SPACING) for a, b in zip(first, last, strict=True))
+        x, y, z = (b - a for a, b in zip(first, last, strict=True))
+        halves = (padded[here] == channel).reshape(x * 2, 2, y * 2, 2, z * 2, 2)
+        smooth = ndimage.gaussian_filter(halves.mean(axis=(1, 3, 5), dtype=np.float32), SMOOTH_MM / 2, truncate=5.0)
+        mean = smooth.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
+        into = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        out[(*into, 0 if channel == IGNORED else channel)] = mean
     unlabelled = out[..., 0].astype(np.float32)
     out[..., 0] = np.clip(1 - unlabelled - out[..., 1:].sum(axis=-1, dtype=np.float32), 0, 1)
     return out

@@ -127,7 +127,7 @@ def split(settings: TrainSettings, names: list[str]) -> tuple[list[str], list[st
 def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
     """Sorted names of the auxiliary scans that may be trained on.
 
-    Scans of people who are held out are left out.
+    Scans of people who are held out are left out, and those that ``quality.tsv`` in their folder calls suspect.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
         )
     _, held_out = split(settings, manual)
     persons_out = {table.person(name) for name in held_out}
-    kept = [name for name in names if table.person(name) not in persons_out]
+    suspect = _suspects(settings.auxiliary)
+    kept = [name for name in names if table.person(name) not in persons_out and name not in suspect]
     for name in kept:
         seen = sorted({a for a in _atlases(settings.auxiliary, name) if table.person(a) in persons_out})
         if seen:
@@ -164,8 +165,24 @@ def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
                 f"fold {settings.fold}; make them again: slant multiatlas --exclude {' --exclude '.join(held_out)}"
             )
     if not kept:
-        raise InputError(f"all scans in {settings.auxiliary} are of people held out in fold {settings.fold}")
+        raise InputError(
+            f"all scans in {settings.auxiliary} are of people held out in fold {settings.fold}, or suspect"
+        )
     return kept
+
+
+def _suspects(folder: Path) -> set[str]:
+    """Scans that the table of `slant multiatlas` calls suspect; none without a table."""
+    path = folder / "quality.tsv"
+    if not path.is_file():
+        return set()
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str)
+        return set(table.loc[table["suspect"] == "yes", "name"])
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no table of `slant multiatlas`: {error!r}; wanted the columns name and suspect (yes or no)"
+        ) from error
 
 
 def _atlases(folder: Path, name: str) -> list[str]:

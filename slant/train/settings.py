@@ -115,7 +115,7 @@ class NetworkChoice:
         Of `slant.nets.registry.KINDS`.
     widths : tuple of int, optional
         Channels of its levels.
-    detail, mixed : int, optional
+    detail, coarse, mixed : int, optional
         Channels at 1 mm, see `slant.nets.unet.UNetSettings`.
     tasks : tuple of str
         What is learned beside the regions (hard sharing, Caruana 1997): of tissue, lobe, brain.
@@ -124,6 +124,7 @@ class NetworkChoice:
     kind: str = "compact"
     widths: tuple[int, ...] | None = None
     detail: int | None = None
+    coarse: int | None = None
     mixed: int | None = None
     tasks: tuple[str, ...] = ()
 
@@ -184,7 +185,7 @@ class TrainSettings:
     fold : int, optional
         Fold that is held out of everything; by default nobody is.
     start : Path, optional
-        Checkpoint whose averaged weights the first stage starts from.
+        Checkpoint, or model of one tile, whose weights the first stage starts from.
     devices : tuple of str
         Where it runs; of several, each takes its share of the tiles.
     precision : {"auto", "float32"}

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from slant.errors import TrainingError
+from slant.errors import ModelError, TrainingError
 from slant.grid import Shape
+from slant.io.models import embedded_models, model_folder
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
 from slant.nets.registry import KINDS, settings_of
+from slant.nets.weights import read_model
 from slant.train.checkpoint import Identity, averaged_weights, load_checkpoint, new_state, save_round
 from slant.train.log import watched
 from slant.train.loop import train_stage
 from slant.train.prepare import TrainingScans, load_training
-from slant.train.step import Field, Lesson, Regions, task_classes
+from slant.train.step import Field, Lesson, regions_of, task_classes
 from slant.train.tiling import chosen, generations, neighbours, parent
 from slant.train.validate import judge_of, usable_devices, whole_tile
 
@@ -68,7 +70,7 @@ def train_whole(
         First voxel and size of the box of the template that it sees.
     """
     stage: StageSettings = settings.whole
-    start = None if settings.start is None else averaged_weights(settings.start)
+    start = None if settings.start is None else _weights_to_start(settings.start)
     if name == "pretrain":
         if settings.pretrain is None:
             return True
@@ -86,6 +88,25 @@ def train_whole(
     return _train(settings, (f"{name}.pt", start, None), (scans, lesson, judge), (device, until))
 
 
+def _weights_to_start(start: Path) -> dict[str, Tensor]:
+    """Those of a checkpoint, or of a model that is one network for the whole brain.
+
+    Raises
+    ------
+    ModelError
+        If it is neither.
+    """
+    if start.is_file() or not (start.is_dir() or str(start) in embedded_models()):
+        return averaged_weights(start)
+    networks = read_model(model_folder(str(start)))
+    if len(networks.layout) != 1:
+        raise ModelError(
+            f"{start} has {len(networks.layout)} tiles, wanted a network of the whole brain: a model of one tile, such "
+            "as the model-whole that training leaves, or a checkpoint"
+        )
+    return networks.network(networks.layout.tiles[0].name).state_dict()
+
+
 def _grown(seen: tuple[Shape, Shape], multiple: int) -> tuple[Shape, Shape]:
     """The box grown to whole multiples, on both sides alike."""
     more = [-n % multiple for n in seen[1]]
@@ -101,9 +122,7 @@ def _mirror_x() -> float:
 
 def _lesson(settings: TrainSettings, field: Field, stage: StageSettings) -> Lesson:
     protocol = load_protocol(settings.protocol)
-    regions = Regions(
-        torch.from_numpy(protocol.mirrored_channels.copy()), task_classes(protocol, settings.network.tasks)
-    )
+    regions = regions_of(protocol, settings.network.tasks)
     return Lesson(field, stage, settings.augment, settings.loss, regions, settings.precision)
 
 

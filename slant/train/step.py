@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from slant.grid import Shape
 from slant.nets.prior import FLOOR
-from slant.train import augment, boxes
+from slant.train import anatomy, augment, boxes
 from slant.train.loss import IGNORED, LossSettings, merge_unlabelled
 
 if TYPE_CHECKING:
@@ -56,10 +56,25 @@ class Regions:
         Channel of each channel's left-right partner.
     tasks : dict of str to (C,) int64 tensor
         Class of each channel in what is learned beside the regions.
+    fluid, white : (C,) bool tensor
+        Channels of fluid and of white matter, which augmentation treats in ways of their own.
     """
 
     mirrored: Tensor
     tasks: dict[str, Tensor]
+    fluid: Tensor
+    white: Tensor
+
+
+def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...]) -> Regions:
+    """What the loss knows of a protocol's regions."""
+    tissues = [region.tissue for region in protocol.regions]
+    return Regions(
+        torch.from_numpy(protocol.mirrored_channels.copy()),
+        task_classes(protocol, tasks),
+        torch.tensor([tissue == "csf" for tissue in tissues]),
+        torch.tensor([tissue == "white" for tissue in tissues]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +150,11 @@ def step_loss(
     flip = lesson.augmentation.flip > 0 and augment.chance(generator) < lesson.augmentation.flip
     if flip:
         places = augment.flip_places(places, seen.mirror_x)
-    image = augment.vary_intensity(augment.sample_image(scan.image, places), lesson.augmentation, generator)
+    regions = lesson.regions
+    places = anatomy.aged_places(places, scan, regions.fluid, lesson.augmentation, generator)
+    image = augment.sample_image(scan.image, places)
+    image = anatomy.with_lesions(image, (scan.channels, regions.white), places, lesson.augmentation, generator)
+    image = augment.vary_intensity(image, lesson.augmentation, generator)
     candidates = boxes.candidate_starts(seen.shape, net.reach)
     middle = candidates + boxes.EDGE // 2
     x, y, z = middle[..., 0], middle[..., 1], middle[..., 2]
