@@ -60,9 +60,16 @@ def main(arguments: list[str] | None = None) -> None:
     except (SlantError, CycloptsError, OSError) as error:
         sys.stderr.write(f"slant: {error}\n")
         sys.exit(2)
+    except Terminated:
+        sys.stderr.write("slant: terminated; nothing half-written was left\n")
+        sys.exit(143)
     except KeyboardInterrupt:
         sys.stderr.write("slant: interrupted; nothing half-written was left\n")
         sys.exit(130)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, such as a batch system sends at its time limit."""
 
 
 @contextmanager
@@ -70,7 +77,8 @@ def _terminable() -> Iterator[None]:
     """Let a batch system's SIGTERM end a run as Ctrl-C does, so that nothing half-written stays."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: cleaning up goes undisturbed
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
