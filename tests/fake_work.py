@@ -1,10 +1,11 @@
 """A segmentation that only writes small files, and fails as it is told by the scan's own text."""
 
+# ruff: noqa: D101, D102
+
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import signal
 import time
@@ -37,7 +38,7 @@ class FakeNames:
 
 @dataclass(frozen=True)
 class FakeWork:
-    """Does what the scan's text says: nothing else, or ``kill``, ``truncated``, ``full``, ``error``, ``sleep SECONDS``."""
+    """Does what the scan's text says: ``ok``, ``kill``, ``truncated``, ``full``, ``error`` or ``sleep SECONDS``."""
 
     setting: str = "a"
     seconds: float = 0.0
@@ -69,7 +70,6 @@ class FakeWork:
             if word == "error":
                 raise ZeroDivisionError("the scan\nis odd")
             if word == "sleep":
-                print("asleep", flush=True)
                 time.sleep(float(content.split()[1]))
             sha256 = hashlib.sha256(content).hexdigest()
             write_json(folder / names.record, {"input": {"sha256": sha256}, "setting": self.setting})

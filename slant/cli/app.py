@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -48,12 +48,17 @@ def _options_file(path: Path) -> Toml:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend."""
+    guarded(lambda: app.meta(arguments, exit_on_error=False, print_error=False))
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Run a program's command; what it raises becomes a line on stderr and an exit status."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for large pages: a tenth of the time less
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         with _terminable():
-            app.meta(arguments, exit_on_error=False, print_error=False)
+            command()
     except BrokenPipeError:  # the reader of our output has gone, as in `slant labels | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -47,7 +47,7 @@ class Entry:
 
 def file_state(path: Path | str) -> FileState:
     """Size and time of the last change of a file; OSError if there is none."""
-    found = os.stat(path)
+    found = Path(path).stat()
     return found.st_size, found.st_mtime_ns
 
 

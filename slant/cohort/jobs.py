@@ -72,10 +72,15 @@ def list_jobs(places: Iterable[str], out: Path) -> JobList:
     SettingsError
         If a table is not one, or holds a name that cannot be that of a folder.
     """
-    out = Path(os.path.abspath(out))
+    out = absolute(out)
     unreadable: dict[str, str] = {}
     found = sorted((pair for place in places for pair in _scans(place, out, unreadable)), key=lambda pair: pair[0])
     return JobList(unique([Job(i, scan, out / i, i.rpartition("/")[2]) for i, scan in found]), unreadable)
+
+
+def absolute(path: Path | str) -> Path:
+    """The path from the root, without ``..``; links, such as those of DataLad, stay, for the names of scans are theirs."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def unique(jobs: Iterable[Job]) -> tuple[Job, ...]:
@@ -101,17 +106,17 @@ def _scans(place: str, out: Path, unreadable: dict[str, str]) -> Iterator[tuple[
     """Id and absolute path of every scan of a place."""
     from slant.io.read import scan_name
 
-    path = Path(os.path.abspath(place))
+    path = absolute(place)
     if path.is_dir():
         yield from _named(_below(path, out, unreadable), path)
     elif path.suffix.lower() == ".tsv":
         yield from _table(path)
     elif not path.exists() and any(c in place for c in _MAGIC):
-        matches = sorted(Path(os.path.abspath(match)) for match in glob.glob(place, recursive=True))
+        matches = sorted(absolute(match) for match in glob.glob(place, recursive=True))  # noqa: PTH207 (absolute patterns)
         if not matches:
             raise InputError(f"no file matches the pattern {place}; check the spelling")
-        fixed = [part for part in path.parts[: _first_magic(path)]]
-        yield from _named([match for match in matches if match.is_file()], Path(*fixed))
+        top = Path(*path.parts[: _first_magic(path)])
+        yield from _named([match for match in matches if match.is_file()], top)
     else:
         yield scan_name(path), path
 
@@ -164,4 +169,4 @@ def _table(path: Path) -> Iterator[tuple[str, Path]]:
             raise SettingsError(f"{path}: the row {' '.join(row)!r} has no T1w; wanted a name and a path, with a tab")
         if row[name] in ("", ".", "..") or row[name].startswith(".") or set(row[name]) & set('/\\\0"\n'):
             raise SettingsError(f"{path}: {row[name]!r} cannot be the name of a scan; wanted one a folder can have")
-        yield row[name], Path(os.path.abspath(path.parent / row[t1w]))
+        yield row[name], absolute(path.parent / row[t1w])

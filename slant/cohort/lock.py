@@ -1,7 +1,7 @@
 """A lock for each scan that ends with its owner, however that ends.
 
-It is the kernel's lock on an open file (``flock``; NFS passes it to the server). A killed owner loses it at once, and it
-knows no clock, so that a clock set back or two machines that disagree do no harm. The file only tells who the owner is.
+It is the kernel's lock on an open file (``flock``; NFS passes it to the server). A killed owner loses it at once, and
+it knows no clock, so that a clock set back or two machines that disagree do no harm. The file only tells whose it is.
 """
 
 from __future__ import annotations

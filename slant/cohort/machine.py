@@ -58,11 +58,10 @@ def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, th
         raise SettingsError(f"--mem-gb must be at least {WORKER_GIB:g}, which one worker needs; found {mem_gb:g}")
     cores = int(cpu_count())
     room = int((available_gib() if mem_gb is None else mem_gb) / WORKER_GIB)
-    if jobs is None:
-        workers = min(cores // (threads or 1), room)
-    else:
-        workers = jobs if mem_gb is None else min(jobs, room)
-    workers = max(1, min(workers, scans))
+    wanted = cores // (threads or 1) if jobs is None else jobs
+    if jobs is None or mem_gb is not None:
+        wanted = min(wanted, room)
+    workers = max(1, min(wanted, scans))
     return Plan(workers, threads or max(1, cores // workers))
 
 

@@ -94,7 +94,7 @@ def finished(job: Job, work: Work, place: Place, read_from: FileState | None = N
     try:
         record_state = file_state(record_path)
         record: Any = json.loads(record_path.read_text(encoding="utf-8"))
-        there = set(os.listdir(job.folder))
+        there = {path.name for path in job.folder.iterdir()}
         if not isinstance(record, dict) or not work.fits(record) or not there.issuperset(names.all):
             return None
         scan_state = read_from or file_state(job.scan)
@@ -116,7 +116,7 @@ def still_finished(job: Job, work: Work, entry: Entry | None) -> bool:
         return (
             entry.scan_state == file_state(job.scan)
             and entry.record_state == file_state(job.folder / names.record)
-            and set(os.listdir(job.folder)).issuperset(names.all)
+            and {path.name for path in job.folder.iterdir()}.issuperset(names.all)
         )
     except OSError:
         return False
