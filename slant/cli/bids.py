@@ -50,6 +50,8 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     work_dir: Annotated[Path | None, _both("work-dir")] = None,
     n_procs: Annotated[int | None, _both("n-procs")] = None,
     mem_gb: Annotated[float | None, _both("mem-gb")] = None,
+    scheduler: str | None = None,
+    cluster: Path | None = None,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     force: Annotated[bool, Parameter(negative="")] = False,
     boilerplate: Annotated[bool, Parameter(negative="")] = False,
@@ -78,6 +80,10 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         Scans at a time; by default as many as cores and available memory allow.
     mem_gb : float
         Memory for all scans at work, in GiB; by default what is available.
+    scheduler : str
+        Address of a dask scheduler, such as tcp://node01:8786, whose workers do the work instead of this machine.
+    cluster : Path
+        TOML file of SLURM jobs that do the work, with workers = N and a table [slurm].
     force : bool
         Do finished scans again.
     boilerplate : bool
@@ -93,7 +99,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
 
     out = absolute(output_dir)
     selection = Selection(participant_label, session_label, bids_filter_file, not skip_bids_validation)
-    resources = Resources(n_procs, mem_gb, work_dir)
+    resources = Resources(n_procs, mem_gb, work_dir, scheduler, cluster)
     made, _ = prepare(list_bids_jobs(bids_dir, out, selection), out, settings, resources, force=force)
     model = _manifest(settings)
     write_dataset(out, bids_dir, _named(settings, model), keep_head=bool(model.get("input", {}).get("keep_head")))

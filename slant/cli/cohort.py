@@ -34,11 +34,23 @@ class Resources:
         Memory for all scans at work, in GiB; by default what is available.
     work_dir : Path, optional
         Folder for locks and temporary files, the same for all runs on one folder of results.
+    scheduler : str, optional
+        Address of a dask scheduler, such as tcp://node01:8786, whose workers do the work instead of this machine.
+    cluster : Path, optional
+        TOML file of SLURM jobs that do the work, with workers = N and a table [slurm].
     """
 
     jobs: int | None = None
     mem_gb: float | None = None
     work_dir: Path | None = None
+    scheduler: str | None = None
+    cluster: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.cluster is not None:
+            raise SettingsError("--scheduler names a cluster that runs, --cluster starts one; give one of them")
+        if self.jobs is not None and (self.scheduler or self.cluster):
+            raise SettingsError("--jobs is for this machine; a cluster's workers each take one scan at a time")
 
 
 _RESOURCES = Resources()
@@ -116,6 +128,11 @@ def run(made: Cohort, resources: Resources, settings: SegmentSettings) -> Summar
 
 
 def _pool(made: Cohort, resources: Resources, settings: SegmentSettings) -> Pool:
+    if resources.scheduler is not None or resources.cluster is not None:
+        from slant.cohort.dask import DaskPool, read_cluster
+
+        there = resources.scheduler or read_cluster(Path(str(resources.cluster)))
+        return DaskPool(there, made.place.work)
     from slant.cohort.machine import plan
     from slant.cohort.pools import LocalPool
 

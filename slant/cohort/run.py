@@ -20,6 +20,7 @@ from slant.cohort.place import Place
 from slant.cohort.pools import Pool, lost_worker
 from slant.cohort.work import Work
 from slant.cohort.worker import Outcome, abandon, failure, process, still_finished
+from slant.errors import SlantError
 
 _LOOK_AGAIN_S = 2.0
 _WORKERS_MAY_JOIN_S = 5.0
@@ -134,6 +135,8 @@ def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Jo
 
 def _outcome(future: Future[Any], job: Job, place: Place) -> Outcome:
     """What the worker says, or that it is gone."""
+    if future.cancelled():
+        raise SlantError("the cluster's scheduler is gone; finished scans stay, run again to continue")
     error = future.exception()
     if error is None:
         found: Outcome = future.result()
