@@ -1,4 +1,4 @@
-"""What the engine of cohorts costs by itself: a job that only writes two small files, a thousand and ten thousand times.
+"""What the engine of cohorts costs by itself, with a job that only writes two small files.
 
     python benchmarks/cohort.py [--scans 1000 10000] [--workers 2] [--folder TMP]
 
@@ -116,7 +116,10 @@ def measure(name: str, scans: int, workers: int, folder: Path, prefix: tuple[str
     """The same in a process of its own."""
     command = [*prefix, sys.executable, __file__, "--folder", str(folder), "--workers", str(workers)]
     run = subprocess.run(
-        [*command, "--phase", name, "--scans", str(scans)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*command, "--phase", name, "--scans", str(scans)],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     return dict(json.loads(run.stdout))
 

@@ -8,8 +8,10 @@ import errno
 import hashlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ class FakeWork:
 
     setting: str = "a"
     seconds: float = 0.0
+    tally: Path | None = None
+    """Gets a line for each scan that is begun."""
 
     @property
     def key(self) -> str:
@@ -55,7 +59,11 @@ class FakeWork:
 
     def __call__(self, job: Job, stage: Path, threads: int) -> None:
         content = job.scan.read_bytes()
-        time.sleep(self.seconds)
+        if self.tally is not None:
+            with self.tally.open("a") as file:
+                file.write(f"{job.id} {threads}\n")
+        if self.seconds:
+            time.sleep(self.seconds)
         word = content.decode().partition(" ")[0]
         names = self.names(job)
         with staged(job.folder, names, stage) as folder:
@@ -75,6 +83,26 @@ class FakeWork:
             write_json(folder / names.record, {"input": {"sha256": sha256}, "setting": self.setting})
 
 
+class InlinePool:
+    """Does each job at once, in this process."""
+
+    slots = 1
+
+    def __enter__(self) -> InlinePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(now=False)
+
+    def stop(self, *, now: bool) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments, threads=1, **options))
+        return future
+
+
 def make_jobs(folder: Path, texts: Mapping[str, str], out: Path) -> tuple[Job, ...]:
     """Scans with these texts, and their jobs."""
     folder.mkdir(exist_ok=True)
@@ -83,8 +111,9 @@ def make_jobs(folder: Path, texts: Mapping[str, str], out: Path) -> tuple[Job, .
     return tuple(Job(name, folder / f"{name}.nii", out / name, name) for name in texts)
 
 
-def run_fake(jobs: tuple[Job, ...], out: Path, *, workers: int = 2, work: Any = None, **options: Any) -> Summary:
-    pool = LocalPool(Plan(workers, 1))
+def run_fake(jobs: tuple[Job, ...], out: Path, *, workers: int = 0, work: Any = None, **options: Any) -> Summary:
+    """Run the engine, in this process unless a number of workers is given."""
+    pool = LocalPool(Plan(workers, 1)) if workers else InlinePool()
     return run_cohort(Cohort(JobList(jobs, {}), work or FakeWork(), Place(out), **options), pool)
 
 
@@ -93,3 +122,13 @@ def results(out: Path) -> dict[str, bytes]:
     files = (p for p in sorted(out.rglob("*")) if p.is_file())
     paths = [p.relative_to(out) for p in files]
     return {p.as_posix(): (out / p).read_bytes() for p in paths if p.parts[0] not in (".slant", "logs")}
+
+
+def main() -> None:
+    """Run in a process of its own: the folder of scans, that of results, workers, seconds a scan, and the tally."""
+    from slant.cli.app import guarded
+
+    scans, out, workers, seconds, tally = sys.argv[1:]
+    jobs = tuple(Job(p.stem, p, Path(out) / p.stem, p.stem) for p in sorted(Path(scans).glob("*.nii")))
+    work = FakeWork(seconds=float(seconds), tally=Path(tally))
+    guarded(lambda: run_fake(jobs, Path(out), workers=int(workers), work=work))

@@ -60,7 +60,8 @@ The total intracranial volume was estimated from the affine registration [6].
 
 1. Huo et al. (2018). Spatially localized atlas network tiles enables 3D whole brain segmentation from limited data.
    MICCAI, 698-705.
-2. Huo et al. (2019). 3D whole brain segmentation using spatially localized atlas network tiles. NeuroImage 194, 105-119.
+2. Huo et al. (2019). 3D whole brain segmentation using spatially localized atlas network tiles. NeuroImage 194,
+   105-119.
 3. Fisch et al. (2024). deepbet: Fast brain extraction of T1-weighted MRI using convolutional neural networks. Computers
    in Biology and Medicine 179, 108845.
 4. Avants et al. (2011). A reproducible evaluation of ANTs similarity metric performance in brain image registration.

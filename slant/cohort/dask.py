@@ -42,7 +42,9 @@ class ClusterSettings:
             raise SettingsError(f"workers must be at least 1, found {self.workers}")
         missing = [key for key in ("cores", "memory") if key not in self.slurm]
         if missing:
-            raise SettingsError(f"[slurm] lacks {' and '.join(missing)} of a job; wanted such as cores = 2, memory = '6GB'")
+            raise SettingsError(
+                f"[slurm] lacks {' and '.join(missing)} of a job; wanted such as cores = 2, memory = '6GB'"
+            )
 
 
 def read_cluster(path: Path) -> ClusterSettings:
@@ -136,9 +138,7 @@ class DaskPool:
             If the scheduler is gone.
         """
         try:
-            future: Future[Any] = self._executor.submit(
-                _on_worker, function, self._temporary, arguments, options
-            )
+            future: Future[Any] = self._executor.submit(_on_worker, function, self._temporary, arguments, options)
         except Exception as error:
             raise SlantError(f"the dask scheduler is gone ({error}); finished scans stay, run again") from error
         return future

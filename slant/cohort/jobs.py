@@ -79,7 +79,7 @@ def list_jobs(places: Iterable[str], out: Path) -> JobList:
 
 
 def absolute(path: Path | str) -> Path:
-    """The path from the root, without ``..``; links, such as those of DataLad, stay, for the names of scans are theirs."""
+    """The path from the root, without ``..``; links, such as those of DataLad, stay, for scans are named by them."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 

@@ -13,7 +13,7 @@ from slant.errors import SettingsError
 WORKER_GIB = 2.0
 """Largest resident memory of a worker, measured on full heads of 1 mm."""
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _PROC_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def available_gib() -> float:
 def _cgroup_bytes() -> Iterator[int]:
     """What the control groups that hold this process leave, in bytes; nothing where they set no limit."""
     with suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in _PROC_CGROUP.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
                 top, limit, used = _CGROUP, "memory.max", "memory.current"

@@ -95,5 +95,5 @@ def key(scan_id: str) -> str:
     """A file name for a scan's id, which may hold slashes and anything else; different ids have different ones."""
     if _PLAIN.fullmatch(scan_id):
         return scan_id
-    readable = re.sub(r"[^A-Za-z0-9_+-]+", "_", scan_id)[:100]
+    readable = re.sub(r"[^A-Za-z0-9_+-]+", "_", scan_id)[:100].lstrip("-")
     return f"{readable}.{hashlib.sha256(scan_id.encode(errors='surrogateescape')).hexdigest()[:12]}"

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,10 @@ def abandon(job: Job, place: Place) -> None:
     with suppress(SlantError, OSError), exclusive(place.lock(job.id)) as owner:
         if not owner:
             shutil.rmtree(place.stage(job.id), ignore_errors=True)
+            folder = job.folder
+            while folder != place.out and folder.is_relative_to(place.out):
+                folder.rmdir()  # fails, and ends this, at the first that is not empty
+                folder = folder.parent
 
 
 def failure(job: Job, place: Place, reason: str, *, logged: bool = True) -> Failure:
@@ -154,17 +158,19 @@ def _sha256(path: Path) -> str:
 @contextmanager
 def _logged(path: Path, job: Job) -> Iterator[None]:
     """Send all that this process says, compiled libraries included, to the scan's log."""
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as log:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as log:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} {socket.gethostname()} process {os.getpid()}\n{job.scan}\n")
-        log.flush()
         start = time.monotonic()
-        with _redirected(log.fileno()):
+        with _redirected(log.fileno()), redirect_stdout(log), redirect_stderr(log):
             try:
                 yield
-            except BaseException:
-                traceback.print_exc()
+            except SlantError as error:
+                log.write(f"failed: {error}\n")
                 raise
-            sys.stderr.write(f"done in {time.monotonic() - start:.1f} s\n")
+            except BaseException:
+                traceback.print_exc(file=log)
+                raise
+            log.write(f"done in {time.monotonic() - start:.1f} s\n")
 
 
 @contextmanager
