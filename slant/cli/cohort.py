@@ -137,7 +137,7 @@ def _pool(made: Cohort, resources: Resources, settings: SegmentSettings) -> Pool
     from slant.cohort.pools import LocalPool
 
     planned = plan(len(made.listed.jobs), jobs=resources.jobs, mem_gb=resources.mem_gb, threads=settings.threads)
-    return LocalPool(planned, made.place.work)
+    return LocalPool(planned, made.place.work, settings.device)
 
 
 def _report(summary: Summary, made: Cohort) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +20,10 @@ from slant.errors import SettingsError, SlantError
 
 _WAIT_S = 30
 _COUNT_EVERY_S = 2.0
+_EMPTY_S = 300.0
 _ONE_AT_A_TIME = threading.Lock()
+_TRIES = 3
+_GONE, _CONTINUE = "the dask scheduler is gone", "finished scans stay, run again to continue"
 _INSTALL = "install dask's part: pip install 'slant[cluster]'"
 
 
@@ -77,8 +82,8 @@ class DaskPool:
         self._temporary = temporary
         self._started: Any = None
         self._client: Any = None
-        self._executor: Any = None
-        self._counted = (0, -1e9)
+        self._tasks: dict[Future[Any], Any] = {}
+        self._count, self._counted_at, self._seen_at = 0, -math.inf, time.monotonic()
 
     def __enter__(self) -> Self:
         """Find the scheduler, or start it.
@@ -101,7 +106,6 @@ class DaskPool:
             raise SettingsError(
                 f"no dask scheduler answers at {self._wanted}: {error}; wanted such as tcp://node01:8786"
             ) from error
-        self._executor = self._client.get_executor(pure=False, retries=0)
         return self
 
     def __exit__(
@@ -112,36 +116,68 @@ class DaskPool:
 
     def stop(self, *, now: bool) -> None:
         """Leave the cluster; scans at work in a cluster that goes on come to their end."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=not now)
-        for part in (self._client, self._started):
+        if not now:
+            wait(list(self._tasks))
+        client, started, self._client, self._started = self._client, self._started, None, None
+        for part in (client, started):
             if part is not None:
                 part.close()
-        self._executor = self._client = self._started = None
+        self._tasks.clear()
 
     @property
     def slots(self) -> int:
-        """Workers that are there, or that the jobs asked for will make."""
-        count, when = self._counted
-        if time.monotonic() - when > _COUNT_EVERY_S:
-            count = len(self._client.nthreads())
-            self._counted = (count, time.monotonic())
-        wanted = self._wanted.workers if isinstance(self._wanted, ClusterSettings) else 1
-        return max(count, wanted)
-
-    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        """Start one.
+        """Workers that are there, or that the jobs asked for will make.
 
         Raises
         ------
         SlantError
-            If the scheduler is gone.
+            If a scheduler has had no workers for some minutes, or is gone.
         """
+        now = time.monotonic()
+        if now - self._counted_at > _COUNT_EVERY_S:
+            try:
+                self._count = len(self._client.nthreads())
+            except Exception as error:
+                raise SlantError(f"{_GONE} ({error}); {_CONTINUE}") from error
+            self._counted_at = now
+            self._seen_at = now if self._count else self._seen_at
+        if isinstance(self._wanted, ClusterSettings):
+            return self._wanted.workers
+        if now - self._seen_at > _EMPTY_S:
+            raise SlantError(f"{self._wanted} has had no workers for {_EMPTY_S:.0f} s; start some; {_CONTINUE}")
+        return max(self._count, 1)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        """Start one."""
+        outcome: Future[Any] = Future()
+        self._send(outcome, (function, self._temporary, arguments, options), _TRIES)
+        return outcome
+
+    def _send(self, outcome: Future[Any], call: tuple[Any, ...], tries: int) -> None:
         try:
-            future: Future[Any] = self._executor.submit(_on_worker, function, self._temporary, arguments, options)
-        except Exception as error:
-            raise SlantError(f"the dask scheduler is gone ({error}); finished scans stay, run again") from error
-        return future
+            self._tasks[outcome] = self._client.submit(_on_worker, *call, pure=False, retries=0)
+            self._tasks[outcome].add_done_callback(partial(self._take, outcome, call, tries))
+        except Exception as error:  # noqa: BLE001 (dask has many for a scheduler that is gone)
+            outcome.set_exception(SlantError(f"{_GONE} ({error}); {_CONTINUE}"))
+
+    def _take(self, outcome: Future[Any], call: tuple[Any, ...], tries: int, task: Any) -> None:
+        """Hand on what became of a task; if the worker that held it is lost, send it again, to be looked up."""
+        if self._client is None:
+            return
+        try:
+            if task.status == "error":
+                outcome.set_exception(task.exception(timeout=_WAIT_S))
+            elif task.status == "cancelled":
+                outcome.set_exception(SlantError(f"{_GONE}; {_CONTINUE}"))
+            else:
+                outcome.set_result(task.result(timeout=_WAIT_S))
+        except Exception as error:  # noqa: BLE001 (of dask; the task's own are handed on above)
+            if tries:
+                self._send(outcome, call, tries - 1)
+            else:
+                outcome.set_exception(error)
+        if outcome.done():
+            self._tasks.pop(outcome, None)
 
 
 def _slurm(settings: ClusterSettings) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from slant.cohort.feed import Feed, LabellingProcess, use
 from slant.cohort.machine import Plan
 
 _THREADS = (
@@ -53,10 +54,14 @@ class LocalPool:
     plan : Plan
     temporary : Path, optional
         Folder for temporary files, instead of the system's.
+    device : str, optional
+        Where the networks run, as in `SegmentSettings`. If that is a GPU, the processes prepare for one that labels.
     """
 
-    def __init__(self, plan: Plan, temporary: Path | None = None) -> None:
+    def __init__(self, plan: Plan, temporary: Path | None = None, device: str = "cpu") -> None:
         self._plan = plan
+        self._device = device
+        self._labelling: LabellingProcess | None = None
         self._environment = dict.fromkeys(_THREADS, str(plan.threads))
         if temporary is not None:
             self._environment["TMPDIR"] = os.fspath(temporary)
@@ -64,7 +69,19 @@ class LocalPool:
         self._running: list[Future[Any] | None] = []
 
     def __enter__(self) -> Self:
-        """Nothing starts before it is needed."""
+        """Start the process that labels, if it is a GPU that does; the others start when they are needed.
+
+        Raises
+        ------
+        DeviceError
+            If the device is not there.
+        """
+        if self._device != "cpu":
+            from slant.nets.predict import choose_device
+
+            device = choose_device(self._device)
+            if device.type != "cpu":
+                self._labelling = LabellingProcess(str(device))
         return self
 
     def __exit__(
@@ -78,6 +95,9 @@ class LocalPool:
         while self._executors:
             self._executors.pop().shutdown(wait=True, kill_workers=now)
         self._running.clear()
+        if self._labelling is not None:
+            self._labelling.stop()
+        self._labelling = None
 
     @property
     def slots(self) -> int:
@@ -111,13 +131,14 @@ class LocalPool:
             max_workers=1,
             context=get_context("loky"),
             env=self._environment,
-            initializer=_start_worker,
-            initargs=(os.getpid(),),
+            initializer=start_worker,
+            initargs=(os.getpid(), None if self._labelling is None else self._labelling.feed),
         )
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int, feed: Feed | None) -> None:
     """Leave signals to the parent, which ends us, and end with it if it is killed."""
+    use(feed)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -115,7 +115,8 @@ def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Jo
             if not queue and not running:
                 time.sleep(_LOOK_AGAIN_S)
                 queue, busy = busy, queue
-            while queue and len(running) < pool.slots:
+            slots = pool.slots
+            while queue and len(running) < slots:
                 job = queue.popleft()
                 running[pool.submit(process, job, cohort.work, cohort.place, force=cohort.force)] = job
             ended, _ = wait(running, timeout=_WORKERS_MAY_JOIN_S, return_when=FIRST_COMPLETED)
@@ -135,12 +136,12 @@ def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Jo
 
 def _outcome(future: Future[Any], job: Job, place: Place) -> Outcome:
     """What the worker says, or that it is gone."""
-    if future.cancelled():
-        raise SlantError("the cluster's scheduler is gone; finished scans stay, run again to continue")
     error = future.exception()
     if error is None:
         found: Outcome = future.result()
         return found
+    if isinstance(error, SlantError):  # not of the scan, whose errors are outcomes
+        raise error
     reason = lost_worker(error)
     abandon(job, place)
     mark_failure(place, failure(job, place, reason))

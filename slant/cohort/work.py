@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slant.cohort import feed
 from slant.cohort.jobs import Job
 from slant.config import SegmentSettings
 from slant.errors import ModelError
@@ -102,12 +103,17 @@ class SegmentWork:
         model = _model(self.settings.model, self.model_sha256)
         asked = dataclasses.replace(self.settings, threads=self.settings.threads or threads)
         stripped = asked.skull_stripped
+        labelling = feed.current()
         settings = dataclasses.replace(
             asked,
-            device=str(choose_device(asked.device)),
+            device=str(choose_device(asked.device)) if labelling is None else labelling.device,
             skull_stripped=is_skull_stripped(scan.volume) if stripped is None else stripped,
         )
-        found = pipeline.segment(scan.volume, model, settings)
+        if labelling is None:
+            found = pipeline.segment(scan.volume, model, settings)
+        else:
+            prepared = pipeline.prepare(scan.volume, model.inputs, settings)
+            found = labelling.label(prepared, self.settings.model, settings)
         warnings = scan.warnings + found.warnings
         title = scan.name.encode(errors="replace").decode()  # names may hold bytes that are no text
         picture = draw_overlay(scan.volume, found.labels, model.protocol, title, warnings)
