@@ -74,7 +74,7 @@ def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     real = builtins.__import__
 
     def missing(name: str, *rest: Any) -> Any:
-        if name in ("distributed", "dask_jobqueue"):
+        if name == "distributed":
             raise ImportError(name)
         return real(name, *rest)
 
@@ -109,7 +109,7 @@ def test_faulty_cluster_files_are_errors(tmp_path: Path, text: str, message: str
 
 def test_slurm_jobs_are_described_to_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     """The script that would be submitted, and the refusal of what SLURMCluster does not know."""
-    dask_jobqueue = pytest.importorskip("dask_jobqueue")
+    pytest.importorskip("dask_jobqueue")
     from slant.cohort import dask as ours
 
     settings = ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "short", "colour": "red"})
@@ -124,6 +124,6 @@ def test_slurm_jobs_are_described_to_dask(monkeypatch: pytest.MonkeyPatch) -> No
         def adapt(self, **options: Any) -> None:
             made.update(options)
 
-    monkeypatch.setattr(dask_jobqueue, "SLURMCluster", Recorded)
+    monkeypatch.setattr("dask_jobqueue.slurm.SLURMCluster", Recorded)
     ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
     assert made == {"cores": 2, "memory": "6GB", "processes": 1, "minimum_jobs": 1, "maximum_jobs": 3}

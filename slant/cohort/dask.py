@@ -182,7 +182,7 @@ class DaskPool:
 
 def _slurm(settings: ClusterSettings) -> Any:
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise SettingsError(f"dask-jobqueue is not here; {_INSTALL}") from error
     try:
