@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,8 +108,62 @@ def test_faulty_cluster_files_are_errors(tmp_path: Path, text: str, message: str
         read_cluster(tmp_path / "cluster.toml")
 
 
-def test_slurm_jobs_are_described_to_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script that would be submitted, and the refusal of what SLURMCluster does not know."""
+SBATCH = """#!/bin/sh
+for script; do :; done
+cp "$script" "$0.script"
+setsid sh "$0.script" > "$0.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -TERM -- "-$1"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that submit and cancel jobs as SLURM does, on this machine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    return folder
+
+
+@pytest.mark.slow
+def test_slurm_jobs_leave_the_same_files_as_joblib(slurm: Path, tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    texts = {f"s{i:02d}": "ok" for i in range(6)} | {"bad": "truncated"}
+    one, two = tmp_path / "one", tmp_path / "two"
+    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), FakeWork(), Place(one))
+    options = {
+        "cores": 1,
+        "memory": "1GB",
+        "queue": "short",
+        "interface": "lo",
+        "log_directory": str(tmp_path / "logs"),
+    }
+    found = run_cohort(cohort, DaskPool(ClusterSettings(1, options)))
+    assert set(found.done) | set(found.kept) == {f"s{i:02d}" for i in range(6)}
+    assert [f.name for f in found.failed] == ["bad"]
+    assert "#SBATCH -p short" in (slurm / "sbatch.script").read_text()
+    run_fake(make_jobs(tmp_path / "in", texts, two), two)
+    assert results(one) == results(two)
+
+
+def test_without_sbatch_the_error_says_where_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    from slant.cohort import dask as ours
+
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SettingsError, match="there is no sbatch here"):
+        ours._slurm(ClusterSettings(1, {"cores": 1, "memory": "1GB"}))
+
+
+def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process a job, and what SLURMCluster does not know is refused."""
     pytest.importorskip("dask_jobqueue")
     from slant.cohort import dask as ours
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -185,6 +186,8 @@ def _slurm(settings: ClusterSettings) -> Any:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise SettingsError(f"dask-jobqueue is not here; {_INSTALL}") from error
+    if shutil.which("sbatch") is None:
+        raise SettingsError("there is no sbatch here, which starts SLURM jobs; run this on a login node of the cluster")
     try:
         cluster = SLURMCluster(**{**settings.slurm, "processes": 1})
     except (TypeError, ValueError) as error:
