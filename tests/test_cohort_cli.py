@@ -81,6 +81,15 @@ def test_one_bad_scan_is_a_row_and_exit_status_1(
     assert list(failures.index) == ["p1/T1"]
     assert (out / failures.loc["p1/T1", "log"]).is_file()
     assert list(read(out / "volumes.tsv").index) == ["p2/T1"]
+    good = bad.with_name("good")
+    good.write_bytes((scans / "p2" / "T1_T1w.nii.gz").read_bytes())
+    good.replace(bad)
+    assert cohort(scans, out) == 0
+    assert list(read(out / "failures.tsv").index) == []
+    bad.write_bytes(b"changed")
+    assert cohort(scans, out) == 1
+    assert list(read(out / "failures.tsv").index) == ["p1/T1"]
+    assert list(read(out / "volumes.tsv").index) == ["p1/T1", "p2/T1"], "the older results stay"
     bad.unlink()
     assert cohort(scans, out) == 0
     assert list(read(out / "failures.tsv").index) == [], "the scan is gone"

@@ -94,8 +94,7 @@ def write_tables(
     write_table(place.out / VOLUMES, text.getvalue())
     sidecar = json.dumps(described | about, indent=2, ensure_ascii=False) + "\n"
     write_table((place.out / VOLUMES).with_suffix(".json"), sidecar)
-    done = {row.lead["scan"] for row in rows}
-    others = {n: f for n, f in read_failures(place).items() if n not in done and os.path.lexists(f.scan)}
+    others = {name: f for name, f in read_failures(place).items() if os.path.lexists(f.scan)}
     failures = {f.name: f for f in failed} | others
     write_failures(place.out / TABLE, failures.values())
     return len(rows), len(failures)
