@@ -228,12 +228,16 @@ def raise_sigterm(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stop", [raise_interrupt, raise_sigterm])
+@pytest.mark.parametrize(
+    ("stop", "status", "word"), [(raise_interrupt, 130, "interrupted"), (raise_sigterm, 143, "terminated")]
+)
 @pytest.mark.parametrize("where", ["slant.pipeline.segment", "slant.io.results.write_json"])
 def test_an_interrupted_run_leaves_nothing(
     scan: Path,
     tmp_path: Path,
     stop: Any,
+    status: int,
+    word: str,
     where: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -241,7 +245,7 @@ def test_an_interrupted_run_leaves_nothing(
     use_light_found(monkeypatch)
     monkeypatch.setattr(where, stop)
     handler = signal.getsignal(signal.SIGTERM)
-    assert segment_toy(scan, tmp_path / "new" / "out") == 130
-    assert capsys.readouterr().err == "slant: interrupted; nothing half-written was left\n"
+    assert segment_toy(scan, tmp_path / "new" / "out") == status
+    assert capsys.readouterr().err == f"slant: {word}; nothing half-written was left\n"
     assert [path.name for path in tmp_path.iterdir()] == ["toy_T1w.nii.gz"]
     assert signal.getsignal(signal.SIGTERM) == handler

@@ -68,7 +68,7 @@ def wheel(dist: Path) -> Path:
 
 
 def test_every_import_is_declared(third_party: set[str]) -> None:
-    declared = {distribution_name(requirement) for requirement in PROJECT["dependencies"]}
+    declared = {distribution_name(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cluster"]}
     homes = packages_distributions()
     undeclared = {
         name for name in third_party if not declared & {distribution_name(d) for d in homes.get(name, [name])}

@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -48,21 +48,33 @@ def _options_file(path: Path) -> Toml:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend."""
+    guarded(lambda: app.meta(arguments, exit_on_error=False, print_error=False))
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Run a program's command; what it raises becomes a line on stderr and an exit status."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for large pages: a tenth of the time less
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         with _terminable():
-            app.meta(arguments, exit_on_error=False, print_error=False)
+            command()
     except BrokenPipeError:  # the reader of our output has gone, as in `slant labels | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (SlantError, CycloptsError, OSError) as error:
         sys.stderr.write(f"slant: {error}\n")
         sys.exit(2)
+    except Terminated:
+        sys.stderr.write("slant: terminated; nothing half-written was left\n")
+        sys.exit(143)
     except KeyboardInterrupt:
         sys.stderr.write("slant: interrupted; nothing half-written was left\n")
         sys.exit(130)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, such as a batch system sends at its time limit."""
 
 
 @contextmanager
@@ -70,7 +82,8 @@ def _terminable() -> Iterator[None]:
     """Let a batch system's SIGTERM end a run as Ctrl-C does, so that nothing half-written stays."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: cleaning up goes undisturbed
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from slant.cli.app import app, say
 from slant.config import SegmentSettings
+from slant.errors import SettingsError
 
 _DEFAULTS = SegmentSettings()
 
@@ -24,6 +25,7 @@ def segment(
     *,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     volume: int | None = None,
+    name: str | None = None,
     force: bool = False,
 ) -> None:
     """Label one T1-weighted scan.
@@ -36,6 +38,8 @@ def segment(
         Folder for the results; made if absent.
     volume : int
         Which volume of a 4D file to take, counted from 0.
+    name : str
+        What the names of the results begin with. [default: the scan's file name without _T1w]
     force : bool
         Replace existing results once the new ones are complete.
     """
@@ -45,6 +49,8 @@ def segment(
     from slant.io.staging import check_output
 
     loaded = read_scan(scan, volume=volume)
+    if name is not None:
+        loaded = dataclasses.replace(loaded, name=_file_name(name))
     check_output(out, ResultNames(loaded.name), force=force)
     from slant.io.models import load_model
 
@@ -54,6 +60,7 @@ def segment(
     from slant.nets.predict import choose_device
     from slant.report.overlay import draw_overlay
 
+    requested = {**dataclasses.asdict(settings), "volume": volume}
     settings = dataclasses.replace(
         settings,
         device=str(choose_device(settings.device)),
@@ -64,8 +71,14 @@ def segment(
     warnings = loaded.warnings + found.warnings
     title = loaded.name.encode(errors="replace").decode()  # names may hold bytes that are no text
     picture = draw_overlay(loaded.volume, found.labels, model.protocol, title, warnings)
-    files = write_results(Run(loaded, found, model, settings, picture), out)
+    files = write_results(Run(loaded, found, model, settings, picture, requested), out)
     _report(files, warnings, time.perf_counter() - start)
+
+
+def _file_name(name: str) -> str:
+    if name.startswith(".") or set(name) & set("/\\\0\n") or not name:
+        raise SettingsError(f"--name {name!r} cannot begin file names; wanted one without slashes or a leading dot")
+    return name
 
 
 def _report(files: dict[str, Path], warnings: tuple[str, ...], seconds: float) -> None:

@@ -109,13 +109,26 @@ class ResultNames:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One scan, its segmentation, and what made it."""
+    """One scan, its segmentation, and what made it.
+
+    Attributes
+    ----------
+    scan : Scan
+    segmentation : Segmentation
+    model : Model
+    settings : SegmentSettings
+        As resolved.
+    picture : bytes
+    requested : dict, optional
+        The settings as given, and the ``volume`` of a 4D file.
+    """
 
     scan: Scan
     segmentation: Segmentation
     model: Model
     settings: SegmentSettings
     picture: bytes
+    requested: dict[str, Any] | None = None
 
     @property
     def names(self) -> ResultNames:
@@ -128,8 +141,8 @@ class Run:
         return self.scan.warnings + self.segmentation.warnings
 
 
-def write_results(run: Run, folder: Path) -> dict[str, Path]:
-    """Write all files of a run.
+def write_results(run: Run, folder: Path, unfinished: Path | None = None) -> dict[str, Path]:
+    """Write all files of a run, by way of `slant.io.staging.staged`.
 
     Returns
     -------
@@ -142,7 +155,7 @@ def write_results(run: Run, folder: Path) -> dict[str, Path]:
         If one cannot be written; what was in the folder before is then unchanged.
     """
     names, found = run.names, run.segmentation
-    with staged(folder, names) as temporary:
+    with staged(folder, names, unfinished) as temporary:
         write_image(temporary / names.labels, found.labels, run.scan)
         write_image(temporary / names.template_labels, found.template_labels, None)
         write_image(temporary / names.preprocessed, found.prepared.image, None)
@@ -207,6 +220,7 @@ def record(run: Run) -> dict[str, Any]:
         "model": {"name": run.model.name, "sha256": run.model.identity, "licence": run.model.licence},
         "versions": _versions(),
         "settings": {**asdict(run.settings), "threads": run.settings.thread_count},
+        "requested": run.requested,
         "warnings": list(run.warnings),
         "registration_similarity": round(found.prepared.similarity, 6),
         "home_from_template": found.prepared.home_from_template.tolist(),

@@ -68,11 +68,18 @@ def _output_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged(folder: Path, names: FileNames) -> Iterator[Path]:
+def staged(folder: Path, names: FileNames, unfinished: Path | None = None) -> Iterator[Path]:
     """A folder to write results in, moved into place only if all of them could be written.
 
     Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
     record is never beside files it does not describe. Folders made for results that then failed are removed.
+
+    Parameters
+    ----------
+    folder : Path
+    names : FileNames
+    unfinished : Path, optional
+        The folder to write in, on the same file system; by default a hidden one in ``folder``, of a new name.
 
     Raises
     ------
@@ -83,7 +90,8 @@ def staged(folder: Path, names: FileNames) -> Iterator[Path]:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         cleaning.callback(_remove_empty, made)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
+        temporary = unfinished or Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
+        temporary.mkdir(exist_ok=True)
         cleaning.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
         for name in names.all:

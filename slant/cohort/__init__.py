@@ -1,0 +1,1 @@
+"""Many scans: in parallel, resumed where they stopped, with a row for each that fails."""

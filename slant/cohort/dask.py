@@ -1,0 +1,208 @@
+"""The workers of a dask cluster: one that runs, or one of SLURM jobs that is started for this run."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from slant.config import build, read_toml
+from slant.errors import SettingsError, SlantError
+
+_WAIT_S = 30
+_COUNT_EVERY_S = 2.0
+_EMPTY_S = 300.0
+_ONE_AT_A_TIME = threading.Lock()
+_TRIES = 3
+_GONE, _CONTINUE = "the dask scheduler is gone", "finished scans stay, run again to continue"
+_INSTALL = "install dask's part: pip install 'slant[cluster]'"
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """SLURM jobs that work on scans, from a TOML file.
+
+    Attributes
+    ----------
+    workers : int
+        Jobs at a time; each takes one scan after the other.
+    slurm : dict
+        What `dask_jobqueue.SLURMCluster` takes: queue, account, cores, memory, walltime and so forth.
+    """
+
+    workers: int
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise SettingsError(f"workers must be at least 1, found {self.workers}")
+        missing = [key for key in ("cores", "memory") if key not in self.slurm]
+        if missing:
+            raise SettingsError(
+                f"[slurm] lacks {' and '.join(missing)} of a job; wanted such as cores = 2, memory = '6GB'"
+            )
+
+
+def read_cluster(path: Path) -> ClusterSettings:
+    """The settings of a TOML file.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, or a key is unknown or missing.
+    """
+    try:
+        return build(ClusterSettings, read_toml(path), str(path))
+    except SettingsError as error:
+        raise SettingsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+class DaskPool:
+    """Workers of dask; each takes one scan at a time with all its threads.
+
+    Parameters
+    ----------
+    cluster : str or ClusterSettings
+        The address of a scheduler, or the jobs to start.
+    temporary : Path, optional
+        Folder for temporary files, instead of the system's.
+    """
+
+    def __init__(self, cluster: str | ClusterSettings, temporary: Path | None = None) -> None:
+        self._wanted = cluster
+        self._temporary = temporary
+        self._started: Any = None
+        self._client: Any = None
+        self._tasks: dict[Future[Any], Any] = {}
+        self._count, self._counted_at, self._seen_at = 0, -math.inf, time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Find the scheduler, or start it.
+
+        Raises
+        ------
+        SettingsError
+            If dask is not installed, the scheduler does not answer, or the jobs cannot be described.
+        """
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise SettingsError(f"dask is not here; {_INSTALL}") from error
+        address: Any = self._wanted
+        if isinstance(self._wanted, ClusterSettings):
+            self._started = address = _slurm(self._wanted)
+        try:
+            self._client = Client(address, timeout=_WAIT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"no dask scheduler answers at {self._wanted}: {error}; wanted such as tcp://node01:8786"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the cluster; one that was started ends."""
+        self.stop(now=kind is not None)
+
+    def stop(self, *, now: bool) -> None:
+        """Leave the cluster; scans at work in a cluster that goes on come to their end."""
+        if not now:
+            wait(list(self._tasks))
+        client, started, self._client, self._started = self._client, self._started, None, None
+        for part in (client, started):
+            if part is not None:
+                part.close()
+        self._tasks.clear()
+
+    @property
+    def slots(self) -> int:
+        """Workers that are there, or that the jobs asked for will make.
+
+        Raises
+        ------
+        SlantError
+            If a scheduler has had no workers for some minutes, or is gone.
+        """
+        now = time.monotonic()
+        if now - self._counted_at > _COUNT_EVERY_S:
+            try:
+                self._count = len(self._client.nthreads())
+            except Exception as error:
+                raise SlantError(f"{_GONE} ({error}); {_CONTINUE}") from error
+            self._counted_at = now
+            self._seen_at = now if self._count else self._seen_at
+        if isinstance(self._wanted, ClusterSettings):
+            return self._wanted.workers
+        if now - self._seen_at > _EMPTY_S:
+            raise SlantError(f"{self._wanted} has had no workers for {_EMPTY_S:.0f} s; start some; {_CONTINUE}")
+        return max(self._count, 1)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        """Start one."""
+        outcome: Future[Any] = Future()
+        self._send(outcome, (function, self._temporary, arguments, options), _TRIES)
+        return outcome
+
+    def _send(self, outcome: Future[Any], call: tuple[Any, ...], tries: int) -> None:
+        try:
+            self._tasks[outcome] = self._client.submit(_on_worker, *call, pure=False, retries=0)
+            self._tasks[outcome].add_done_callback(partial(self._take, outcome, call, tries))
+        except Exception as error:  # noqa: BLE001 (dask has many for a scheduler that is gone)
+            outcome.set_exception(SlantError(f"{_GONE} ({error}); {_CONTINUE}"))
+
+    def _take(self, outcome: Future[Any], call: tuple[Any, ...], tries: int, task: Any) -> None:
+        """Hand on what became of a task; if the worker that held it is lost, send it again, to be looked up."""
+        if self._client is None:
+            return
+        try:
+            if task.status == "error":
+                outcome.set_exception(task.exception(timeout=_WAIT_S))
+            elif task.status == "cancelled":
+                outcome.set_exception(SlantError(f"{_GONE}; {_CONTINUE}"))
+            else:
+                outcome.set_result(task.result(timeout=_WAIT_S))
+        except Exception as error:  # noqa: BLE001 (of dask; the task's own are handed on above)
+            if tries:
+                self._send(outcome, call, tries - 1)
+            else:
+                outcome.set_exception(error)
+        if outcome.done():
+            self._tasks.pop(outcome, None)
+
+
+def _slurm(settings: ClusterSettings) -> Any:
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise SettingsError(f"dask-jobqueue is not here; {_INSTALL}") from error
+    if shutil.which("sbatch") is None:
+        raise SettingsError("there is no sbatch here, which starts SLURM jobs; run this on a login node of the cluster")
+    try:
+        cluster = SLURMCluster(**{**settings.slurm, "processes": 1})
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"[slurm] does not describe jobs: {error}; see dask_jobqueue.SLURMCluster") from error
+    cluster.adapt(minimum_jobs=1, maximum_jobs=settings.workers)
+    return cluster
+
+
+def _on_worker(
+    function: Callable[..., Any], temporary: Path | None, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """Run in a worker, which may have several threads: one scan after the other, as their output is redirected."""
+    from distributed import get_worker
+
+    if temporary is not None:
+        tempfile.tempdir = os.fspath(temporary)
+    with _ONE_AT_A_TIME:
+        return function(*arguments, threads=get_worker().state.nthreads, **options)

@@ -1,0 +1,184 @@
+"""A dask cluster leaves the same files as processes of this machine."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_work import FakeWork, make_jobs, results, run_fake
+
+from slant.cohort.dask import ClusterSettings, DaskPool, read_cluster
+from slant.cohort.jobs import JobList
+from slant.cohort.place import Place
+from slant.cohort.run import Cohort, run_cohort
+from slant.errors import SettingsError, SlantError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # one worker stays whatever happens
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, silence_logs=50) as found,
+    ):
+        yield found
+
+
+@pytest.mark.slow
+def test_dask_leaves_the_same_files_as_joblib(cluster: Any, tmp_path: Path) -> None:
+    texts = {f"s{i:02d}": "ok" for i in range(8)} | {"bad": "truncated", "boom": "kill"}
+    one, two, tally = tmp_path / "one", tmp_path / "two", tmp_path / "tally.txt"
+    jobs = make_jobs(tmp_path / "in", texts, one)
+    cohort = Cohort(JobList(jobs, {}), FakeWork(tally=tally), Place(one, tmp_path / "work"))
+    found = run_cohort(cohort, DaskPool(cluster.scheduler_address, tmp_path / "work"))
+    assert set(found.done) | set(found.kept) == {f"s{i:02d}" for i in range(8)}
+    assert [f.name for f in found.failed] == ["bad", "boom"]
+    assert "the worker ended while it was at this scan" in found.failed[1].reason
+    assert "s00 2" in tally.read_text().splitlines(), "a worker's threads are the scan's"
+    local = run_fake(make_jobs(tmp_path / "in", texts, two), two, workers=2)
+    assert [f.name for f in local.failed] == ["bad", "boom"]
+    assert results(one) == results(two)
+    assert list((tmp_path / "work" / "locks").iterdir()) == []
+    again = run_cohort(cohort, DaskPool(cluster.scheduler_address, tmp_path / "work"))
+    assert len(again.kept) == 8
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_given_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("slant.cohort.dask._EMPTY_S", 1.0)
+    jobs = make_jobs(tmp_path / "in", {"a": "ok"}, tmp_path / "out")
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        pool = DaskPool(cluster.scheduler_address)
+        with pytest.raises(SlantError, match=r"has had no workers for 1 s; start some; finished scans stay"):
+            run_cohort(Cohort(JobList(jobs, {}), FakeWork(), Place(tmp_path / "out")), pool)
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("slant.cohort.dask._WAIT_S", 0.2)
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        with pytest.raises(SettingsError, match=rf"no dask scheduler answers at {address}: .*wanted such as tcp://"):
+            DaskPool(address).__enter__()
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "distributed":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    with pytest.raises(SettingsError, match=r"pip install 'slant\[cluster\]'"):
+        DaskPool("tcp://127.0.0.1:9").__enter__()
+
+
+def test_a_cluster_file_describes_slurm_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text('workers = 20\n[slurm]\nqueue = "short"\ncores = 2\nmemory = "6GB"\nwalltime = "04:00:00"\n')
+    settings = read_cluster(path)
+    assert settings == ClusterSettings(20, {"queue": "short", "cores": 2, "memory": "6GB", "walltime": "04:00:00"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("worker = 2", "unknown key 'worker' .did you mean 'workers'"),
+        ("workers = 0", "workers must be at least 1, found 0"),
+        ("workers = 2\n[slurm]\ncores = 2", "lacks memory of a job; wanted such as"),
+        ("workers = 'x'", "workers"),
+        ("workers", "is not a TOML file"),
+    ],
+)
+def test_faulty_cluster_files_are_errors(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "cluster.toml").write_text(text)
+    with pytest.raises(SettingsError, match=rf"cluster\.toml.*{message}"):
+        read_cluster(tmp_path / "cluster.toml")
+
+
+SBATCH = """#!/bin/sh
+for script; do :; done
+cp "$script" "$0.script"
+setsid sh "$0.script" > "$0.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -TERM -- "-$1"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that submit and cancel jobs as SLURM does, on this machine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    return folder
+
+
+@pytest.mark.slow
+def test_slurm_jobs_leave_the_same_files_as_joblib(slurm: Path, tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    texts = {f"s{i:02d}": "ok" for i in range(6)} | {"bad": "truncated"}
+    one, two = tmp_path / "one", tmp_path / "two"
+    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), FakeWork(), Place(one))
+    options = {
+        "cores": 1,
+        "memory": "1GB",
+        "queue": "short",
+        "interface": "lo",
+        "log_directory": str(tmp_path / "logs"),
+    }
+    found = run_cohort(cohort, DaskPool(ClusterSettings(1, options)))
+    assert set(found.done) | set(found.kept) == {f"s{i:02d}" for i in range(6)}
+    assert [f.name for f in found.failed] == ["bad"]
+    assert "#SBATCH -p short" in (slurm / "sbatch.script").read_text()
+    run_fake(make_jobs(tmp_path / "in", texts, two), two)
+    assert results(one) == results(two)
+
+
+def test_without_sbatch_the_error_says_where_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    from slant.cohort import dask as ours
+
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SettingsError, match="there is no sbatch here"):
+        ours._slurm(ClusterSettings(1, {"cores": 1, "memory": "1GB"}))
+
+
+def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process a job, and what SLURMCluster does not know is refused."""
+    pytest.importorskip("dask_jobqueue")
+    from slant.cohort import dask as ours
+
+    settings = ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "short", "colour": "red"})
+    with pytest.raises(SettingsError, match=r"\[slurm\] does not describe jobs: .*colour"):
+        ours._slurm(settings)
+    made: dict[str, Any] = {}
+
+    class Recorded:
+        def __init__(self, **options: Any) -> None:
+            made.update(options)
+
+        def adapt(self, **options: Any) -> None:
+            made.update(options)
+
+    monkeypatch.setattr("dask_jobqueue.slurm.SLURMCluster", Recorded)
+    ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
+    assert made == {"cores": 2, "memory": "6GB", "processes": 1, "minimum_jobs": 1, "maximum_jobs": 3}
