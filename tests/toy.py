@@ -231,7 +231,8 @@ def light_found() -> Segmentation:
 def use_light_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `slant segment` find what `light_found` holds, whatever scan on the toy grid it is given."""
     monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
-    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_: b"a picture")
+    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
+    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
 
 
 def forbid_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:

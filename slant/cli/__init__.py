@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slant.cli import about, evaluate, multiatlas, phantoms, segment, train  # noqa: F401 (each adds its commands)
+from slant.cli import about, evaluate, multiatlas, phantoms, report, segment, train  # noqa: F401 (each adds its commands)
 from slant.cli.app import main
 
 __all__ = ["main"]

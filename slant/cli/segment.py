@@ -11,9 +11,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.config import SegmentSettings
+from slant.config import RunPages, SegmentSettings
 
-_DEFAULTS = SegmentSettings()
+_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
 
 
 @app.command
@@ -24,6 +24,7 @@ def segment(
     *,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     volume: int | None = None,
+    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
     force: bool = False,
 ) -> None:
     """Label one T1-weighted scan.
@@ -45,7 +46,8 @@ def segment(
     from slant.io.staging import check_output
 
     loaded = read_scan(scan, volume=volume)
-    check_output(out, ResultNames(loaded.name), force=force)
+    names = ResultNames(loaded.name)
+    check_output(out, names, force=force, optional=names.pages)
     from slant.io.models import load_model
 
     model = load_model(settings.model)
@@ -63,8 +65,16 @@ def segment(
     found = pipeline.segment(loaded.volume, model, settings)
     warnings = loaded.warnings + found.warnings
     title = loaded.name.encode(errors="replace").decode()  # names may hold bytes that are no text
-    picture = draw_overlay(loaded.volume, found.labels, model.protocol, title, warnings)
-    files = write_results(Run(loaded, found, model, settings, picture), out)
+    picture = draw_overlay(
+        loaded.volume, found.labels, model.protocol, title, warnings, radiological=pages.radiological
+    )
+    run = Run(loaded, found, model, settings, picture, volume)
+    if pages.report:
+        from slant.io.finished import finished_of
+        from slant.report.page import pages_of
+
+        run = dataclasses.replace(run, pages=pages_of(finished_of(run), pages))
+    files = write_results(run, out)
     _report(files, warnings, time.perf_counter() - start)
 
 
