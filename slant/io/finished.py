@@ -134,6 +134,7 @@ def read_finished(path: Path, scan: Path | None = None) -> Finished:
     for file, part, whole in ((names.brain, brain, labels), (names.confidence, confidence, labels)):
         _check_grid(folder / file, part.grid, whole.grid)
     _check_grid(folder / names.preprocessed, image.grid, template_labels.grid)
+    template_labels, image = _on_template(template_labels, image)
     protocol = _read_protocol(folder / names.lookup, folder / names.volumes)
     given, notes = _find_scan(written["input"], scan, labels.grid)
     try:
@@ -168,6 +169,16 @@ def _read_record(path: Path) -> dict[str, Any]:
         found = f"it lacks {', '.join(missing)}" if missing else "its matrix or its input is damaged"
         raise InputError(f"{path} is not the record of `slant segment`: {found}; segment the scan again")
     return written
+
+
+def _on_template(labels: LabelMap, image: Volume) -> tuple[LabelMap, Volume]:
+    """The same on the template's own grid, of which a file holds a rounded copy."""
+    from slant.io.templates import load_template
+
+    grid = load_template().grid
+    if not grid.same_as(labels.grid):
+        return labels, image
+    return LabelMap(labels.data, grid), Volume(image.data, grid)
 
 
 def _intracranial_mm3(written: dict[str, Any]) -> float | None:

@@ -26,6 +26,7 @@ LEAST_SHARE = 0.5
 """Share of the votes at and under which the last colour is drawn."""
 
 _LEAST_FIELD = 0.05  # a flatter field is drawn as flat
+_ROUNDING = 1e-5  # units of the networks
 _DARK = 0.05  # of the brain's median, under which noise hides the field
 _BLURRED_MM = 1.0
 
@@ -165,9 +166,10 @@ def bias_check(finished: Finished, moved: Volume, *, radiological: bool) -> Bias
 
 
 def _brain_in_template(finished: Finished, moved: Volume, corrected: Volume) -> LabelMap:
-    """Where the scan's intensities are large enough to be divided by."""
+    """Where the scan's intensities can be divided: neither dark nor at the floor of the network input."""
     brain = pick_labels(finished.brain, corrected.grid, finished.home_from_template).data != 0
-    brain = brain & (moved.data > 0)
+    floor = finished.image.data[brain].min(initial=np.inf)
+    brain = brain & (moved.data > 0) & (finished.image.data > floor + _ROUNDING)
     typical = np.median(corrected.data[brain]) if brain.any() else 1.0
     return LabelMap(brain & (corrected.data > _DARK * typical), corrected.grid)
 

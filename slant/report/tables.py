@@ -94,9 +94,10 @@ def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> 
 
 def mean_shares(finished: Finished) -> dict[int, float]:
     """Mean share of the votes in every region, nan where the region was not found."""
-    labels = finished.labels.data.ravel()
+    inside = finished.labels.data != 0
+    labels = finished.labels.data[inside]
     counts = np.bincount(labels)
-    sums = np.bincount(labels, weights=finished.confidence.data.ravel())
+    sums = np.bincount(labels, weights=finished.confidence.data[inside])
     return {
         region.id: float(sums[region.id] / counts[region.id])
         if region.id < len(counts) and counts[region.id]
