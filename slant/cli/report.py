@@ -19,20 +19,30 @@ _DEFAULTS = PageSettings()
 def report(
     *results: Path,
     settings: Annotated[PageSettings, Parameter(name="*")] = _DEFAULTS,
+    compare: tuple[Path, Path] | None = None,
     scan: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Make the pages of finished results anew, without segmenting.
+    """Make the pages of finished results anew, without segmenting, or compare two segmentations of one scan.
 
     Parameters
     ----------
     results : Path
         Folders that slant segment wrote, with the folders in them, or records in them.
+    compare : tuple of 2 Path
+        Two segmentations of one scan: label maps, or results of slant segment. The page is NAME_difference.html.
     scan : Path
         The scan, if it is no longer where it was segmented; for the results of one scan.
     out : Path
-        Folder for the pages; by default they lie beside the results and replace older pages there.
+        Folder for the pages; by default that of the results, where older pages are replaced, and for --compare the
+        working directory.
     """
+    if compare is not None:
+        if results or settings.pdf:
+            extra = "--pdf" if settings.pdf else str(results[0])
+            raise SettingsError(f"--compare A B makes one page of two segmentations, found also {extra}; leave it out")
+        _compare(compare, settings, scan, out or Path())
+        return
     from slant.io.finished import find_records
 
     if not results:
@@ -68,3 +78,13 @@ def _remake(record: Path, settings: PageSettings, scan: Path | None, out: Path |
     pages = {getattr(names, kind): content for kind, content in pages_of(finished, settings).items()}
     for path in write_files(out or record.parent, pages):
         say(str(path))
+
+
+def _compare(places: tuple[Path, Path], settings: PageSettings, scan: Path | None, out: Path) -> None:
+    from slant.evaluation.difference import compare
+    from slant.io.write import write_files
+    from slant.report.difference import draw_difference
+
+    found = compare(*places, scan)
+    (path,) = write_files(out, {f"{found.name}_difference.html": draw_difference(found, settings)})
+    say(str(path))

@@ -88,9 +88,7 @@ class Contents:
     @property
     def convention_text(self) -> str:
         """Which side is where."""
-        if self.settings.radiological:
-            return "Radiological convention: the person's left is on the right"
-        return "Neurological convention: the person's left is on the left"
+        return side_text(self.settings)
 
 
 def contents(
@@ -134,12 +132,12 @@ def draw_page(shown: Contents) -> bytes:
         .get_template("scan.html.j2")
         .render(
             name=shown.title,
-            record=_as_text(finished.record),
-            record_text=json.dumps(_as_text(finished.record), indent=2, ensure_ascii=False),
+            record=plain_text(finished.record),
+            record_text=json.dumps(plain_text(finished.record), indent=2, ensure_ascii=False),
             convention_text=shown.convention_text,
             radiological=shown.settings.radiological,
-            warnings=_as_text(shown.warnings),
-            notes=_as_text(finished.notes),
+            warnings=plain_text(shown.warnings),
+            notes=plain_text(finished.notes),
             summary=summary(finished, shown.regions),
             quality=shown.quality,
             marks=_MARKS,
@@ -153,13 +151,20 @@ def draw_page(shown: Contents) -> bytes:
             pairs=pair_lines(shown.regions),
             sums=sum_lines(finished),
             viewer=viewer(finished),
-            regions_json=_json([{"name": r.row.name, "color": r.color} for r in shown.regions]),
+            regions_json=script_json([{"name": r.row.name, "color": r.color} for r in shown.regions]),
             least_share=LEAST_SHARE,
             uneven=UNEVEN_PERCENT,
             divided=DIVIDED_SHARE,
         )
     )
     return text.encode(errors="replace")
+
+
+def side_text(settings: PageSettings) -> str:
+    """The convention, in words."""
+    if settings.radiological:
+        return "Radiological convention: the person's left is on the right"
+    return "Neurological convention: the person's left is on the left"
 
 
 @cache
@@ -201,18 +206,18 @@ def _points(plot: Plot, curve: Curve, width: int, height: int, left: int, bottom
     ]
 
 
-def _as_text(value: Any) -> Any:
+def plain_text(value: Any) -> Any:
     """Plain values with every text in UTF-8; names may hold bytes that are no text."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
-        return {key: _as_text(own) for key, own in value.items()}
+        return {key: plain_text(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_text(own) for own in value]
+        return [plain_text(own) for own in value]
     return value
 
 
-def _json(value: Any) -> str:
+def script_json(value: Any) -> str:
     """Plain values for a script block, which no text in them can end."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 

@@ -17,6 +17,7 @@ const choose = (name, act) => all(`input[name=${name}]`).forEach((input) => {
   if (input.checked) act(input.value);
 });
 const setOpacity = () => all(".mosaic").forEach((m) => m.style.setProperty("--opacity", $("opacity").value / 100));
+if (!document.querySelector("input[name=space]")) all("[data-space]").forEach((m) => m.classList.add("on"));
 choose("space", (value) => all("[data-space]").forEach((m) => m.classList.toggle("on", m.dataset.space === value)));
 choose("mode", (value) => {
   regions.dataset.mode = value;
@@ -30,8 +31,7 @@ const known = $("regions-json") ? JSON.parse($("regions-json").textContent) : []
 const byColor = new Map();
 known.forEach((r) => byColor.set(r.color, byColor.has(r.color) ? `${byColor.get(r.color)} or ${r.name}` : r.name));
 const pixels = new WeakMap();
-const pixelsOf = (stack) => {
-  const image = stack.querySelector("img.fill");
+const pixelsOf = (image) => {
   if (!image || !image.complete || !image.naturalWidth) return null;
   if (!pixels.has(image)) {
     const canvas = document.createElement("canvas");
@@ -43,8 +43,9 @@ const pixelsOf = (stack) => {
   return pixels.get(image);
 };
 const hex = (data, i) => data[i + 3] ? "#" + [0, 1, 2].map((k) => data[i + k].toString(16).padStart(2, "0")).join("") : "";
-const colorAt = (stack, event) => {
-  const found = pixelsOf(stack);
+const fillsOf = (stack) => [...stack.querySelectorAll("img.fill")];
+const colorAt = (stack, image, event) => {
+  const found = pixelsOf(image);
   if (!found) return "";
   const box = stack.getBoundingClientRect();
   const x = Math.floor((event.clientX - box.left) / box.width * found.width);
@@ -62,7 +63,7 @@ const mark = (color) => {
   if (!color) return;
   let seen = 0;
   all(".mosaic .stack").forEach((stack) => {
-    const found = pixelsOf(stack);
+    const found = pixelsOf(fillsOf(stack)[0]);
     if (!found) return;
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [found.width, found.height];
@@ -81,15 +82,15 @@ const mark = (color) => {
 };
 all(".mosaic .stack").forEach((stack) => {
   on(stack, "pointermove", (event) => {
-    const name = byColor.get(colorAt(stack, event));
-    tip.hidden = !name;
-    if (!name) return;
-    tip.textContent = name;
+    const names = fillsOf(stack).map((image) => byColor.get(colorAt(stack, image, event)) || "");
+    tip.hidden = !names.some(Boolean);
+    if (tip.hidden) return;
+    tip.textContent = names.length < 2 ? names[0] : names.map((name, i) => `${"AB"[i]}: ${name || "no region"}`).join(" · ");
     tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4)}px`;
     tip.style.top = `${event.clientY + 16}px`;
   });
   on(stack, "pointerleave", () => { tip.hidden = true; });
-  on(stack, "click", (event) => mark(colorAt(stack, event)));
+  on(stack, "click", (event) => mark(colorAt(stack, fillsOf(stack)[0], event)));
 });
 on($("clear"), "click", () => mark(""));
 
