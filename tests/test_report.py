@@ -67,6 +67,7 @@ def copy(results: Path, tmp_path: Path) -> Path:
 # What the page holds
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_that_asks_for_nothing(html: str) -> None:
     assert len(html.encode()) < LIMIT_BYTES
     assert {source[:5] for source in re.findall(r'\ssrc="([^"]*)', html)} == {"data:"}
@@ -77,6 +78,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(html: str) -> None:
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_every_region_is_a_row_with_its_numbers(html: str, finished: Finished) -> None:
     rows = re.findall(r'<tr data-color="(#\w{6})" data-side="(\w+)".*?>([^<>]+)</button></th><td>([^<]*)', html)
     wanted = [("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in finished.protocol.regions[1:]]
@@ -122,6 +124,7 @@ def test_flags_say_what_stands_out(finished: Finished) -> None:
     assert [line.flag for line in given if line.flag] == ["much larger than usual"]
 
 
+@pytest.mark.slow
 def test_judgements_are_shown_if_there_are_any(words: Contents) -> None:
     assert "<caption>Quality" not in draw_page(words).decode()
     judged = replace(words, quality=(Judgement("Noise", "3 %", "look", "more than <usual>"),))
@@ -132,6 +135,7 @@ def test_judgements_are_shown_if_there_are_any(words: Contents) -> None:
     assert "more than &lt;usual&gt;" in row[1]
 
 
+@pytest.mark.slow
 def test_names_and_warnings_cannot_break_the_page(words: Contents) -> None:
     evil = "</script><script>alert(1)</script>"
     record = {**words.finished.record, "warnings": [evil, "caf\udce9"]}
@@ -141,6 +145,7 @@ def test_names_and_warnings_cannot_break_the_page(words: Contents) -> None:
     assert "caf\\udce9" in text
 
 
+@pytest.mark.slow
 def test_left_is_named_and_lies_where_the_convention_says(finished: Finished, shown: Contents, words: Contents) -> None:
     other = page._labelled(finished, base_at_home(finished), finished.labels, radiological=True)
     for row, mirrored in zip(shown.home[:2], other[:2], strict=True):
@@ -157,6 +162,7 @@ def test_left_is_named_and_lies_where_the_convention_says(finished: Finished, sh
     assert "left is on the right" in draw_page(replace(words, settings=settings)).decode()
 
 
+@pytest.mark.slow
 def test_filled_layers_have_the_colours_of_the_table(shown: Contents, finished: Finished) -> None:
     layer = shown.home[0].panels[3].layers["fill"]
     assert layer.colors is not None
@@ -229,6 +235,7 @@ def test_a_run_writes_its_pages(tmp_path: Path) -> None:
     assert (tmp_path / "toy_report.html").read_bytes() == b"a page"
 
 
+@pytest.mark.slow
 def test_pdf_has_two_sheets_whatever_must_be_said(shown: Contents) -> None:
     import pypdfium2
 

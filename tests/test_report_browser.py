@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from toy import voted_run
 
 from slant.config import PageSettings
@@ -81,6 +83,7 @@ class Visit:
         self.address = path.as_uri()
 
     def check(self) -> None:
+        """Nothing was complained of, and nothing asked for but the page."""
         assert self.complaints == []
         assert self.asked == [self.address]
 
@@ -120,9 +123,7 @@ def test_the_table_sorts_and_searches(scan: Visit) -> None:
     assert [float(v) for v in column] == sorted((float(v) for v in column), reverse=True)
     assert page.locator("th[aria-sort=descending]").inner_text().startswith("mm³")
     page.get_by_role("button", name="mm³").press("Enter")
-    assert page.locator("#region-table tbody tr td:nth-child(4)").all_text_contents() == column[::-1] or sorted(
-        column, key=float
-    ) == sorted(page.locator("#region-table tbody tr td:nth-child(4)").all_text_contents(), key=float)
+    assert page.locator("#region-table tbody tr td:nth-child(4)").all_text_contents() == column[::-1]
     page.get_by_role("button", name="Region", exact=True).click()
     assert names(page) == sorted(before, key=str.lower)
     page.get_by_label("Search").fill("hippoc")
@@ -159,7 +160,8 @@ def test_a_region_is_marked_from_the_table_and_named_in_the_picture(scan: Visit)
     page.get_by_role("button", name="Left Cerebral White Matter").click()
     assert page.locator("#chosen").inner_text().startswith("Marked in white: Left Cerebral White Matter, in ")
     marked = """() => [...document.querySelectorAll('.mosaic.on canvas')].reduce((sum, c) =>
-        sum + c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v).length, 0)"""
+        sum + c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v).length,
+        0)"""
     assert page.evaluate(marked) > 100
     page.get_by_role("button", name="Stop marking it").click()
     assert page.locator(".mosaic canvas").count() == 0
@@ -187,28 +189,24 @@ def test_registration_blinks_only_if_motion_is_welcome(scan: Visit, browser: Any
     calm.page.context.close()
 
 
+def colored_share(page: Any) -> float:
+    """Share of the 3D view's pixels that have a colour."""
+    picture = page.screenshot(clip=page.locator("#view3d-canvas").bounding_box())
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    return float((np.ptp(pixels, axis=-1) > 40).mean())
+
+
 def test_the_3d_view_draws_and_names_places(scan: Visit) -> None:
     page = scan.page
     page.locator("#view3d").scroll_into_view_if_needed()
     page.wait_for_selector("#view3d-canvas[data-ready]")
-    drawn = """() => new Promise((done) => requestAnimationFrame(() => {
-        const c = document.createElement('canvas'), v = document.getElementById('view3d-canvas');
-        [c.width, c.height] = [v.width, v.height];
-        const x = c.getContext('2d'); x.drawImage(v, 0, 0);
-        const d = x.getImageData(0, 0, c.width, c.height).data;
-        let colored = 0;
-        for (let i = 0; i < d.length; i += 4) colored += Math.max(d[i], d[i+1], d[i+2]) - Math.min(d[i], d[i+1], d[i+2]) > 40;
-        done(colored / (d.length / 4));
-    }))"""
     page.locator("#view3d-canvas").focus()
     page.keyboard.press("ArrowLeft")
     assert "mm: " in page.locator("#view3d-place").inner_text()
     page.get_by_label("3D only").check()
     page.locator("#view3d-opacity").fill("80")
     page.get_by_role("button", name="Turn left").click()
-    assert page.evaluate("document.getElementById('view3d-canvas').height") > 100
-    assert scan.page.screenshot(clip=page.locator("#view3d-canvas").bounding_box()) != b""
-    assert isinstance(page.evaluate(drawn), (int, float))
+    assert colored_share(page) > 0.02
     scan.check()
 
 
@@ -234,9 +232,9 @@ def test_it_can_be_read_on_a_telephone_and_by_a_screen_reader(browser: Any, fold
     visit = Visit(browser, folder / "scan.html")
     visit.page.set_viewport_size({"width": 390, "height": 800})
     assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    unnamed = """() => [...document.querySelectorAll('input, select, button, canvas, [role=img], [role=region]')].filter((e) =>
-        !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby')
-        && !e.textContent.trim()).map((e) => e.outerHTML.slice(0, 80))"""
+    unnamed = """() => [...document.querySelectorAll('input, select, button, canvas, [role=img], [role=region]')]
+        .filter((e) => !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
+        && !e.getAttribute('aria-labelledby') && !e.textContent.trim()).map((e) => e.outerHTML.slice(0, 80))"""
     assert visit.page.evaluate(unnamed) == []
     assert visit.page.evaluate("[...document.images].filter((i) => !i.hasAttribute('alt')).length") == 0
     tree = visit.page.locator("main").aria_snapshot()
