@@ -126,12 +126,12 @@ def test_the_table_sorts_and_searches(scan: Visit) -> None:
     assert page.locator("#region-table tbody tr td:nth-child(4)").all_text_contents() == column[::-1]
     page.get_by_role("button", name="Region", exact=True).click()
     assert names(page) == sorted(before, key=str.lower)
-    page.get_by_label("Search").fill("hippoc")
+    page.locator("#search").fill("HIPPOCAMPUS")
     assert sorted(names(page)) == ["Left Hippocampus", "Right Hippocampus"]
     assert page.locator("#count").inner_text() == "2 of 132 regions"
-    page.get_by_label("Side").select_option("L")
+    page.locator("#side").select_option("L")
     assert names(page) == ["Left Hippocampus"]
-    page.get_by_label("Search").fill("nothing of the kind")
+    page.locator("#search").fill("nothing of the kind")
     assert names(page) == []
     scan.check()
 
@@ -146,10 +146,10 @@ def test_sliders_and_switches_change_the_pictures(scan: Visit) -> None:
         page.keyboard.press("ArrowLeft")
     assert float(page.evaluate(opacity.format("lines"))) == pytest.approx(0.8)
     assert page.locator("output[for=opacity]").inner_text() == "80 %"
-    page.get_by_label("filled").check()
+    page.get_by_role("radio", name="filled").check()
     assert float(page.evaluate(opacity.format("lines"))) == 0
     assert float(page.evaluate(opacity.format("fill"))) == pytest.approx(0.45)
-    page.get_by_label("MNI305").check()
+    page.get_by_role("radio", name="MNI305").check()
     assert page.locator("[data-space=mni]").is_visible()
     assert not page.locator("[data-space=home]").is_visible()
     scan.check()
@@ -178,9 +178,9 @@ def test_registration_blinks_only_if_motion_is_welcome(scan: Visit, browser: Any
     page.wait_for_selector("#registration[data-show=template]")
     page.wait_for_selector("#registration[data-show=scan]")
     page.get_by_role("button", name="Blink").click()
-    page.get_by_label("template, with the scan's edges").check()
+    page.get_by_role("radio", name="template, with the scan's edges").check()
     assert show("data-show") == "template"
-    page.get_by_label("edges", exact=True).uncheck()
+    page.get_by_role("checkbox", name="edges").uncheck()
     assert not page.locator("#registration .scan_edges").first.is_visible()
     scan.check()
     calm = Visit(browser, folder / "scan.html", reduced_motion="reduce")
@@ -203,7 +203,7 @@ def test_the_3d_view_draws_and_names_places(scan: Visit) -> None:
     page.locator("#view3d-canvas").focus()
     page.keyboard.press("ArrowLeft")
     assert "mm: " in page.locator("#view3d-place").inner_text()
-    page.get_by_label("3D only").check()
+    page.get_by_role("radio", name="3D only").check()
     page.locator("#view3d-opacity").fill("80")
     page.get_by_role("button", name="Turn left").click()
     assert colored_share(page) > 0.02
@@ -214,7 +214,7 @@ def test_without_webgl_the_pictures_remain(chromium: Any, folder: Path) -> None:
     browser = chromium("--disable-gpu", "--disable-3d-apis", "--disable-webgl", "--disable-webgl2")
     visit = Visit(browser, folder / "scan.html")
     visit.page.locator("#view3d").scroll_into_view_if_needed()
-    visit.page.wait_for_function("document.getElementById('view3d-status').textContent.includes('no WebGL 2')")
+    visit.page.get_by_text("This browser offers no WebGL 2").wait_for()
     assert not visit.page.locator("#view3d-canvas").is_visible()
     assert visit.page.locator(".mosaic.on img.base").count() == 17
     visit.check()
@@ -265,11 +265,11 @@ def test_the_comparison_names_both_labels_and_marks_what_differs(browser: Any, f
     assert float(page.locator("#region-table tbody td:nth-child(3)").first.inner_text()) > 0.3
     page.get_by_role("button", name="Dice").click()
     assert names(page)[0] == "Right Hippocampus"
-    page.get_by_label("outlines of B").check()
+    page.get_by_role("radio", name="outlines of B").check()
     assert page.evaluate("getComputedStyle(document.querySelector('.diff')).opacity") == "0"
     page.locator(".mosaic .stack").nth(3).hover()
     assert page.locator("#tip").inner_text().startswith("A: ")
-    page.get_by_label("Search").fill("L-Amy")
+    page.locator("#search").fill("L-Amy")
     assert names(page) == ["Left Amygdala"]
     visit.check()
     visit.page.context.close()
