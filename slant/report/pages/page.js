@@ -18,7 +18,11 @@ const choose = (name, act) => all(`input[name=${name}]`).forEach((input) => {
 });
 const setOpacity = () => all(".mosaic").forEach((m) => m.style.setProperty("--opacity", $("opacity").value / 100));
 if (!document.querySelector("input[name=space]")) all("[data-space]").forEach((m) => m.classList.add("on"));
-choose("space", (value) => all("[data-space]").forEach((m) => m.classList.toggle("on", m.dataset.space === value)));
+let marked = "";
+choose("space", (value) => {
+  all("[data-space]").forEach((m) => m.classList.toggle("on", m.dataset.space === value));
+  if (marked) mark(marked);
+});
 choose("mode", (value) => {
   regions.dataset.mode = value;
   if (value === "fill" && $("opacity").value > 60) { $("opacity").value = 45; $("opacity").dispatchEvent(new Event("input")); }
@@ -56,6 +60,7 @@ const tip = document.createElement("div");
 tip.id = "tip"; tip.hidden = true;
 document.body.append(tip);
 const mark = (color) => {
+  marked = color;
   all(".mosaic .stack canvas").forEach((canvas) => canvas.remove());
   all("tr.marked").forEach((row) => row.classList.remove("marked"));
   $("chosen").textContent = color ? `Marked in white: ${byColor.get(color)}` : "";
