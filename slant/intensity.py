@@ -119,6 +119,6 @@ def line_between(before: Volume, after: Volume, mask: LabelMap) -> tuple[float, 
     inside = mask.data != 0
     given, made = before.data[inside].astype(np.float64), after.data[inside].astype(np.float64)
     low, high = np.percentile(given, (5, 95))
-    kept = (given >= low) & (given <= high)
+    kept = (given >= low) & (given <= high) if low < high else np.ones(given.shape, dtype=np.bool_)
     slope, intercept = np.polyfit(given[kept], made[kept], 1)
     return float(slope), float(intercept)

@@ -352,6 +352,15 @@ def test_report_goes_on_past_results_that_cannot_be_shown(
     assert "--scan is for the results of one scan, found those of 2" in capsys.readouterr().err
 
 
+def test_pages_of_one_name_are_not_put_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x_record.json").write_text("{}")
+    assert run_slant("report", tmp_path, "--out", tmp_path / "pages") == 2
+    assert "several results with the record x_record.json" in capsys.readouterr().err
+    assert not (tmp_path / "pages").exists()
+
+
 def test_report_says_what_it_wants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_slant("report") == 2
     assert "wanted at least one with finished results" in capsys.readouterr().err

@@ -50,6 +50,13 @@ def report(
     records = [record for place in results for record in find_records(place)]
     if scan is not None and len(records) > 1:
         raise SettingsError(f"--scan is for the results of one scan, found those of {len(records)}")
+    names = [record.name for record in records]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if out is not None and doubled:
+        raise SettingsError(
+            f"found several results with the record {doubled[0]}, whose pages would have one name in {out}; "
+            "leave --out out, so that each lies beside its results"
+        )
     if len(records) == 1:
         _remake(records[0], settings, scan, out)
         return
