@@ -55,6 +55,53 @@ class SegmentSettings:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class PageSettings:
+    """How the page of a scan is drawn.
+
+    Attributes
+    ----------
+    convention : {"neurological", "radiological"}
+        Whether pictures show the person's left on the left, or on the right.
+    pdf : bool
+        Write the page as PDF too.
+    """
+
+    convention: Literal["neurological", "radiological"] = "neurological"
+    pdf: bool = False
+
+    def __post_init__(self) -> None:
+        if self.convention not in ("neurological", "radiological"):
+            raise SettingsError(f"convention must be 'neurological' or 'radiological', found {self.convention!r}")
+
+    @property
+    def radiological(self) -> bool:
+        """Whether left is on the right."""
+        return self.convention == "radiological"
+
+
+@dataclass(frozen=True)
+class RunPages(PageSettings):
+    """The pages that a run leaves beside its results.
+
+    Attributes
+    ----------
+    convention : {"neurological", "radiological"}
+        Whether pictures show the person's left on the left, or on the right.
+    pdf : bool
+        Write the page as PDF too.
+    report : bool
+        Write a page to judge the results by.
+    """
+
+    report: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pdf and not self.report:
+            raise SettingsError("--pdf asks for the page as PDF and --no-report for no page; leave one of them out")
+
+
 COARSEST_MM = 8.0
 """Voxels of the coarsest level of SyN."""
 

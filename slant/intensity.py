@@ -104,3 +104,21 @@ def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, f
 
     fit = least_squares(residuals, (1.0, 0.0), loss="huber", f_scale=HUBER_SCALE)
     return float(fit.x[0]), float(fit.x[1])
+
+
+def line_between(before: Volume, after: Volume, mask: LabelMap) -> tuple[float, float]:
+    """Slope and intercept of the line that took one image to another in the brain.
+
+    Parameters
+    ----------
+    before, after : Volume
+        On one grid; ``after`` a line of ``before``, but for values that a limit cut off at either end.
+    mask : LabelMap
+        Brain mask on the same grid, not empty.
+    """
+    inside = mask.data != 0
+    given, made = before.data[inside].astype(np.float64), after.data[inside].astype(np.float64)
+    low, high = np.percentile(given, (5, 95))
+    kept = (given >= low) & (given <= high) if low < high else np.ones(given.shape, dtype=np.bool_)
+    slope, intercept = np.polyfit(given[kept], made[kept], 1)
+    return float(slope), float(intercept)

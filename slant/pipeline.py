@@ -39,6 +39,9 @@ class Prepared:
         How well the registered scan fits the template, see `slant.register`.
     warnings : tuple of str
     stages : tuple of Stage
+    intensity_line : tuple of 2 float, optional
+        Slope and intercept from intensities of the scan without its bias field to those of ``image``. Together with
+        scan and image it gives the field, which is not kept.
     """
 
     image: Volume
@@ -48,6 +51,7 @@ class Prepared:
     similarity: float
     warnings: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    intensity_line: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +138,7 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     with clock("harmonize"):
         harmonized = intensity.harmonize(corrected, carried, inputs.reference, keep_head=keep_head)
         image = Volume(inputs.scaling(harmonized.data, carried.data != 0), inputs.template.grid)
+        line = intensity.line_between(corrected, image, carried)
     cut = brain.fov_cuts_brain(mask)
     return Prepared(
         image,
@@ -143,6 +148,7 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
         registration.similarity,
         (cut,) if cut else (),
         clock.stages,
+        line,
     )
 
 

@@ -166,29 +166,33 @@ def test_a_scan_with_an_odd_name_goes_through(
     monkeypatch.chdir(tmp_path)
     folder = Path("a folder (1)") / "Ergebnisse für 脳.d"
     path = write_toy_scan(tmp_path / f"{ODD_NAME}_T1w.nii.gz")
+    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
     with quick_stages(), quick_networks():
         assert segment_toy(path, folder) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    names = ResultNames(ODD_NAME).all
-    assert sorted(file.name for file in folder.iterdir()) == sorted(names)
+    names = ResultNames(ODD_NAME)
+    written = (*names.all, names.report)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(written)
     shown = dict(line.split("  ", 1) for line in said.out.splitlines()[:-1])
-    assert sorted(path.strip() for path in shown.values()) == sorted(str(folder / name) for name in names)
+    assert sorted(path.strip() for path in shown.values()) == sorted(str(folder / name) for name in written)
     assert re.fullmatch(r"done in \d+ s", said.out.splitlines()[-1])
-    record = json.loads((folder / names[-1]).read_text("utf-8"))
+    record = json.loads((folder / names.record).read_text("utf-8"))
     assert record["input"]["path"] == str(path)
 
 
-def test_a_name_that_is_no_text_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
+@pytest.mark.slow
+def test_a_name_that_is_no_text_goes_through(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.nii")
     try:
         write_toy_scan(tmp_path / "a.nii").rename(path)
     except OSError:
         pytest.skip("this file system wants names in UTF-8")
-    assert segment_toy(path, tmp_path / "out") == 0
+    with quick_stages(), quick_networks():
+        assert segment_toy(path, tmp_path / "out", "--pdf") == 0
     record = json.loads((tmp_path / "out" / os.fsdecode(b"caf\xe9_record.json")).read_text("utf-8"))
     assert record["input"]["path"] == str(path)
+    assert (tmp_path / "out" / os.fsdecode(b"caf\xe9_report.pdf")).read_bytes().startswith(b"%PDF")
 
 
 def test_warnings_reach_the_reader_and_the_record(
@@ -204,6 +208,27 @@ def test_warnings_reach_the_reader_and_the_record(
     warnings = ["1 NaN or infinite voxels were replaced by 0", cut]
     assert capsys.readouterr().err.splitlines() == [f"slant: warning: {text}" for text in warnings]
     assert json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))["warnings"] == warnings
+
+
+def test_pages_are_left_out_if_asked_and_old_ones_go_with_their_results(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_light_found(monkeypatch)
+    out = tmp_path / "out"
+    assert segment_toy(scan, out, "--no-report", "--pdf") == 2
+    assert "--no-report for no page; leave one of them out" in capsys.readouterr().err
+    assert not out.exists()
+    assert segment_toy(scan, out) == 0
+    first = content(out)
+    assert first["toy_report.html"] == b"a page"
+    assert segment_toy(scan, out, "--no-report", "--force") == 0
+    assert content(out).keys() == first.keys() - {"toy_report.html"}
+
+
+def test_a_page_that_is_there_is_not_overwritten(scan: Path, tmp_path: Path, no_pipeline: None) -> None:
+    (tmp_path / "toy_report.html").write_text("mine")
+    assert segment_toy(scan, tmp_path) == 2
+    assert (tmp_path / "toy_report.html").read_text() == "mine"
 
 
 def test_force_replaces_results_and_nothing_else(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

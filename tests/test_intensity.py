@@ -16,6 +16,7 @@ from slant.intensity import (
     build_reference,
     harmonize,
     huber_line,
+    line_between,
     sorted_intensities,
     z_score,
 )
@@ -112,3 +113,12 @@ def test_a_scan_of_the_reference_set_hardly_moves(data_dir: Path, number):
     reference = load_intensity_reference()
     found = sorted_intensities(harmonize(scan, mask, reference), mask)
     assert np.abs(found - reference.values)[50:951].mean() < 0.1
+
+
+def test_the_line_between_two_images_is_found_though_a_limit_cut_the_ends() -> None:
+    before = _volume(IMAGE)
+    made = 0.25 * IMAGE - 3
+    low, high = np.percentile(made[MASK.data != 0], (3, 97))
+    assert line_between(before, _volume(np.clip(made, low, high)), MASK) == pytest.approx((0.25, -3), abs=1e-4)
+    halves = np.where(np.arange(IMAGE.size).reshape(IMAGE.shape) % 50 == 0, 1.0, 0.0)
+    assert line_between(_volume(halves), _volume(2 * halves + 1), MASK) == pytest.approx((2, 1), abs=1e-4)

@@ -17,6 +17,7 @@ from slant.grid import Grid, axis_aligned_grid, transform_points
 from slant.labels import LabelProtocol, Region
 from slant.report import overlay
 from slant.report.overlay import PLANES, cut, draw_overlay, labelled_box, paint, view_grid
+from slant.report.paint import line_colors
 from slant.volume import LabelMap, Volume
 
 AXIAL, CORONAL, SAGITTAL = PLANES
@@ -163,12 +164,12 @@ def test_grey_runs_from_black_to_white():
 
 
 def test_dark_colours_are_lightened_and_bright_ones_kept(protocol):
-    _, red, blue = overlay._colors(protocol).tolist()
+    _, red, blue = line_colors(protocol).tolist()
     assert red[0] == 255
     assert blue[2] == 255
     assert blue[0] == blue[1] > 60
     yellow = LabelProtocol("one", (protocol.regions[0], Region(3, "Y", "Y", "midline", "csf", "all", (255, 245, 9))))
-    assert overlay._colors(yellow)[1].tolist() == [255, 245, 9]
+    assert line_colors(yellow)[1].tolist() == [255, 245, 9]
 
 
 def test_same_bytes_without_software_or_date(oblique_grid, protocol):

@@ -122,7 +122,10 @@ def test_wheel_carries_version_and_licences(wheel: Path) -> None:
         for name in ("LICENSE", "LICENSE-WEIGHTS.md", "NOTICE"):
             assert archive.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
     assert f"\nVersion: {slant.__version__}\n" in metadata
-    assert "\nLicense-Expression: Apache-2.0 AND BSD-3-Clause AND CC-BY-NC-3.0\n" in metadata
+    assert (
+        "\nLicense-Expression: Apache-2.0 AND BSD-3-Clause AND CC-BY-NC-3.0 AND BSD-2-Clause AND MIT AND ISC\n"
+        in metadata
+    )
 
 
 @pytest.mark.slow

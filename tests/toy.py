@@ -31,6 +31,7 @@ from slant.grid import Grid, Matrix, transform_points
 from slant.io.models import load_model, manifest_of
 from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
+from slant.io.results import Run
 from slant.io.templates import load_template
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
@@ -228,10 +229,19 @@ def light_found() -> Segmentation:
     return replace(toy_found(), template_labels=LabelMap(np.ones(small.shape, int), small), prepared=prepared)
 
 
+@cache
+def voted_run() -> Run:
+    """The toy scan by `quick_networks`."""
+    with quick_networks():
+        found = label(toy_prepared(), toy_model(), SegmentSettings(threads=1))
+    return Run(toy_scan(), found, toy_model(), SegmentSettings(threads=1), b"a picture")
+
+
 def use_light_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `slant segment` find what `light_found` holds, whatever scan on the toy grid it is given."""
     monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
-    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_: b"a picture")
+    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
+    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
 
 
 def forbid_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:

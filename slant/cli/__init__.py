@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from slant.cli import about, cohort, evaluate, multiatlas, phantoms, segment, train  # noqa: F401 (each adds its commands)
+from slant.cli import (  # noqa: F401 (each adds its commands)
+    about,
+    cohort,
+    evaluate,
+    multiatlas,
+    phantoms,
+    report,
+    segment,
+    train,
+)
 from slant.cli.app import main
 
 __all__ = ["main"]

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 import slant
 from slant.cli.app import guarded, say
 from slant.cli.cohort import Resources, prepare, run
-from slant.config import SegmentSettings
+from slant.config import RunPages, SegmentSettings
 from slant.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS = SegmentSettings()
+_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
 
 
 def _both(*names: str, several: bool = False, flag: bool = False) -> Parameter:
@@ -53,6 +53,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     scheduler: str | None = None,
     cluster: Path | None = None,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
+    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
     force: Annotated[bool, Parameter(negative="")] = False,
     boilerplate: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -96,11 +97,14 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         raise SettingsError("wanted three arguments: slant-bids BIDS_DIR OUTPUT_DIR {participant,group}")
     from slant.cohort.bids import Selection, list_bids_jobs, write_dataset
     from slant.cohort.jobs import absolute
+    from slant.cohort.scan import Request
 
     out = absolute(output_dir)
     selection = Selection(participant_label, session_label, bids_filter_file, not skip_bids_validation)
     resources = Resources(n_procs, mem_gb, work_dir, scheduler, cluster)
-    made, _ = prepare(list_bids_jobs(bids_dir, out, selection), out, settings, resources, force=force)
+    made, _ = prepare(
+        list_bids_jobs(bids_dir, out, selection), out, Request(settings, pages=pages), resources, force=force
+    )
     model = _manifest(settings)
     write_dataset(out, bids_dir, _named(settings, model), keep_head=bool(model.get("input", {}).get("keep_head")))
     if level == "group":

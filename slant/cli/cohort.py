@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.config import SegmentSettings
+from slant.config import RunPages, SegmentSettings
 from slant.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
     from slant.cohort.jobs import JobList
     from slant.cohort.pools import Pool
     from slant.cohort.run import Cohort, Summary
+    from slant.cohort.scan import Request
     from slant.cohort.work import SegmentWork
 
-_DEFAULTS = SegmentSettings()
+_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def cohort(
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     resources: Annotated[Resources, Parameter(name="*")] = _RESOURCES,
     volume: int | None = None,
+    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
     force: Annotated[bool, Parameter(negative="")] = False,
     print_jobs: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -83,12 +85,13 @@ def cohort(
         raise SettingsError("wanted scans, then the folder for the results: slant cohort SCANS OUT")
     from slant.cohort.commands import commands
     from slant.cohort.jobs import absolute, list_jobs
+    from slant.cohort.scan import Request
 
     *places, last = paths
     out = absolute(last)
     if out.is_file():
         raise OutputError(f"{out} is a file; the last path must be the folder for the results")
-    made, work = prepare(list_jobs(places, out), out, settings, resources, volume=volume, force=force)
+    made, work = prepare(list_jobs(places, out), out, Request(settings, volume, pages), resources, force=force)
     if print_jobs:
         for line in commands(made, work):
             say(line)
@@ -98,13 +101,7 @@ def cohort(
 
 
 def prepare(
-    listed: JobList,
-    out: Path,
-    settings: SegmentSettings,
-    resources: Resources,
-    *,
-    volume: int | None = None,
-    force: bool = False,
+    listed: JobList, out: Path, request: Request, resources: Resources, *, force: bool = False
 ) -> tuple[Cohort, SegmentWork]:
     """The cohort with its work, once the model is found."""
     from slant.cohort.jobs import absolute
@@ -113,9 +110,10 @@ def prepare(
     from slant.cohort.work import SegmentWork, model_sha256
     from slant.io.models import embedded_models
 
+    settings = request.settings
     if settings.model not in embedded_models():
         settings = replace(settings, model=str(absolute(settings.model)))  # for workers elsewhere
-    work = SegmentWork(settings, model_sha256(settings.model), volume)
+    work = SegmentWork(settings, model_sha256(settings.model), request.volume, request.pages)
     work_dir = None if resources.work_dir is None else absolute(resources.work_dir)
     return Cohort(listed, work, Place(out, work_dir), force), work
 

@@ -11,14 +11,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.config import SegmentSettings
+from slant.config import RunPages, SegmentSettings
 from slant.errors import SettingsError
 
-_DEFAULTS = SegmentSettings()
+_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
 
 
 @app.command
-def segment(
+def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called)
     scan: Path,
     out: Path,
     /,
@@ -26,6 +26,7 @@ def segment(
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     volume: int | None = None,
     name: str | None = None,
+    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
     force: bool = False,
 ) -> None:
     """Label one T1-weighted scan.
@@ -45,34 +46,20 @@ def segment(
     """
     start = time.perf_counter()
     from slant.io.read import read_scan
-    from slant.io.results import ResultNames, Run, write_results
+    from slant.io.results import ResultNames, write_results
     from slant.io.staging import check_output
 
     loaded = read_scan(scan, volume=volume)
     if name is not None:
         loaded = dataclasses.replace(loaded, name=_file_name(name))
-    check_output(out, ResultNames(loaded.name), force=force)
+    names = ResultNames(loaded.name)
+    check_output(out, names, force=force, optional=names.pages)
+    from slant.cohort.scan import Request, segment_scan
     from slant.io.models import load_model
 
-    model = load_model(settings.model)
-    from slant import pipeline
-    from slant.brain import is_skull_stripped
-    from slant.nets.predict import choose_device
-    from slant.report.overlay import draw_overlay
-
-    requested = {**dataclasses.asdict(settings), "volume": volume}
-    settings = dataclasses.replace(
-        settings,
-        device=str(choose_device(settings.device)),
-        threads=settings.thread_count,
-        skull_stripped=is_skull_stripped(loaded.volume) if settings.skull_stripped is None else settings.skull_stripped,
-    )
-    found = pipeline.segment(loaded.volume, model, settings)
-    warnings = loaded.warnings + found.warnings
-    title = loaded.name.encode(errors="replace").decode()  # names may hold bytes that are no text
-    picture = draw_overlay(loaded.volume, found.labels, model.protocol, title, warnings)
-    files = write_results(Run(loaded, found, model, settings, picture, requested), out)
-    _report(files, warnings, time.perf_counter() - start)
+    run = segment_scan(loaded, load_model(settings.model), Request(settings, volume, pages))
+    files = write_results(run, out)
+    _report(files, run.warnings, time.perf_counter() - start)
 
 
 def _file_name(name: str) -> str:

@@ -28,6 +28,8 @@ failures.tsv
 **/*_volumes.tsv
 **/*_record.json
 **/*_overlay.png
+**/*_report.html
+**/*_report.pdf
 **/*_xfm.mat
 """
 

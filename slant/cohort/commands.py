@@ -12,7 +12,7 @@ from slant.cohort.jobs import Job
 from slant.cohort.run import Cohort, split
 from slant.cohort.work import SegmentWork
 from slant.cohort.worker import finished
-from slant.config import SegmentSettings
+from slant.config import RunPages, SegmentSettings
 
 
 def commands(cohort: Cohort, work: SegmentWork) -> Iterator[str]:
@@ -42,8 +42,9 @@ def _arguments(job: Job, work: SegmentWork) -> list[str]:
         found += ["--name", job.name]
     if work.volume is not None:
         found += ["--volume", str(work.volume)]
-    for field in fields(SegmentSettings):
-        value, option = getattr(work.settings, field.name), "--" + field.name.replace("_", "-")
+    asked = [(work.settings, field) for field in fields(SegmentSettings)] + [(work.pages, f) for f in fields(RunPages)]
+    for given, field in asked:
+        value, option = getattr(given, field.name), "--" + field.name.replace("_", "-")
         if value == field.default:
             continue
         if isinstance(value, bool):

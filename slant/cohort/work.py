@@ -7,14 +7,15 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slant.cohort import feed
 from slant.cohort.jobs import Job
-from slant.config import SegmentSettings
+from slant.cohort.scan import Request, segment_scan
+from slant.config import RunPages, SegmentSettings
 from slant.errors import ModelError
 from slant.io.staging import FileNames
 
@@ -56,11 +57,14 @@ class SegmentWork:
         Of the model's manifest, which holds the hashes of its weights.
     volume : int, optional
         Which volume of 4D files to take.
+    pages : RunPages
+        What else is left beside the results; finished ones without it stay as they are.
     """
 
     settings: SegmentSettings
     model_sha256: str
     volume: int | None = None
+    pages: RunPages = field(default_factory=RunPages)
 
     @property
     def key(self) -> str:
@@ -90,38 +94,18 @@ class SegmentWork:
 
     def __call__(self, job: Job, stage: Path, threads: int) -> None:
         """Segment a scan and write its results."""
-        from slant import pipeline
-        from slant.brain import is_skull_stripped
         from slant.io.read import read_scan
-        from slant.io.results import Run, write_results
+        from slant.io.results import write_results
         from slant.io.staging import check_output
-        from slant.nets.predict import choose_device
-        from slant.report.overlay import draw_overlay
 
         scan = dataclasses.replace(read_scan(job.scan, volume=self.volume), name=job.name)
         check_output(job.folder, self.names(job), force=True)
-        model = _model(self.settings.model, self.model_sha256)
-        asked = dataclasses.replace(self.settings, threads=self.settings.threads or threads)
-        stripped = asked.skull_stripped
-        labelling = feed.current()
-        settings = dataclasses.replace(
-            asked,
-            device=str(choose_device(asked.device)) if labelling is None else labelling.device,
-            skull_stripped=is_skull_stripped(scan.volume) if stripped is None else stripped,
-        )
-        if labelling is None:
-            found = pipeline.segment(scan.volume, model, settings)
-        else:
-            prepared = pipeline.prepare(scan.volume, model.inputs, settings)
-            found = labelling.label(prepared, self.settings.model, settings)
-        warnings = scan.warnings + found.warnings
-        title = scan.name.encode(errors="replace").decode()  # names may hold bytes that are no text
-        picture = draw_overlay(scan.volume, found.labels, model.protocol, title, warnings)
-        requested = {**dataclasses.asdict(self.settings), "volume": self.volume}
-        write_results(Run(scan, found, model, settings, picture, requested), job.folder, stage)
-        for warning in warnings:
+        model, request = _model(self.settings.model, self.model_sha256), Request(self.settings, self.volume, self.pages)
+        run = segment_scan(scan, model, request, threads=threads, feed=feed.current())
+        write_results(run, job.folder, stage)
+        for warning in run.warnings:
             sys.stderr.write(f"warning: {warning}\n")
-        for stage_done in found.stages:
+        for stage_done in run.segmentation.stages:
             sys.stderr.write(f"{stage_done.name}: {stage_done.seconds:.1f} s, {stage_done.peak_mib:.0f} MiB\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +85,28 @@ class ResultNames:
         return f"{self.name}_overlay.png"
 
     @property
+    def report(self) -> str:
+        """Page to judge the results by, if it is wanted."""
+        return f"{self.name}_report.html"
+
+    @property
+    def pdf(self) -> str:
+        """The page as PDF, if it is wanted."""
+        return f"{self.name}_report.pdf"
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """Files that a run may leave out."""
+        return (self.report, self.pdf)
+
+    @property
     def record(self) -> str:
         """How the results were made; written last, so its presence means done."""
         return f"{self.name}_record.json"
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every file in the order they are put in place."""
+        """Every file but the pages, in the order they are put in place."""
         return (
             self.labels,
             self.template_labels,
@@ -119,8 +134,11 @@ class Run:
     settings : SegmentSettings
         As resolved.
     picture : bytes
+        The overlay as PNG.
     requested : dict, optional
         The settings as given, and the ``volume`` of a 4D file.
+    pages : dict of str to bytes
+        Content of ``report`` and ``pdf``, those that are wanted.
     """
 
     scan: Scan
@@ -129,6 +147,7 @@ class Run:
     settings: SegmentSettings
     picture: bytes
     requested: dict[str, Any] | None = None
+    pages: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def names(self) -> ResultNames:
@@ -155,7 +174,7 @@ def write_results(run: Run, folder: Path, unfinished: Path | None = None) -> dic
         If one cannot be written; what was in the folder before is then unchanged.
     """
     names, found = run.names, run.segmentation
-    with staged(folder, names, unfinished) as temporary:
+    with staged(folder, names, names.pages, unfinished) as temporary:
         write_image(temporary / names.labels, found.labels, run.scan)
         write_image(temporary / names.template_labels, found.template_labels, None)
         write_image(temporary / names.preprocessed, found.prepared.image, None)
@@ -166,9 +185,12 @@ def write_results(run: Run, folder: Path, unfinished: Path | None = None) -> dic
         _write_volumes(temporary / names.volumes, run)
         write_json(temporary / names.sidecar, _sidecar(run))
         (temporary / names.overlay).write_bytes(run.picture)
+        for page, content in run.pages.items():
+            (temporary / getattr(names, page)).write_bytes(content)
         write_json(temporary / names.record, record(run))
-    fields = [field for field in dir(ResultNames) if not field.startswith("_") and field not in ("all", "name")]
-    return {field: folder / getattr(names, field) for field in fields}
+    kinds = [kind for kind, value in vars(ResultNames).items() if isinstance(value, property)]
+    files = {kind: folder / getattr(names, kind) for kind in sorted(kinds) if kind not in ("all", "pages")}
+    return {kind: path for kind, path in files.items() if path.name not in names.pages or kind in run.pages}
 
 
 def _transform(home_from_template: Matrix) -> bytes:
@@ -224,10 +246,19 @@ def record(run: Run) -> dict[str, Any]:
         "warnings": list(run.warnings),
         "registration_similarity": round(found.prepared.similarity, 6),
         "home_from_template": found.prepared.home_from_template.tolist(),
+        "intensity": _intensity(run),
         "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
         "regions_found": sum(row.volume_mm3 > 0 for row in found.volumes if row.level == "region"),
         "stages": [asdict(stage) for stage in found.stages],
     }
+
+
+def _intensity(run: Run) -> dict[str, float] | None:
+    """What takes intensities of the scan without its bias field, and z-scores, to those of the network input."""
+    line, scaling = run.segmentation.prepared.intensity_line, run.model.inputs.scaling
+    if line is None:
+        return None
+    return {"slope": line[0], "intercept": line[1], "z_offset": scaling.offset, "z_scale": scaling.scale}
 
 
 def _versions() -> dict[str, str]:

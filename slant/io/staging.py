@@ -27,7 +27,9 @@ class FileNames(Protocol):
         """How the results were made; its presence means done."""
 
 
-def check_output(folder: Path, names: FileNames, *, force: bool, what: str = "this scan") -> None:
+def check_output(
+    folder: Path, names: FileNames, *, force: bool, what: str = "this scan", optional: tuple[str, ...] = ()
+) -> None:
     """Refuse before any work is done if the results could not be written.
 
     Parameters
@@ -38,6 +40,8 @@ def check_output(folder: Path, names: FileNames, *, force: bool, what: str = "th
         Whether results that are there may be replaced.
     what : str, optional
         Said in the error: of what they are results.
+    optional : tuple of str, optional
+        Files that a run may leave beside them.
 
     Raises
     ------
@@ -46,7 +50,9 @@ def check_output(folder: Path, names: FileNames, *, force: bool, what: str = "th
     """
     with _output_errors(folder):
         nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-        existing = [name for name in names.all if (nearest / name).exists()]  # fails for a name that is too long
+        existing = [
+            name for name in (*names.all, *optional) if (nearest / name).exists()
+        ]  # fails for a name that is too long
         if existing and nearest == folder and not force:
             found = f"{existing[0]}{' and more' if len(existing) > 1 else ''}"
             raise OutputError(
@@ -68,7 +74,9 @@ def _output_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged(folder: Path, names: FileNames, unfinished: Path | None = None) -> Iterator[Path]:
+def staged(
+    folder: Path, names: FileNames, optional: tuple[str, ...] = (), unfinished: Path | None = None
+) -> Iterator[Path]:
     """A folder to write results in, moved into place only if all of them could be written.
 
     Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
@@ -78,6 +86,9 @@ def staged(folder: Path, names: FileNames, unfinished: Path | None = None) -> It
     ----------
     folder : Path
     names : FileNames
+        Files that must be there when the body ends.
+    optional : tuple of str, optional
+        Files that may be there; those of an earlier run that are not made anew go with its record.
     unfinished : Path, optional
         The folder to write in, on the same file system; by default a hidden one in ``folder``, of a new name.
 
@@ -94,13 +105,18 @@ def staged(folder: Path, names: FileNames, unfinished: Path | None = None) -> It
         temporary.mkdir(exist_ok=True)
         cleaning.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
-        for name in names.all:
+        made_now = (*(name for name in optional if (temporary / name).exists()), *names.all)
+        for name in made_now:
             if (temporary / name).stat().st_size == 0:
                 raise OSError(errno.EIO, f"{name} came out empty")
+        for name in {*made_now, *optional}:
             if (folder / name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
         (folder / names.record).unlink(missing_ok=True)
-        for name in names.all:
+        for name in optional:
+            if name not in made_now:
+                (folder / name).unlink(missing_ok=True)
+        for name in made_now:
             (temporary / name).replace(folder / name)
 
 

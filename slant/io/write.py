@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from slant.io.read import Scan
 
-_GZIP_LEVEL = 4
+_GZIP_LEVEL, _SMALLEST = 4, 9
 _TEMPLATE_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER: 4 is MNI152, and 3 Talairach, neither of them MNI305
 _MAX_ID = np.iinfo(np.uint16).max
 
@@ -52,6 +52,35 @@ def write_image(path: Path, data: Volume | LabelMap, like: Scan | None) -> None:
     if path.name.endswith(".gz"):
         content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
     _write_whole(path, content)
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
+    """Write files by their names, each whole or not at all; files that are there are replaced.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made, or a file not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}; choose another one") from error
+    for name, content in contents.items():
+        _write_whole(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def small_nifti(labels: LabelMap) -> bytes:
+    """A map of whole numbers from 0 to 65535 as the bytes of a ``.nii.gz`` on the map's own axes.
+
+    Raises
+    ------
+    OutputError
+        If a number does not fit.
+    """
+    content = _nifti_bytes(_stored(labels, Path("a map in memory")), labels, None)
+    return gzip.compress(content, _SMALLEST, mtime=0)
 
 
 def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:

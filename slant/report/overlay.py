@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from slant.errors import GeometryError
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
+from slant.report.paint import Picture, gray_range, line_colors, outlines
 from slant.resample import IDENTITY, labels_to_home, resample
 from slant.volume import LabelMap, Volume
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Box = tuple[NDArray[np.float64], NDArray[np.float64]]
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ _TITLE, _LINE = 60, 20  # pixels of title with subtitle, and of a line of warnin
 _LINE_LETTERS, _TITLE_LETTERS = 180, 110
 _MARGIN_MM, _LEAST_MM = 5.0, 40.0  # around the labels, and at least along every edge of the box
 _DPI, _HEIGHT_STEP = 100, 25  # dots per inch; quarters of an inch are exact in binary
-_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
+LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _TEXT, _FAINT, _ALERT = "#f2f2f2", "#a8a8a8", "#ffb000"
-_FAINTEST = 110.0  # luma from 0 to 255 below which a colour is lightened, to be seen on a scan
 
 
 def draw_overlay(
@@ -97,13 +96,13 @@ def draw_overlay(
     found = np.count_nonzero(np.bincount(channels.data.ravel())[1:])
     notes = _wrapped(warnings if found else ("no region found", *warnings))
     layout = _Layout.around(box, header=_TITLE + _LINE * len(notes))
-    gray_range = _gray_range(scan, labels)
+    shown = gray_range(scan, labels)
     figure = Figure(figsize=(_WIDTH / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
     _write_header(figure, title, notes, f"{found} of {len(protocol) - 1} regions", radiological)
     for plane, top in zip(PLANES, layout.tops, strict=True):
         view = view_grid(plane, box, layout.pixels_per_mm, radiological)
         lefts = layout.lefts(plane, view)
-        panels = paint(*cut(scan, channels, view), gray_range, _colors(protocol))
+        panels = paint(*cut(scan, channels, view), shown, line_colors(protocol))
         for left, panel in zip(lefts, panels, strict=True):
             figure.figimage(panel, xo=left, yo=layout.height - top - panel.shape[0], origin="upper")
         _write_row(figure, plane, view, top, lefts)
@@ -182,13 +181,8 @@ def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], col
     black, white = gray_range
     share = np.clip((scan.data.T - black) / max(white - black, 1e-30), 0, 1)
     picture = np.repeat(np.rint(255 * share).astype(np.uint8)[..., None], 3, axis=-1)
-    here = channels.data.T
-    beside = np.concatenate([here[:, :, 1:], here[:, :, -1:]], axis=2)
-    below = np.concatenate([here[:, 1:], here[:, -1:]], axis=1)
-    line = (here != beside) | (here != below)
-    vivid = np.where(np.arange(len(colors)) > 0, np.ptp(colors.astype(int), axis=1), -1)
-    meeting = np.stack([here[line], beside[line], below[line]])
-    picture[line] = colors[np.take_along_axis(meeting, vivid[meeting].argmax(axis=0)[None], axis=0)[0]]
+    lines = outlines(channels.data.T, colors)
+    picture[lines > 0] = colors[lines[lines > 0]]
     return picture
 
 
@@ -233,23 +227,6 @@ def _cropped(labels: LabelMap) -> LabelMap:
     return LabelMap(data, Grid(data.shape, matrix))
 
 
-def _gray_range(scan: Volume, labels: LabelMap) -> tuple[float, float]:
-    """Intensities to show black and white: the air's, and a little over the brain's brightest."""
-    brain = scan.data[labels.data != 0]
-    white = np.percentile(brain if brain.size else scan.data, 99.5)
-    black = np.percentile(scan.data[::2, ::2, ::2], 2)
-    return float(black), float(black + 1.25 * (white - black))
-
-
-def _colors(protocol: LabelProtocol) -> Picture:
-    """(channels, 3) uint8: the regions' colours, dark ones mixed with white until they show on a scan."""
-    colors = np.array([region.color for region in protocol.regions], dtype=np.float64)
-    luma = colors @ (0.299, 0.587, 0.114)
-    white = np.clip((_FAINTEST - luma) / (255 - luma + 1e-9), 0, 1)[:, None]
-    lightened: Picture = np.rint(colors * (1 - white) + 255 * white).astype(np.uint8)
-    return lightened
-
-
 def _wrapped(warnings: tuple[str, ...]) -> list[str]:
     return [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _LINE_LETTERS)]
 
@@ -280,7 +257,7 @@ def _write_row(figure: Figure, plane: Plane, view: Grid, top: int, lefts: tuple[
     columns, rows, _ = view.shape
     halo = {"weight": "bold", "path_effects": [withStroke(linewidth=3, foreground="black")]}
     _write(figure, (_EDGE + 6, top + rows / 2), plane.name, 16, color=_FAINT, rotation=90, ha="center")
-    ends = _LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
+    ends = LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
     for panel, left in enumerate(lefts):
         for end, x in zip(ends, (left + 11, left + columns - 11), strict=True):
             _write(figure, (x, top + 12), end, 15, ha="center", **halo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,5 +104,5 @@ def draw_sheet(cells: Sequence[Thumbnail], title: str) -> bytes:
 def _text(figure: Figure, place: tuple[float, float], text: str, points: float, color: str) -> None:
     """Write at pixels from the upper left corner."""
     width, height = (inches * _DPI for inches in figure.get_size_inches())
-    look = {"color": color, "family": "DejaVu Sans", "parse_math": False, "va": "center"}
+    look: dict[str, Any] = {"color": color, "family": "DejaVu Sans", "parse_math": False, "va": "center"}
     figure.text(place[0] / width, 1 - place[1] / height, text, size=points, **look)

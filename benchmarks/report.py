@@ -1,0 +1,66 @@
+"""Size and seconds of the page of a scan, part by part, from finished results.
+
+    python benchmarks/report.py OUT [--repeat 3]
+
+OUT is a folder that `slant segment` wrote. Seconds are of the processor, the least of the repeats: what else runs on
+the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slant.config import PageSettings
+from slant.io.finished import find_records, read_finished
+from slant.report.page import contents, draw_page
+from slant.report.pdf import draw_pdf
+from slant.report.viewer import NIIVUE, viewer
+
+
+def timed(what: Callable[[], Any], repeat: int) -> tuple[Any, float]:
+    """The result, and the least seconds of the processor."""
+    seconds = []
+    for _ in range(repeat):
+        start = time.process_time()
+        found = what()
+        seconds.append(time.process_time() - start)
+    return found, min(seconds)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    record = find_records(options.out)[0]
+    finished, reading = timed(lambda: read_finished(record), options.repeat)
+    shown, pictures = timed(lambda: contents(finished, PageSettings()), options.repeat)
+    page, writing = timed(lambda: draw_page(shown), options.repeat)
+    sheets, printing = timed(lambda: draw_pdf(shown), options.repeat)
+    print("| seconds of one core | |\n|---|--:|")
+    rows = {"reading finished results": reading, "pictures and numbers": pictures, "page": writing, "PDF": printing}
+    for name, seconds in rows.items():
+        print(f"| {name} | {seconds:.1f} |")
+    parts = viewer(finished)
+    text = page.decode()
+    data = {
+        "NiiVue": len(parts.niivue),
+        "brain for the 3D view": len(parts.image),
+        "labels for the 3D view": len(parts.labels),
+        "pictures": sum(map(len, re.findall(r'src="(data:[^"]*)"', text))),
+    }
+    data["text, style, script"] = len(page) - sum(data.values())
+    print("\n| MB of the page | |\n|---|--:|")
+    for name, size in {**data, "**all**": len(page)}.items():
+        print(f"| {name} | {size / 1e6:.2f} |")
+    print(f"\nPDF: {len(sheets) / 1e6:.2f} MB. NiiVue in the package: {NIIVUE.stat().st_size / 1e6:.2f} MB.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Finished results as values, from memory or read back from their files, for whoever shows or compares them."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slant.errors import GeometryError, InputError, ProtocolError, SlantError
+from slant.grid import Grid, Matrix
+from slant.io.read import Scan, read_label_map, read_scan
+from slant.io.results import ResultNames, Run, record
+from slant.labels import LabelProtocol, Region
+from slant.measure import VolumeRow, intracranial_volume_mm3, region_volumes
+from slant.volume import LabelMap, Volume
+
+RECORD = "_record.json"
+"""How the names of records end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """One scan's results.
+
+    Attributes
+    ----------
+    name : str
+    scan : Volume or None
+        The scan itself; None if its file is not where the record says.
+    labels : LabelMap
+        Region ids on the scan's own grid.
+    confidence : Volume
+        Share of the votes, on the same grid.
+    brain : LabelMap
+        Brain mask on the same grid.
+    template_labels : LabelMap
+        Region ids on the template's grid.
+    image : Volume
+        What the networks saw, on the template's grid.
+    protocol : LabelProtocol
+    volumes : tuple of VolumeRow
+    record : dict
+        As `slant.io.results.record` makes it.
+    notes : tuple of str
+        What could not be found, in plain words.
+    """
+
+    name: str
+    scan: Volume | None
+    labels: LabelMap
+    confidence: Volume
+    brain: LabelMap
+    template_labels: LabelMap
+    image: Volume
+    protocol: LabelProtocol
+    volumes: tuple[VolumeRow, ...]
+    record: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def home_from_template(self) -> Matrix:
+        """(4, 4) float64: RAS mm in template space to RAS mm in the scan's space."""
+        return np.asarray(self.record["home_from_template"], dtype=np.float64)
+
+
+def finished_of(run: Run) -> Finished:
+    """The results of a run that need not be written yet."""
+    found = run.segmentation
+    return Finished(
+        run.scan.name,
+        run.scan.volume,
+        found.labels,
+        found.confidence,
+        found.prepared.brain,
+        found.template_labels,
+        found.prepared.image,
+        run.model.protocol,
+        found.volumes,
+        record(run),
+    )
+
+
+def find_records(place: Path) -> list[Path]:
+    """Records of finished results in a folder with the folders in it, or the record itself.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if place.is_file() and place.name.endswith(RECORD):
+        return [place]
+    if not place.exists():
+        raise InputError(f"{place}: no such folder; check the spelling of the path")
+    found = [p for p in sorted(place.rglob(f"*{RECORD}")) if p.is_file()]
+    found = [p for p in found if not any(part.startswith(".") for part in p.relative_to(place).parts)]
+    if not found:
+        raise InputError(
+            f"{place} holds no finished results: found no file NAME{RECORD}, wanted a folder that `slant segment` wrote"
+        )
+    return found
+
+
+def read_finished(path: Path, scan: Path | None = None) -> Finished:
+    """Read the results beside a record.
+
+    Parameters
+    ----------
+    path : Path
+        The record.
+    scan : Path, optional
+        The scan's file, if it is not where the record says.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or the scan given is another one.
+    GeometryError
+        If the files do not belong together.
+    ProtocolError
+        If labels do not fit the look-up table.
+    """
+    names, folder = ResultNames(path.name.removesuffix(RECORD)), path.parent
+    written = _read_record(path)
+    labels, _ = read_label_map(folder / names.labels)
+    template_labels, _ = read_label_map(folder / names.template_labels)
+    brain, _ = read_label_map(folder / names.brain)
+    confidence, image = _read_volume(folder / names.confidence), _read_volume(folder / names.preprocessed)
+    for file, part, whole in ((names.brain, brain, labels), (names.confidence, confidence, labels)):
+        _check_grid(folder / file, part.grid, whole.grid)
+    _check_grid(folder / names.preprocessed, image.grid, template_labels.grid)
+    template_labels, image = _on_template(template_labels, image)
+    protocol = _read_protocol(folder / names.lookup, folder / names.volumes)
+    given, notes = _find_scan(written, scan, labels.grid)
+    try:
+        volumes = region_volumes(labels, protocol, _intracranial_mm3(written))
+        protocol.channels_from_ids(template_labels.data)
+    except ProtocolError as error:
+        raise ProtocolError(f"{folder / names.labels} does not fit {names.lookup}: {error}") from error
+    return Finished(
+        names.name,
+        given.volume if given else None,
+        labels,
+        confidence,
+        brain,
+        template_labels,
+        image,
+        protocol,
+        volumes,
+        written,
+        notes,
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        written: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        needed = ("input", "model", "versions", "settings", "warnings", "stages", "home_from_template")
+        missing = [key for key in needed if key not in written]
+        matrix = np.array(written.get("home_from_template"), dtype=np.float64)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read as the record of a run: {error}; segment the scan again") from error
+    if missing or matrix.shape != (4, 4) or not np.isfinite(matrix).all() or "path" not in written["input"]:
+        found = f"it lacks {', '.join(missing)}" if missing else "its matrix or its input is damaged"
+        raise InputError(f"{path} is not the record of `slant segment`: {found}; segment the scan again")
+    return written
+
+
+def _on_template(labels: LabelMap, image: Volume) -> tuple[LabelMap, Volume]:
+    """The same on the template's own grid, of which a file holds a rounded copy."""
+    from slant.io.templates import load_template
+
+    grid = load_template().grid
+    if not grid.same_as(labels.grid):
+        return labels, image
+    return LabelMap(labels.data, grid), Volume(image.data, grid)
+
+
+def _intracranial_mm3(written: dict[str, Any]) -> float | None:
+    from slant.io.templates import load_template
+
+    if written.get("total_intracranial_volume_mm3") is None:
+        return None
+    template_from_home = np.linalg.inv(np.asarray(written["home_from_template"], dtype=np.float64))
+    return intracranial_volume_mm3(load_template().intracranial_mm3, np.asarray(template_from_home, np.float64))
+
+
+def _read_volume(path: Path) -> Volume:
+    """An image that slant wrote, on the axes closest to RAS+."""
+    import nibabel as nib
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the results are not complete, segment the scan again")
+    try:
+        image = nib.as_closest_canonical(nib.load(path))
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        return Volume(data, Grid(image.shape, image.affine))
+    except SlantError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{path} is damaged ({error}); segment the scan again") from error
+
+
+def _check_grid(path: Path, found: Grid, wanted: Grid) -> None:
+    if not found.same_as(wanted):
+        raise GeometryError(
+            f"{path}: found a grid of shape {found.shape}, wanted that of the label map beside it, {wanted.shape}, in "
+            "the same place; these files are of different runs, segment the scan again"
+        )
+
+
+def _read_protocol(lookup: Path, volumes: Path) -> LabelProtocol:
+    """The regions of the look-up table, with tissues and lobes as the table of volumes has them."""
+    import pandas as pd
+
+    try:
+        names = pd.read_csv(lookup, sep="\t", keep_default_na=False)
+        rows = pd.read_csv(volumes, sep="\t", keep_default_na=False)
+        groups = rows[rows["level"] == "region"].astype({"index": int}).set_index("index")
+        regions = [
+            Region(
+                int(row["index"]),
+                str(row["name"]),
+                str(row["abbreviation"]),
+                row["hemisphere"],
+                groups["tissue"][row["index"]] if row["index"] else "background",
+                groups["lobe"][row["index"]] if row["index"] else "background",
+                tuple(bytes.fromhex(str(row["color"]).removeprefix("#"))),  # type: ignore[arg-type]
+            )
+            for row in names.to_dict("records")
+        ]
+        return LabelProtocol("results", tuple(regions))
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{lookup} with {volumes.name} cannot be read as tables of regions: {error!r}") from error
+    except ProtocolError as error:
+        raise ProtocolError(f"{lookup}: {error}") from error
+
+
+def _find_scan(written: dict[str, Any], given: Path | None, grid: Grid) -> tuple[Scan | None, tuple[str, ...]]:
+    """The scan, if it is there and is the one that was segmented; else a note that says so."""
+    entry, requested = written["input"], written.get("requested") or {}
+    path = given or Path(entry["path"])
+    try:
+        scan = read_scan(path, volume=requested.get("volume"))
+    except SlantError as error:
+        if given:
+            raise
+        return None, (f"The scan itself could not be read ({error}); give its place with --scan.",)
+    if scan.sha256 != entry.get("sha256"):
+        text = f"{path} is not the file that was segmented: its SHA-256 differs from the record's"
+        if given:
+            raise InputError(f"{text}; give the scan itself")
+        return None, (f"The scan itself is not shown: {text}.",)
+    _check_grid(path, scan.volume.grid, grid)
+    return scan, ()

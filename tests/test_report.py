@@ -1,0 +1,391 @@
+"""The page of a scan: the same from memory and from files, complete, whatever the scan is called."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import content, run_slant, toy_grid, toy_scan, voted_run
+
+from slant.config import PageSettings, RunPages
+from slant.errors import GeometryError, InputError, OutputError, SettingsError
+from slant.grid import axis_aligned_grid
+from slant.io.finished import Finished, find_records, finished_of, read_finished
+from slant.io.results import ResultNames, write_results
+from slant.io.write import write_image
+from slant.report import checks, page, tables
+from slant.report.checks import base_at_home, bias_check, contours, scan_in_template, tissue_levels
+from slant.report.page import Contents, contents, draw_page
+from slant.report.pdf import draw_pdf
+from slant.report.tables import Judgement, pair_lines, region_lines, sum_lines, summary
+from slant.report.viewer import Viewer
+from slant.volume import LabelMap, Volume
+
+NAMES = ResultNames("toy")
+LIMIT_BYTES = 15_000_000
+
+
+@pytest.fixture(scope="module")
+def finished() -> Finished:
+    return finished_of(voted_run())
+
+
+@pytest.fixture(scope="module")
+def shown(finished: Finished) -> Contents:
+    return contents(finished, PageSettings())
+
+
+@pytest.fixture(scope="module")
+def html(shown: Contents) -> str:
+    return draw_page(shown).decode()
+
+
+@pytest.fixture
+def words(shown: Contents, monkeypatch: pytest.MonkeyPatch) -> Contents:
+    """The contents without pictures, which are drawn at once."""
+    monkeypatch.setattr(page, "viewer", lambda _: Viewer("", "", ""))
+    return replace(shown, home=(), mni=(), registration=(), votes=(), bias=None)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write_results(voted_run(), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(results: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(results, tmp_path / "copy"))
+
+
+# What the page holds
+
+
+@pytest.mark.slow
+def test_the_page_is_one_file_that_asks_for_nothing(html: str) -> None:
+    assert len(html.encode()) < LIMIT_BYTES
+    assert {source[:5] for source in re.findall(r'\ssrc="([^"]*)', html)} == {"data:"}
+    assert set(re.findall(r'\shref="([^"]{1,5})', html)) <= {
+        "data:",
+        *(link[:5] for link in re.findall('"(#[a-z0-9]+)"', html)),
+    }
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.slow
+def test_every_region_is_a_row_with_its_numbers(html: str, finished: Finished) -> None:
+    rows = re.findall(r'<tr data-color="(#\w{6})" data-side="(\w+)".*?>([^<>]+)</button></th><td>([^<]*)', html)
+    wanted = [("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in finished.protocol.regions[1:]]
+    assert rows == wanted
+    volumes = {row.name: row.volume_mm3 for row in finished.volumes if row.level == "region"}
+    assert f'<td class="n">{volumes["Right Hippocampus"]:.0f}</td>' in html
+
+
+def test_tables_agree_with_the_volumes(finished: Finished) -> None:
+    rows = {(row.level, row.name): row for row in finished.volumes}
+    sums = {line.name: line for line in sum_lines(finished)}
+    assert sums["Gray matter"].left_cm3 == rows["tissue", "Left gray"].volume_mm3 / 1000
+    assert sums["Frontal"].both_cm3 == rows["lobe", "frontal"].volume_mm3 / 1000
+    assert sums["Intracranial volume"].tiv_percent == 100
+    assert np.isnan(sums["Brainstem"].left_cm3)
+    pairs = pair_lines(region_lines(finished))
+    assert sum(pair.both_cm3 for pair in pairs) == pytest.approx(sums["Brain with ventricles"].both_cm3)
+    pair = next(pair for pair in pairs if pair.name == "fusiform gyrus")
+    assert pair.right_cm3 == rows["region", "Right FuG fusiform gyrus"].volume_mm3 / 1000
+
+
+def test_shares_are_means_over_regions(finished: Finished) -> None:
+    shares = tables.mean_shares(finished)
+    inside = finished.labels.data == 47
+    assert shares[47] == pytest.approx(finished.confidence.data[inside].mean(), rel=1e-5)
+
+
+def test_flags_say_what_stands_out(finished: Finished) -> None:
+    ids = finished.labels.data.copy()
+    ids[ids == 4] = 0
+    ids[(ids == 47) & (np.indices(ids.shape)[1] % 4 > 0)] = 0
+    half = Volume(np.where(ids == 48, 0.4, finished.confidence.data), finished.confidence.grid)
+    from slant.measure import region_volumes
+
+    labels = LabelMap(ids, finished.labels.grid)
+    changed = replace(finished, labels=labels, confidence=half, volumes=region_volumes(labels, finished.protocol, 1e6))
+    flags = {line.row.index: line.flag for line in region_lines(changed) if line.flag}
+    assert flags[4] == "not found"
+    assert flags[47] == "sides differ"
+    assert flags[48] == "votes divided, sides differ"
+    assert summary(changed, region_lines(changed))[0] == "131 of 132 regions were found."
+    given = region_lines(changed, {11: "much larger than usual"})
+    assert [line.flag for line in given if line.flag] == ["much larger than usual"]
+
+
+@pytest.mark.slow
+def test_judgements_are_shown_if_there_are_any(words: Contents) -> None:
+    assert "<caption>Quality" not in draw_page(words).decode()
+    judged = replace(words, quality=(Judgement("Noise", "3 %", "look", "more than <usual>"),))
+    text = draw_page(judged).decode()
+    row = re.search(r'<tr class="grade-look">(.*?)</tr>', text)
+    assert row is not None
+    assert "Noise" in row[1]
+    assert "more than &lt;usual&gt;" in row[1]
+
+
+@pytest.mark.slow
+def test_names_and_warnings_cannot_break_the_page(words: Contents) -> None:
+    evil = "</script><script>alert(1)</script>"
+    record = {**words.finished.record, "warnings": [evil, "caf\udce9"]}
+    text = draw_page(replace(words, finished=replace(words.finished, name=evil, record=record))).decode()
+    assert evil not in text
+    assert "2 warnings" in text
+    assert "caf\\udce9" in text
+
+
+@pytest.mark.slow
+def test_left_is_named_and_lies_where_the_convention_says(finished: Finished, shown: Contents, words: Contents) -> None:
+    other = page._labelled(finished, base_at_home(finished), finished.labels, radiological=True)
+    for row, mirrored in zip(shown.home[:2], other[:2], strict=True):
+        for panel, turned in zip(row.panels, mirrored.panels, strict=True):
+            assert (panel.ends, turned.ends) == (("L", "R"), ("R", "L"))
+            assert panel.caption == turned.caption
+            fill = panel.layers["fill"].pixels
+            assert (fill != turned.layers["fill"].pixels[:, ::-1]).mean() < 0.01
+            left = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "L"])
+            right = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "R"])
+            assert np.nonzero(left)[1].mean() < np.nonzero(right)[1].mean()
+    assert other[2].panels[0].ends == ("P", "A")
+    settings = PageSettings(convention="radiological")
+    assert "left is on the right" in draw_page(replace(words, settings=settings)).decode()
+
+
+@pytest.mark.slow
+def test_filled_layers_have_the_colours_of_the_table(shown: Contents, finished: Finished) -> None:
+    layer = shown.home[0].panels[3].layers["fill"]
+    assert layer.colors is not None
+    hippocampus = finished.protocol.by_id(47)
+    channel = finished.protocol.regions.index(hippocampus)
+    assert tuple(layer.colors[channel]) == (*hippocampus.color, 255)
+    assert layer.colors[0, 3] == 0
+
+
+# Checks
+
+
+def test_tissue_levels_lie_between_the_tissues() -> None:
+    data = (
+        np.random.default_rng(0).normal(0, 0.02, (20, 21, 22))
+        + np.repeat([0.3, 0.6, 1.0, 0], [5, 5, 5, 5])[:, None, None]
+    )
+    data[15:] = 0
+    air, fluid, gray = tissue_levels(Volume(data, axis_aligned_grid((20, 21, 22), 1, (0, 0, 0))))
+    assert 0 < air < 0.3 < fluid < 0.6 < gray < 1.0
+
+
+def test_contours_lie_where_a_level_is_crossed() -> None:
+    data = np.zeros((30, 20, 1))
+    data[12:] = 1
+    lines = contours(Volume(data, axis_aligned_grid((30, 20, 1), 1, (0, 0, 0))), (0.5,))
+    assert lines.shape == (1, 20, 30)
+    assert set(np.nonzero(lines)[2]) == {11}
+
+
+def test_the_bias_field_is_found_again(finished: Finished) -> None:
+    assert finished.scan is not None
+    shading = np.exp(np.linspace(-0.2, 0.2, toy_grid().shape[0]))
+    x = finished.scan.data.shape[0]
+    factor = np.interp(np.linspace(0, 1, x), np.linspace(0, 1, len(shading)), shading)[:, None, None]
+    shaded = replace(finished, scan=Volume(finished.scan.data * factor, finished.scan.grid))
+    plain = bias_check(finished, scan_in_template(finished), radiological=False)
+    found = bias_check(shaded, scan_in_template(shaded), radiological=False)
+    assert plain is not None
+    assert found is not None
+    assert plain.extent == pytest.approx((1, 1), abs=1e-3)
+    brain = np.nonzero(finished.brain.data)[0]
+    low, high = (float(factor[int(np.percentile(brain, q))].item()) for q in (1, 99))
+    assert found.extent == pytest.approx((low, high), rel=0.02)
+
+
+@pytest.mark.slow
+def test_without_scan_or_record_of_intensities_the_page_shows_the_rest(finished: Finished) -> None:
+    record = {key: value for key, value in finished.record.items() if key != "intensity"}
+    bare = replace(finished, scan=None, record=record, notes=("The scan itself could not be read.",))
+    shown = contents(bare, PageSettings())
+    assert shown.bias is None
+    assert [plot.title for plot in shown.plots] == ["after"]
+    text = draw_page(shown).decode()
+    assert "The scan itself could not be read." in text
+    assert 'class="bias"' not in text
+    assert shown.home[0].panels[3].layers["base"].pixels.std() > 20
+
+
+# From files
+
+
+def test_a_run_writes_its_pages(tmp_path: Path) -> None:
+    run = replace(voted_run(), pages={"report": b"a page", "pdf": b"a pdf"})
+    files = write_results(run, tmp_path)
+    assert sorted(files.values()) == sorted(tmp_path.iterdir())
+    assert (tmp_path / "toy_report.html").read_bytes() == b"a page"
+    with pytest.raises(OutputError, match="came out empty"):
+        write_results(replace(run, pages={"report": b""}), tmp_path)
+    assert (tmp_path / "toy_report.html").read_bytes() == b"a page"
+
+
+@pytest.mark.slow
+def test_pdf_has_two_sheets_whatever_must_be_said(shown: Contents) -> None:
+    import pypdfium2
+
+    many = tuple(f"warning {i}: " + "words " * 40 for i in range(30))
+    for warnings in ((), many):
+        record = {**shown.finished.record, "warnings": list(warnings)}
+        document = pypdfium2.PdfDocument(draw_pdf(replace(shown, finished=replace(shown.finished, record=record))))
+        assert [sheet.get_size() for sheet in document] == [pytest.approx((595.28, 841.89), abs=0.1)] * 2
+        first, second = (sheet.get_textpage().get_text_range() for sheet in document)
+        assert "toy" in first
+        assert "the person's left is on the left" in first
+        assert ("warning 0" in first) == bool(warnings)
+        assert "Hippocampus" in second
+        assert "SHA-256" in second
+        document.close()
+
+
+def test_records_are_found_in_folders_below(results: Path, tmp_path: Path) -> None:
+    for name in ("b", "a/c", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x_record.json").write_text("{}")
+    assert [str(p.relative_to(tmp_path)) for p in find_records(tmp_path)] == ["a/c/x_record.json", "b/x_record.json"]
+    assert find_records(results / NAMES.record) == [results / NAMES.record]
+    with pytest.raises(InputError, match="no such folder"):
+        find_records(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no finished results: found no file NAME_record\.json"):
+        find_records(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        NAMES.labels,
+        NAMES.template_labels,
+        NAMES.brain,
+        NAMES.confidence,
+        NAMES.preprocessed,
+        NAMES.lookup,
+        NAMES.volumes,
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: len(whole) // 2] if name.endswith("gz") else b"index\n\xff")
+    with pytest.raises(InputError, match=re.escape(name)):
+        read_finished(copy / NAMES.record)
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=re.escape(name)):
+        read_finished(copy / NAMES.record)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"input": 1}', '{"home_from_template": "x"}'])
+def test_a_record_of_something_else_is_refused(copy: Path, text: str) -> None:
+    (copy / NAMES.record).write_text(text)
+    with pytest.raises(InputError, match=r"toy_record\.json .*segment the scan again"):
+        read_finished(copy / NAMES.record)
+
+
+def test_files_of_different_runs_are_refused(copy: Path, finished: Finished) -> None:
+    other = LabelMap(np.ones((5, 6, 7), np.uint8), axis_aligned_grid((5, 6, 7), 1, (0, 0, 0)))
+    write_image(copy / NAMES.brain, other, None)
+    with pytest.raises(GeometryError, match=r"toy_desc-brain_mask.*different runs"):
+        read_finished(copy / NAMES.record)
+
+
+def test_the_scan_must_be_the_one_that_was_segmented(copy: Path, tmp_path: Path) -> None:
+    record = json.loads((copy / NAMES.record).read_text())
+    record["input"]["path"] = "gone_T1w.nii.gz"
+    (copy / NAMES.record).write_text(json.dumps(record))
+    without = read_finished(copy / NAMES.record)
+    assert without.scan is None
+    assert "give its place with --scan" in without.notes[0]
+    assert read_finished(copy / NAMES.record, toy_scan().path).scan is not None
+    other = copy / NAMES.preprocessed
+    with pytest.raises(InputError, match="is not the file that was segmented"):
+        read_finished(copy / NAMES.record, other)
+    record["input"]["path"] = str(other)
+    (copy / NAMES.record).write_text(json.dumps(record))
+    assert "SHA-256 differs" in read_finished(copy / NAMES.record).notes[0]
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_report_remakes_the_pages_that_a_run_makes_from_memory(
+    copy: Path, shown: Contents, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(copy)
+    assert run_slant("report", copy, "--pdf") == 0
+    after = content(copy)
+    assert after[NAMES.report] == draw_page(shown)
+    assert after[NAMES.pdf] == draw_pdf(shown)
+    assert {name: after[name] for name in before} == before
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [str(copy / NAMES.report), str(copy / NAMES.pdf)]
+    assert said.err == ""
+
+
+def test_report_goes_on_past_results_that_cannot_be_shown(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "pages_of", lambda *_: {"report": b"a page"})
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "x_record.json").write_text("{}")
+    assert run_slant("report", bad, copy, "--out", tmp_path / "pages") == 1
+    said = capsys.readouterr()
+    assert content(tmp_path / "pages") == {NAMES.report: b"a page"}
+    assert "x_record.json" in said.err
+    assert said.err.endswith("1 of 2 pages could not be made, see above\n")
+    assert run_slant("report", bad, copy, "--scan", toy_scan().path) == 2
+    assert "--scan is for the results of one scan, found those of 2" in capsys.readouterr().err
+
+
+def test_pages_of_one_name_are_not_put_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x_record.json").write_text("{}")
+    assert run_slant("report", tmp_path, "--out", tmp_path / "pages") == 2
+    assert "several results with the record x_record.json" in capsys.readouterr().err
+    assert not (tmp_path / "pages").exists()
+
+
+def test_report_says_what_it_wants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant("report") == 2
+    assert "wanted at least one with finished results" in capsys.readouterr().err
+    assert run_slant("report", tmp_path, "--convention", "left") == 2
+    assert "--convention" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "pages_of", lambda *_: {"report": b"a page"})
+    (tmp_path / "file").write_text("not a folder")
+    assert run_slant("report", copy, "--out", tmp_path / "file") == 2
+    assert f"cannot make the folder {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SettingsError, match="convention must be"):
+        PageSettings(convention="left")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="leave one of them out"):
+        RunPages(pdf=True, report=False)
+
+
+def test_doubt_has_the_last_colour_where_half_the_votes_agree(finished: Finished) -> None:
+    share = np.where(finished.labels.data == 47, 0.5, 1)
+    doubt = checks._doubt(replace(finished, confidence=Volume(share, finished.labels.grid)))
+    assert set(np.unique(doubt[finished.labels.data == 47])) == {len(checks.color_scale()) - 1}
+    assert not doubt[finished.labels.data != 47].any()
