@@ -152,7 +152,8 @@ def test_a_scan_without_a_brain(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_field_of_view_that_cuts_the_brain_is_only_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_: b"a picture")
+    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
+    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
     path = save(tmp_path / "short.nii.gz", toy_head()[:, :48], AFFINE)
     with quick_stages(), quick_networks():
         assert segment_toy(path, tmp_path / "out") == 0
