@@ -69,7 +69,7 @@ class Nothing:
     def __call__(self, job: Job, stage: Path, threads: int) -> None:
         """Write the two files."""
         names = self.names(job)
-        with staged(job.folder, names, stage) as folder:
+        with staged(job.folder, names, unfinished=stage) as folder:
             (folder / names.all[0]).write_text(self.volumes, encoding="utf-8")
             record = {"input": {"sha256": EMPTY}, "key": self.key, "registration_similarity": 0.5, "threads": threads}
             more = {"regions_found": 132, "warnings": [], "stages": []}

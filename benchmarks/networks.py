@@ -70,13 +70,7 @@ def arguments() -> argparse.Namespace:
 def base(given: argparse.Namespace, config: str) -> TrainSettings:
     """The shipped settings on fold 0."""
     path = resource("configs", "train", config)
-    values = {
-        **read_toml(path),
-        "auxiliary": given.work / "auxiliary",
-        "data": given.data,
-        "work": given.work,
-        "fold": 0,
-    }
+    values = {**read_toml(path), "data": given.data, "work": given.work, "fold": 0}
     return build(TrainSettings, values, str(path))
 
 

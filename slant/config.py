@@ -24,7 +24,7 @@ class SegmentSettings:
     Attributes
     ----------
     model : str
-        Embedded model (slant27, slant8) or the folder of one's own.
+        Embedded model (slant27, slant8, whole) or the folder of one's own.
     device : str
         Where the networks run: auto, cpu, cuda, cuda:N or mps.
     threads : int, optional

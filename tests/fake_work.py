@@ -66,7 +66,7 @@ class FakeWork:
             time.sleep(self.seconds)
         word = content.decode().partition(" ")[0]
         names = self.names(job)
-        with staged(job.folder, names, stage) as folder:
+        with staged(job.folder, names, unfinished=stage) as folder:
             for name in names.all[:-1]:
                 (folder / name).write_bytes(name.encode() + content * 3)
             if word == "kill":

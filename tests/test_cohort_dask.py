@@ -181,4 +181,5 @@ def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("dask_jobqueue.slurm.SLURMCluster", Recorded)
     ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
+    assert made.pop("scheduler_options") == {"dashboard_address": ":0"}
     assert made == {"cores": 2, "memory": "6GB", "processes": 1, "minimum_jobs": 1, "maximum_jobs": 3}

@@ -92,7 +92,7 @@ def test_version_stands_once() -> None:
 
 def test_weights_name_their_licence_and_stay_small() -> None:
     manifests = {path.parent.name: json.loads(path.read_text("utf-8")) for path in WEIGHTS.glob("*/manifest.json")}
-    assert {"slant27", "slant8"} <= manifests.keys()
+    assert {"slant27", "slant8", "whole"} <= manifests.keys()
     for name, manifest in manifests.items():
         size = sum(path.stat().st_size for path in (WEIGHTS / name).rglob("*") if path.is_file())
         assert size <= WEIGHTS_LIMIT_BYTES, name
@@ -167,7 +167,7 @@ def test_wheel_works_offline_from_another_folder(wheel: Path, tmp_path: Path) ->
     assert run.returncode == 0, run.stderr
     place, loaded = run.stdout.splitlines()
     assert Path(place) == installed / "slant" / "__init__.py"
-    assert loaded.split() == ["133", "slant27", "slant8"]
+    assert loaded.split() == ["133", "slant27", "slant8", "whole"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:

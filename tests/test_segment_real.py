@@ -62,7 +62,7 @@ def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented:
 
 def test_two_threads_give_the_same_bytes_as_one(segmented: Callable[..., Path]) -> None:
     one, two = content(segmented(CHRIS)), content(segmented(CHRIS, threads=2))
-    assert [name for name in one if one[name] != two[name]] == [NAMES.record]
+    assert {name for name in one if one[name] != two[name]} == {NAMES.record, NAMES.report}  # they hold seconds
 
 
 @pytest.mark.parametrize("model", ["slant27", "slant8"])

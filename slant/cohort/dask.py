@@ -22,6 +22,7 @@ from slant.errors import SettingsError, SlantError
 _WAIT_S = 30
 _COUNT_EVERY_S = 2.0
 _EMPTY_S = 300.0
+_ANY_PORT = {"scheduler_options": {"dashboard_address": ":0"}}  # two runs on one machine need two
 _ONE_AT_A_TIME = threading.Lock()
 _TRIES = 3
 _GONE, _CONTINUE = "the dask scheduler is gone", "finished scans stay, run again to continue"
@@ -189,7 +190,7 @@ def _slurm(settings: ClusterSettings) -> Any:
     if shutil.which("sbatch") is None:
         raise SettingsError("there is no sbatch here, which starts SLURM jobs; run this on a login node of the cluster")
     try:
-        cluster = SLURMCluster(**{**settings.slurm, "processes": 1})
+        cluster = SLURMCluster(**{**_ANY_PORT, **settings.slurm, "processes": 1})
     except (TypeError, ValueError) as error:
         raise SettingsError(f"[slurm] does not describe jobs: {error}; see dask_jobqueue.SLURMCluster") from error
     cluster.adapt(minimum_jobs=1, maximum_jobs=settings.workers)

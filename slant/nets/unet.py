@@ -47,8 +47,8 @@ class UNetSettings(NetworkSettings):
     widths: tuple[int, ...] = (24, 32, 48, 64)
     detail: int = 8
     mixed: int = 16
-    coarse: int | None = None
     tasks: dict[str, int] = field(default_factory=dict)
+    coarse: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -124,9 +124,9 @@ class NetworkChoice:
     kind: str = "compact"
     widths: tuple[int, ...] | None = None
     detail: int | None = None
-    coarse: int | None = None
     mixed: int | None = None
     tasks: tuple[str, ...] = ()
+    coarse: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
