@@ -58,7 +58,7 @@ def describe_models() -> str:
         manifest = json.loads((EMBEDDED / name / "manifest.json").read_text(encoding="utf-8"))
         card = EMBEDDED / name / "CARD.md"
         tiles = math.prod(manifest["layout"]["counts"])
-        heading = f"{name}: {tiles} tiles, licence of the weights: {manifest['licence']}"
+        heading = f"{name}: {tiles} tile{'s' if tiles > 1 else ''}, licence of the weights: {manifest['licence']}"
         texts.append(f"{heading}\n\n{card.read_text(encoding='utf-8').strip() if card.is_file() else ''}".strip())
     return "\n\n".join(texts)
 
