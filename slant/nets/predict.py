@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -46,6 +48,19 @@ class Predictor:
     prior: Prior | None
     network: Callable[[str], Network]
     scaling: InputScaling = field(default_factory=InputScaling)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
+    _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
+
+    def ready(self, name: str, device: torch.device) -> Network:
+        """The network of a tile's name, on the device and laid out for it.
+
+        Each is moved once: tiles may share one, and weights must not move while another thread convolves with them.
+        """
+        network = self.network(name)
+        with self._lock:
+            if network not in self._ready:
+                self._ready.add(channels_last(network.eval().to(device)))
+        return network
 
 
 def choose_device(name: str) -> torch.device:
@@ -128,7 +143,7 @@ def label_tile(predictor: Predictor, tile: Tile, image: NDArray[np.float32], dev
         The scan in template space, in network units.
     device : torch.device
     """
-    network = channels_last(predictor.network(tile.name).eval().to(device))
+    network = predictor.ready(tile.name, device)
     mixed = _features(predictor, network, tile, image, device)
     if predictor.prior is None:
         return _winners(network, mixed, torch.arange(network.settings.outputs, device=device), None)
