@@ -50,7 +50,8 @@ def test_a_cohort_leaves_results_and_tables(
     table, described = read(out / "volumes.tsv"), json.loads((out / "volumes.json").read_text("utf-8"))
     assert list(table.index) == ["p1/T1", "p2/T1"]
     assert {"scan", *table.columns} == set(described)
-    assert list(table.columns[:5]) == ["similarity", "regions_missing", "warnings", "seconds", "3V"]
+    assert list(table.columns[:4]) == ["grade", "reasons", "expected_dice", "similarity"]
+    assert list(table.columns[4:8]) == ["regions_missing", "warnings", "seconds", "3V"]
     own = pd.read_csv(out / "p1" / "T1" / "T1_seg-BrainCOLOR_volumes.tsv", sep="\t", na_values="n/a")
     regions = own[own["level"] == "region"].set_index("abbreviation")
     assert table.loc["p1/T1", list(regions.index)].astype(float).tolist() == regions["volume_mm3"].tolist()

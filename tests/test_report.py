@@ -18,11 +18,12 @@ from slant.grid import axis_aligned_grid
 from slant.io.finished import Finished, find_records, finished_of, read_finished
 from slant.io.results import ResultNames, write_results
 from slant.io.write import write_image
+from slant.quality.grade import Judgement
 from slant.report import checks, page, tables
 from slant.report.checks import base_at_home, bias_check, contours, scan_in_template, tissue_levels
 from slant.report.page import Contents, contents, draw_page
 from slant.report.pdf import draw_pdf
-from slant.report.tables import Judgement, pair_lines, region_lines, sum_lines, summary
+from slant.report.tables import pair_lines, region_lines, sum_lines, summary
 from slant.report.viewer import Viewer
 from slant.volume import LabelMap, Volume
 

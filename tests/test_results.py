@@ -133,7 +133,14 @@ def test_lookup_table(folder: Path) -> None:
 def test_volumes_table(folder: Path) -> None:
     table = pd.read_csv(folder / NAMES.volumes, sep="\t")
     places = ["level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe"]
-    assert list(table.columns) == [*places, "volume_mm3", "tiv_fraction", "asymmetry_percent"]
+    assert list(table.columns) == [
+        *places,
+        "volume_mm3",
+        "tiv_fraction",
+        "asymmetry_percent",
+        "expected_dice",
+        "volume_z",
+    ]
     regions = table[table["level"] == "region"].set_index("index")
     labels = np.asarray(nib.load(folder / NAMES.labels).dataobj)
     ids, counts = np.unique(labels[labels != 0], return_counts=True)

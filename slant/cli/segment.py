@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -59,7 +59,7 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
 
     run = segment_scan(loaded, load_model(settings.model), Request(settings, volume, pages))
     files = write_results(run, out)
-    _report(files, run.warnings, time.perf_counter() - start)
+    _report(files, run.warnings, run.quality, time.perf_counter() - start)
 
 
 def _file_name(name: str) -> str:
@@ -68,10 +68,14 @@ def _file_name(name: str) -> str:
     return name
 
 
-def _report(files: dict[str, Path], warnings: tuple[str, ...], seconds: float) -> None:
+def _report(files: dict[str, Path], warnings: tuple[str, ...], quality: dict[str, Any] | None, seconds: float) -> None:
     for warning in warnings:
         sys.stderr.write(f"slant: warning: {warning}\n")
     width = max(map(len, files))
     for kind, path in files.items():
         say(f"{kind:<{width}}  {path}")
+    if quality is not None:
+        for reason in quality["reasons"]:
+            sys.stderr.write(f"slant: look: {reason}\n")
+        say(f"{'grade':<{width}}  {quality['grade']}")
     say(f"done in {seconds:.0f} s")

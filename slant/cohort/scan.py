@@ -34,7 +34,7 @@ class Request:
 def segment_scan(
     scan: Scan, model: Model, request: Request, *, threads: int | None = None, feed: Feed | None = None
 ) -> Run:
-    """Segment a scan, draw its picture and its pages; nothing is written yet.
+    """Segment a scan, grade it, draw its picture and its pages; nothing is written yet.
 
     Parameters
     ----------
@@ -53,8 +53,10 @@ def segment_scan(
     """
     from slant import pipeline
     from slant.brain import is_skull_stripped
+    from slant.io.finished import finished_of
     from slant.io.results import Run
     from slant.nets.predict import choose_device
+    from slant.quality.files import grade
     from slant.report.overlay import draw_overlay
 
     asked, stripped = request.settings, request.settings.skull_stripped
@@ -74,9 +76,9 @@ def segment_scan(
     picture = draw_overlay(scan.volume, found.labels, model.protocol, title, warnings, radiological=radiological)
     requested = {**asdict(asked), "volume": request.volume}
     run = Run(scan, found, model, settings, picture, requested)
+    run = replace(run, quality=grade(finished_of(run), asked.model))
     if not request.pages.report:
         return run
-    from slant.io.finished import finished_of
     from slant.report.page import pages_of
 
     return replace(run, pages=pages_of(finished_of(run), request.pages))

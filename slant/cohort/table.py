@@ -19,7 +19,7 @@ from slant.cohort.place import Place
 
 VOLUMES = "volumes.tsv"
 _ENTITIES = {"sub": "participant_id", "ses": "session_id", "acq": "acquisition", "rec": "reconstruction", "run": "run"}
-_QUALITY = ("similarity", "regions_missing", "warnings", "seconds")
+_QUALITY = ("grade", "reasons", "expected_dice", "similarity", "regions_missing", "warnings", "seconds")
 _DESCRIPTIONS = {
     "scan": "Name of the scan; its results begin with it",
     "participant_id": "Label of the participant",
@@ -27,6 +27,9 @@ _DESCRIPTIONS = {
     "acquisition": "Value of the acq entity",
     "reconstruction": "Value of the rec entity",
     "run": "Value of the run entity",
+    "grade": "pass, look or fail: whether measures of the scan lie within what is usual for the model",
+    "reasons": "Why the grade is not pass",
+    "expected_dice": "Mean overlap with manual labels that such scans had on people held out from training",
     "similarity": "Correlation of the registered scan with the template inside the brain: look at the picture where it "
     "is low",
     "regions_missing": "Regions without a voxel",
@@ -128,12 +131,22 @@ def _entities(name: str) -> dict[str, str]:
 
 
 def _quality(record: Mapping[str, Any], regions: int) -> dict[str, str]:
+    judged = record.get("quality") or {}
+    dice = judged.get("measures", {}).get("expected dice")
     return {
+        "grade": judged.get("grade", "n/a"),
+        "reasons": _one_line(judged.get("reasons", ())),
+        "expected_dice": "n/a" if dice is None else f"{dice:.3f}",
         "similarity": f"{record['registration_similarity']:.4f}",
         "regions_missing": str(regions - record["regions_found"]),
-        "warnings": " ".join("; ".join(record["warnings"]).split()) or "n/a",
+        "warnings": _one_line(record["warnings"]),
         "seconds": f"{sum(stage['seconds'] for stage in record['stages']):.1f}",
     }
+
+
+def _one_line(texts: Iterable[str]) -> str:
+    """Texts as one value of a table."""
+    return " ".join("; ".join(texts).split()) or "n/a"
 
 
 def _about(line: Mapping[str, str]) -> dict[str, Any]:

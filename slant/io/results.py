@@ -139,6 +139,8 @@ class Run:
         The settings as given, and the ``volume`` of a 4D file.
     pages : dict of str to bytes
         Content of ``report`` and ``pdf``, those that are wanted.
+    quality : dict, optional
+        Grade, measures and what to expect of each region, as `slant.quality.grade.plain_quality` gives them.
     """
 
     scan: Scan
@@ -148,6 +150,7 @@ class Run:
     picture: bytes
     requested: dict[str, Any] | None = None
     pages: dict[str, bytes] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
 
     @property
     def names(self) -> ResultNames:
@@ -208,6 +211,10 @@ def _write_volumes(path: Path, run: Run) -> None:
 
     table = pd.DataFrame([asdict(row) for row in run.segmentation.volumes])
     table["index"] = table["index"].astype("Int64")
+    judged = (run.quality or {}).get("regions", {"columns": ["expected_dice", "volume_z"], "values": {}})
+    for column, name in enumerate(judged["columns"]):
+        known = {int(i): values[column] for i, values in judged["values"].items()}
+        table[name] = table["index"].map(known).astype("Float64")
     table = table.round({"volume_mm3": 3, "tiv_fraction": 7, "asymmetry_percent": 3})
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
@@ -232,8 +239,8 @@ def record(run: Run) -> dict[str, Any]:
     Returns
     -------
     dict
-        Input and model with their SHA-256, versions, resolved settings, warnings, registration similarity, and
-        seconds and peak memory of each stage.
+        Input and model with their SHA-256, versions, resolved settings, warnings, registration similarity, quality,
+        and seconds and peak memory of each stage.
     """
     found = run.segmentation
     tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
@@ -249,6 +256,7 @@ def record(run: Run) -> dict[str, Any]:
         "intensity": _intensity(run),
         "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
         "regions_found": sum(row.volume_mm3 > 0 for row in found.volumes if row.level == "region"),
+        "quality": run.quality,
         "stages": [asdict(stage) for stage in found.stages],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +14,7 @@ import slant
 from slant.config import PageSettings
 from slant.io.finished import Finished
 from slant.io.templates import load_intensity_reference, load_template
+from slant.quality.grade import Judgement
 from slant.report.checks import (
     LEAST_SHARE,
     BiasCheck,
@@ -30,7 +32,6 @@ from slant.report.slices import Row, labelled_rows
 from slant.report.tables import (
     DIVIDED_SHARE,
     UNEVEN_PERCENT,
-    Judgement,
     RegionLine,
     pair_lines,
     region_lines,
@@ -61,7 +62,7 @@ class Contents:
     bias : BiasCheck or None
     plots : tuple of Plot
     quality : tuple of Judgement
-        Shown first, if there are any.
+        Shown first, if there are any, the worst before the others.
     """
 
     finished: Finished
@@ -81,6 +82,12 @@ class Contents:
         return tuple(self.finished.record["warnings"])
 
     @property
+    def grade(self) -> str:
+        """The worst of the judgements; empty without any."""
+        grades = {judgement.grade for judgement in self.quality}
+        return next((grade for grade in ("fail", "look", "pass") if grade in grades), "")
+
+    @property
     def title(self) -> str:
         """The scan's name as text, whatever bytes it is made of."""
         return self.finished.name.encode(errors="replace").decode()
@@ -94,7 +101,7 @@ class Contents:
 def contents(
     finished: Finished,
     settings: PageSettings,
-    quality: tuple[Judgement, ...] = (),
+    quality: tuple[Judgement, ...] | None = None,
     flags: Mapping[int, str] | None = None,
 ) -> Contents:
     """Draw the pictures and gather the numbers of a scan.
@@ -104,10 +111,16 @@ def contents(
     finished : Finished
     settings : PageSettings
     quality : tuple of Judgement, optional
-        Judgements to show first.
+        Judgements to show first, instead of those in the record.
     flags : mapping of int to str, optional
-        Flags of regions by id, instead of those of `slant.report.tables.simple_flags`.
+        Flags of regions by id, instead of those in the record or, if there are none, of
+        `slant.report.tables.simple_flags`.
     """
+    judged = finished.record.get("quality") or {}
+    if quality is None:
+        quality = tuple(Judgement(**entry) for entry in judged.get("judgements", ()))
+    if flags is None and judged:
+        flags = {int(i): text for i, text in judged["flags"].items()}
     radiological = settings.radiological
     moved = scan_in_template(finished)
     return Contents(
@@ -140,6 +153,8 @@ def draw_page(shown: Contents) -> bytes:
             notes=plain_text(finished.notes),
             summary=summary(finished, shown.regions),
             quality=shown.quality,
+            grade=shown.grade,
+            judged=any(not math.isnan(r.expected_dice) for r in shown.regions),
             marks=_MARKS,
             home=shown.home,
             mni=shown.mni,

@@ -64,7 +64,9 @@ def _pictures(canvas: Canvas, shown: Contents) -> None:
     )
     texts = [(f"<b>{escape(shown.title)}</b>", 14.0), (head, 8.0)]
     texts += [(f"<b>Warning:</b> {escape(text)}", 8.0) for text in shown.warnings] or [("✓ <b>No warnings.</b>", 8.0)]
-    texts += [(escape(f"{q.grade}: {q.label} {q.value}. {q.reason}"), 8.0) for q in shown.quality]
+    if shown.grade:
+        texts.append((f"<b>Grade: {shown.grade}</b>", 9.0))
+    texts += [(escape(f"{q.grade}: {q.label} {q.value}. {q.reason}"), 8.0) for q in shown.quality if q.grade != "pass"]
     texts += [(escape(" ".join(summary(shown.finished, shown.regions))), 8.0)]
     texts += [(escape(text), 7.0) for text in shown.finished.notes]
     for text, size in texts:

@@ -28,22 +28,6 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One judgement of the quality of a segmentation.
-
-    Attributes
-    ----------
-    label, value, grade, reason : str
-        What was judged, what was found, the grade (such as pass, look, fail), and why.
-    """
-
-    label: str
-    value: str
-    grade: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class RegionLine:
     """One region of the table."""
 
@@ -51,6 +35,7 @@ class RegionLine:
     color: str
     share: float
     flag: str
+    expected_dice: float = math.nan
 
     @property
     def tiv_percent(self) -> float:
@@ -84,9 +69,12 @@ def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> 
     """
     shares = mean_shares(finished)
     flags = simple_flags(finished, shares) if flags is None else flags
+    dice = expected_dice(finished)
     rows = (row for row in finished.volumes if row.level == "region" and row.index is not None)
     return tuple(
-        RegionLine(row, "#" + bytes(finished.protocol.by_id(i).color).hex(), shares[i], flags.get(i, ""))
+        RegionLine(
+            row, "#" + bytes(finished.protocol.by_id(i).color).hex(), shares[i], flags.get(i, ""), dice.get(i, math.nan)
+        )
         for row in rows
         for i in [int(row.index or 0)]
     )
@@ -104,6 +92,15 @@ def mean_shares(finished: Finished) -> dict[int, float]:
         else math.nan
         for region in finished.protocol.regions[1:]
     }
+
+
+def expected_dice(finished: Finished) -> dict[int, float]:
+    """Dice to expect of regions as the record has it, by id; empty if nobody has measured what is usual."""
+    judged = (finished.record.get("quality") or {}).get("regions")
+    if not judged:
+        return {}
+    column = judged["columns"].index("expected_dice")
+    return {int(i): math.nan if row[column] is None else row[column] for i, row in judged["values"].items()}
 
 
 def simple_flags(finished: Finished, shares: Mapping[int, float]) -> dict[int, str]:
