@@ -180,6 +180,7 @@ def test_participants_then_group(
     failures = pd.read_csv(out / "failures.tsv", sep="\t")
     assert failures["name"].tolist() == ALL[3:]
     assert failures["reason"].tolist() == ["not segmented; run the participant level"]
+    assert '"participant_id"' in (out / "group_data.js").read_text("utf-8")
     left = {path.relative_to(out).parent.as_posix() for path in out.rglob("*_record.json")}
     assert left == {"sub-01/ses-a/anat", "sub-01/ses-b/anat"}
 

@@ -66,7 +66,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     output_dir : Path
         Folder of the derivatives dataset; made if absent.
     level : str
-        participant segments; group writes volumes.tsv, volumes.json and failures.tsv.
+        participant segments; group writes volumes.tsv, failures.tsv and the dashboard group.html.
     participant_label : list
         Participants, with or without sub-; all by default.
     session_label : list
@@ -108,7 +108,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     model = _manifest(settings)
     write_dataset(out, bids_dir, _named(settings, model), keep_head=bool(model.get("input", {}).get("keep_head")))
     if level == "group":
-        _group(made)
+        _group(made, bids_dir)
         return
     summary = run(made, resources, settings)
     for failure in summary.failed:
@@ -119,7 +119,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         sys.exit(1)
 
 
-def _group(made: Cohort) -> None:
+def _group(made: Cohort, bids_dir: Path) -> None:
     from slant.cohort.failures import Failure
     from slant.cohort.table import write_tables
 
@@ -131,9 +131,12 @@ def _group(made: Cohort) -> None:
         if not record.is_file()
     ]
     unreadable = [Failure(folder, reason, folder, "") for folder, reason in made.listed.unreadable.items()]
-    rows, failures = write_tables(made.place, made.listed.jobs, waiting + unreadable, bids=True)
+    rows, failures = write_tables(
+        made.place, made.listed.jobs, waiting + unreadable, bids=True, participants=bids_dir / "participants.tsv"
+    )
     say(f"volumes of {rows} scan(s) are in {made.place.out / 'volumes.tsv'}")
     say(f"{failures} scan(s) without results are in {made.place.out / 'failures.tsv'}")
+    say(f"all of them to look at: {made.place.out / 'group.html'}")
 
 
 def main(arguments: list[str] | None = None) -> None:

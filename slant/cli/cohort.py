@@ -97,7 +97,8 @@ def cohort(
             say(line)
         return
     summary = run(made, resources, settings)
-    _report(summary, made)
+    tables = (Path(place) / "participants.tsv" for place in places)
+    _report(summary, made, next((table for table in tables if table.is_file()), None))
 
 
 def prepare(
@@ -138,16 +139,16 @@ def _pool(made: Cohort, resources: Resources, settings: SegmentSettings) -> Pool
     return LocalPool(planned, made.place.work, settings.device)
 
 
-def _report(summary: Summary, made: Cohort) -> None:
+def _report(summary: Summary, made: Cohort, participants: Path | None) -> None:
     """Write the tables, say what was done, and exit with 1 if a scan failed."""
     from slant.cohort.table import write_tables
 
     for failure in summary.failed:
         sys.stderr.write(f"slant: {failure.name} failed: {failure.reason}\n")
-    rows, failures = write_tables(made.place, made.listed.jobs, summary.failed)
+    rows, failures = write_tables(made.place, made.listed.jobs, summary.failed, participants=participants)
     done, kept = len(summary.done), len(summary.kept)
     say(f"{done} scan(s) segmented, {kept} had been before, {len(summary.failed)} failed; see {made.place.out}")
-    say(f"volumes of {rows} scan(s) are in {made.place.out / 'volumes.tsv'}")
+    say(f"volumes of {rows} scan(s) are in {made.place.out / 'volumes.tsv'}, all to look at in group.html beside it")
     if failures:
         say(f"{failures} failure(s) with reasons are in {made.place.out / 'failures.tsv'}")
     if summary.failed:

@@ -25,6 +25,9 @@ logs/
 volumes.tsv
 volumes.json
 failures.tsv
+group.html
+group_data.js
+group_thumbnails/
 **/*_volumes.tsv
 **/*_record.json
 **/*_overlay.png

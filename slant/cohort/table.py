@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slant.cohort.dashboard import write_dashboard
 from slant.cohort.failures import TABLE, Failure, read_failures, write_failures, write_table
 from slant.cohort.index import read_index
 from slant.cohort.jobs import Job
@@ -49,16 +50,24 @@ class Row:
         Name, entities and quality.
     volumes : dict of str to str
         mm3 as in the scan's own table, by abbreviation.
+    stem : Path
+        Of its results, with the beginning of their names.
     """
 
     lead: dict[str, str]
     volumes: dict[str, str]
+    stem: Path
 
 
 def write_tables(
-    place: Place, jobs: Iterable[Job], failed: Iterable[Failure], *, bids: bool = False
+    place: Place,
+    jobs: Iterable[Job],
+    failed: Iterable[Failure],
+    *,
+    bids: bool = False,
+    participants: Path | None = None,
 ) -> tuple[int, int]:
-    """Write ``volumes.tsv``, ``volumes.json`` and ``failures.tsv`` of all that the folder holds, by whichever run.
+    """Write ``volumes.tsv``, ``volumes.json``, ``failures.tsv`` and the dashboard of all that the folder holds.
 
     Parameters
     ----------
@@ -69,6 +78,8 @@ def write_tables(
         Of this run; those of others are added while their scans are there.
     bids : bool, optional
         Whether the names are those of BIDS: then there is a column for each entity that occurs.
+    participants : Path, optional
+        ``participants.tsv``, whose columns the dashboard filters by.
 
     Returns
     -------
@@ -100,6 +111,7 @@ def write_tables(
     others = {name: f for name, f in read_failures(place).items() if os.path.lexists(f.scan)}
     failures = {f.name: f for f in failed} | others
     write_failures(place.out / TABLE, failures.values())
+    write_dashboard(place.out, rows, about, failures.values(), participants)
     return len(rows), len(failures)
 
 
@@ -121,7 +133,7 @@ def _row(scan_id: str, stem: Path, about: dict[str, dict[str, Any]], *, bids: bo
             about[column] = _about(line)
     regions = sum(line["level"] == "region" for line in lines)
     lead = {"scan": scan_id} | (_entities(stem.name) if bids else {}) | _quality(record, regions)
-    return Row(lead, volumes)
+    return Row(lead, volumes, stem)
 
 
 def _entities(name: str) -> dict[str, str]:

@@ -1,0 +1,119 @@
+"""What the dashboard of a large cohort costs: to make, to load, to use.
+
+    python benchmarks/dashboard.py OUT --scans 2000
+
+OUT gets that many invented scans: volumes drawn around those of one head, some of them odd, with a picture each, then
+the dashboard. It is loaded from its file in Chromium; printed are seconds until the page is ready, until the next
+frame is drawn after a filter, and the memory of the browser's page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from slant.cohort.dashboard import write_dashboard
+from slant.cohort.failures import Failure
+from slant.cohort.table import Row
+from slant.io.resources import load_protocol
+from slant.io.results import ResultNames
+
+
+def arguments() -> argparse.Namespace:
+    """Where, and how many."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--scans", type=int, default=2000)
+    parser.add_argument("--picture", type=Path, help="an overlay that every scan gets; a made-up one by default")
+    parser.add_argument("--screenshot", type=Path)
+    return parser.parse_args()
+
+
+def invented(out: Path, scans: int, picture: Path) -> tuple[list[Row], dict[str, dict[str, object]]]:
+    """Rows as the table has them, with a picture for each and a table of participants."""
+    random, regions = np.random.default_rng(0), load_protocol().regions[1:]
+    usual = np.exp(random.normal(8, 0.8, len(regions)))
+    rows, people = [], ["participant_id\tage\tsex\tsite"]
+    for i in range(scans):
+        name, tiv = f"sub-{i:04d}", float(random.normal(1.5e6, 1.2e5))
+        share = np.exp(random.normal(0, 0.09, len(regions)))
+        grade = random.choice(["pass", "look", "fail"], p=[0.94, 0.05, 0.01])
+        if grade != "pass":
+            share[random.integers(len(regions), size=9)] *= random.choice([0.5, 1.8], 9)
+        folder = out / name / "anat"
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ResultNames(name)
+        if not (folder / names.overlay).exists():
+            (folder / names.overlay).hardlink_to(picture)
+        lead = {
+            "scan": name,
+            "participant_id": name,
+            "grade": str(grade),
+            "reasons": "n/a" if grade == "pass" else "noise",
+        }
+        lead |= {"expected_dice": "0.72", "similarity": f"{random.normal(0.55, 0.05):.4f}", "regions_missing": "0"}
+        lead |= {"warnings": "n/a", "seconds": f"{random.normal(50, 5):.1f}"}
+        mm3 = usual * share * tiv / 1.5e6
+        volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(regions, mm3, strict=True)} | {"TIV": f"{tiv:.1f}"}
+        rows.append(Row(lead, volumes, folder / name))
+        people.append(f"{name}\t{random.integers(18, 90)}\t{random.choice(['F', 'M'])}\t{random.choice(list('ABC'))}")
+    (out / "participants.tsv").write_text("\n".join(people) + "\n", "utf-8")
+    return rows, {r.abbreviation: {"LongName": r.name, "Index": r.id} for r in regions}
+
+
+def load(page: Path, screenshot: Path | None) -> dict[str, float]:
+    """Seconds and MB in a browser without a screen."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        start = time.perf_counter()
+        tab.goto(page.as_uri(), wait_until="load")
+        tab.wait_for_function("document.querySelectorAll('#wall li').length > 0")
+        ready = time.perf_counter() - start
+        start = time.perf_counter()
+        tab.select_option("#grade", "fail")
+        tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        filtered = time.perf_counter() - start
+        tab.select_option("#grade", "")
+        memory = tab.evaluate("performance.memory.usedJSHeapSize") / 1e6
+        if screenshot is not None:
+            tab.wait_for_timeout(1500)
+            tab.screenshot(path=str(screenshot), full_page=True)
+        browser.close()
+    return {"seconds to load": ready, "seconds to filter": filtered, "MB of JavaScript": memory}
+
+
+def main() -> None:
+    """Print the table."""
+    given = arguments()
+    given.out.mkdir(parents=True, exist_ok=True)
+    picture = given.picture
+    if picture is None:
+        picture = given.out / "picture.png"
+        noise = np.random.default_rng(1).integers(0, 255, (1340, 1600, 3), dtype=np.uint8) // 4
+        Image.fromarray(noise).save(picture)
+    rows, about = invented(given.out, given.scans, picture)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        lost = [Failure("sub-x", "the file is truncated", "x", "")]
+        write_dashboard(given.out, rows, about, lost, given.out / "participants.tsv")
+        times.append(time.perf_counter() - start)
+    sizes = {name: (given.out / name).stat().st_size / 1e6 for name in ("group.html", "group_data.js")}
+    print(f"| {given.scans} scans | |\n|---|--:|")
+    print(f"| seconds to make, thumbnails too | {times[0]:.1f} |\n| again | {times[1]:.1f} |")
+    for name, size in sizes.items():
+        print(f"| MB of {name} | {size:.2f} |")
+    for name, value in load(given.out / "group.html", given.screenshot).items():
+        print(f"| {name} | {value:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
