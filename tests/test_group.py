@@ -75,14 +75,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mm3 = 1000 * np.exp(random.normal(0, 0.05, len(REGIONS)))
         mm3[3] *= 2 if i == ODD else 1
         grade = "fail" if i == FAILED else "pass"
-        lead = {
-            "scan": name,
-            "participant_id": name,
-            "grade": grade,
-            "reasons": "n/a",
-            "similarity": "0.5",
-            "warnings": "n/a",
-        }
+        lead = {"scan": name, "participant_id": name, "grade": grade, "reasons": "n/a", "warnings": "n/a"}
         volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(REGIONS, mm3, strict=True)}
         rows.append(Row(lead | {"similarity": "0.5", "seconds": "50.0"}, volumes | {"TIV": "1500000.0"}, folder / name))
         people.append(f"{name}\t{20 + i}\t{'FM'[i % 2]}")

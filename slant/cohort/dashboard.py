@@ -116,15 +116,18 @@ def _thumbnails(out: Path, stems: Sequence[Path], scans: Sequence[str]) -> dict[
     from slant.report.group import THUMBNAILS
 
     folder = out / THUMBNAILS
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error}") from error
     pictures = [stem.parent / ResultNames(stem.name).overlay for stem in stems]
     targets = [folder / f"{key(scan)}.webp" for scan in scans]
     stale = [pair for pair in zip(pictures, targets, strict=True) if _stale(*pair)]
+    try:
+        if stale:
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error}") from error
     bar = tqdm(stale, desc="thumbnails", unit="scan", file=sys.stderr, disable=len(stale) < 100)
     Parallel(n_jobs=-1, prefer="threads")(delayed(_shrink)(*pair) for pair in bar)
+    with suppress(OSError):
+        folder.rmdir()  # if no picture could be read
     return {
         scan: f"{THUMBNAILS}/{target.name}" for scan, target in zip(scans, targets, strict=True) if target.is_file()
     }
