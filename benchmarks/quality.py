@@ -119,8 +119,8 @@ def measured(given: argparse.Namespace, kind: str, path: Path, change: str, leve
 def measures_of(entry: dict[str, Any]) -> Measures:
     """Measures as they were before they went through JSON."""
     plain = entry["measures"]
-    by_id = {key: {int(i): v for i, v in plain[key].items()} for key in plain if key != "scan"}
-    return Measures(plain["scan"], **by_id)
+    by_id = {key: {int(i): v for i, v in plain[key].items()} for key in plain if key not in ("scan", "sums")}
+    return Measures(plain["scan"], **by_id, sums=plain["sums"])
 
 
 def grades(entries: list[dict[str, Any]], reference: Reference, protocol: Any) -> list[tuple[str, str]]:

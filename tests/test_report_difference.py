@@ -11,8 +11,11 @@ from toy import content, noise, run_slant, save, the_line
 
 from slant.config import PageSettings
 from slant.errors import GeometryError, InputError, ProtocolError
+from slant.evaluation.common import is_freesurfer, load_common
 from slant.evaluation.difference import compare
+from slant.io.resources import load_protocol
 from slant.report.difference import draw_difference
+from slant.report.pdf_difference import draw_difference_pdf
 
 SHAPE = (12, 13, 14)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -99,9 +102,83 @@ def test_what_cannot_be_compared_is_named(pair: tuple[Path, Path], tmp_path: Pat
         compare(pair[0], strange)
 
 
-@pytest.mark.parametrize(("extra", "named"), [(("results",), "results"), (("--pdf",), "--pdf")])
-def test_nothing_else_goes_with_compare(
-    pair: tuple[Path, Path], extra: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_slant("report", *extra, "--compare", *pair) == 2
-    assert f"found also {named}; leave it out" in the_line(capsys)
+def test_nothing_else_goes_with_compare(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant("report", "results", "--compare", *pair) == 2
+    assert "found also results; leave it out" in the_line(capsys)
+
+
+# Against FreeSurfer
+
+
+def test_every_structure_has_ids_of_both_and_sides_are_not_mixed() -> None:
+    common, braincolor = load_common(), load_protocol()
+    sides = {region.id: region.hemisphere for region in braincolor.regions}
+    for source, lacking in (("braincolor", {75, 76}), ("freesurfer", {24, 30, 62, 72, 80, 85})):
+        members = common.members[source]  # type: ignore[index]
+        assert set(members.values()) == set(common.protocol.ids[1:].tolist())
+        assert not lacking & set(members)
+    assert set(common.members["braincolor"]) | {75, 76} == set(braincolor.ids[1:].tolist())
+    for own, structure in common.members["braincolor"].items():
+        side = common.protocol.by_id(structure).hemisphere
+        assert side in ("midline", sides[own])
+    left, right = (common.members["freesurfer"][i] for i in (17, 53))
+    assert [common.protocol.by_id(i).name for i in (left, right)] == ["Left Hippocampus", "Right Hippocampus"]
+
+
+def test_which_maps_are_freesurfers() -> None:
+    assert is_freesurfer([0, 2, 3, 4, 41, 42])
+    assert is_freesurfer([0, 2, 4, 1002, 2030])
+    assert not is_freesurfer(load_protocol().ids.tolist())
+    assert not is_freesurfer([0, 47, 48])
+
+
+def write_aseg(path: Path, affine: np.ndarray = AFFINE) -> Path:
+    """The hippocampi of `write_labels` as FreeSurfer numbers them, with cortex and white matter and a CSF voxel."""
+    ids = np.zeros(SHAPE, np.int32)
+    ids[2:6, 2:10, 2:10], ids[6:10, 2:10, 2:10], ids[2:10, 10:12, 2:10] = 53, 17, 1012
+    ids[2:10, 2:10, 10:12], ids[0, 0, 0] = 2, 24
+    return save(path, ids, affine)
+
+
+def test_an_aseg_is_compared_by_common_structures(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    found = compare(pair[0], write_aseg(tmp_path / "aseg.mgz"))
+    regions = {region.name: region for region in found.regions}
+    assert len(regions) == len(load_common().protocol) - 1
+    assert (regions["Left Hippocampus"].dice, regions["Right Hippocampus"].dice) == (1, 1)
+    assert regions["Right Accumbens Area"].dice == 0
+    assert regions["Left Cerebral Cortex"].second_mm3 == pytest.approx(8 * 2 * 8 * 8)
+    assert any("B has ids of FreeSurfer" in note and " 24." in note for note in found.notes)
+    text = draw_difference(found, PageSettings()).decode()
+    assert all(note in text for note in found.notes)
+    back = compare(tmp_path / "aseg.mgz", pair[0])
+    assert {r.name: r.dice for r in back.regions}["Left Hippocampus"] == 1
+
+
+def test_an_aseg_on_another_grid_is_carried_over(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    apart = AFFINE.copy()
+    apart[0, 3] = 0.6  # voxels of 2 mm
+    found = compare(pair[0], write_aseg(tmp_path / "aseg.nii.gz", apart))
+    assert any("nearest neighbour" in note for note in found.notes)
+    assert {r.name: r.dice for r in found.regions}["Left Hippocampus"] == 1
+
+
+def test_structures_can_be_forced(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    assert len(compare(*pair, structures="freesurfer").regions) == len(load_common().protocol) - 1
+    with pytest.raises(ProtocolError, match=r"aseg\.nii"):
+        compare(pair[0], write_aseg(tmp_path / "aseg.nii.gz"), structures="regions")
+
+
+def test_the_comparison_is_a_pdf_too(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    import pypdfium2
+
+    found = compare(*pair)
+    content_of = draw_difference_pdf(found, PageSettings())
+    assert content_of == draw_difference_pdf(found, PageSettings())
+    document = pypdfium2.PdfDocument(content_of)
+    assert len(document) == 2
+    text = " ".join(" ".join(document[i].get_textpage().get_text_range() for i in range(2)).split())
+    document.close()
+    assert "Right Hippocampus" in text
+    assert "Only A has Right Accumbens Area" in text
+    assert run_slant("report", "--compare", *pair, "--out", tmp_path / "out", "--pdf") == 0
+    assert set(content(tmp_path / "out")) == {"x_difference.html", "x_difference.pdf"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,7 @@ def report(
     *results: Path,
     settings: Annotated[PageSettings, Parameter(name="*")] = _DEFAULTS,
     compare: tuple[Path, Path] | None = None,
+    structures: Literal["auto", "regions", "freesurfer"] = "auto",
     scan: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -30,7 +31,10 @@ def report(
     results : Path
         Folders that slant segment wrote, with the folders in them, or records in them.
     compare : tuple of 2 Path
-        Two segmentations of one scan: label maps, or results of slant segment. The page is NAME_difference.html.
+        Two segmentations of one scan: label maps (FreeSurfer's aseg.mgz too), or results of slant segment. The page is
+        NAME_difference.html.
+    structures : str
+        What --compare compares: regions, the structures that FreeSurfer and BrainCOLOR share, or whichever fits.
     scan : Path
         The scan, if it is no longer where it was segmented; for the results of one scan.
     out : Path
@@ -38,10 +42,11 @@ def report(
         working directory.
     """
     if compare is not None:
-        if results or settings.pdf:
-            extra = "--pdf" if settings.pdf else str(results[0])
-            raise SettingsError(f"--compare A B makes one page of two segmentations, found also {extra}; leave it out")
-        _compare(compare, settings, scan, out or Path())
+        if results:
+            raise SettingsError(
+                f"--compare A B makes one page of two segmentations, found also {results[0]}; leave it out"
+            )
+        _compare(compare, structures, settings, scan, out or Path())
         return
     from slant.io.finished import find_records
 
@@ -87,11 +92,22 @@ def _remake(record: Path, settings: PageSettings, scan: Path | None, out: Path |
         say(str(path))
 
 
-def _compare(places: tuple[Path, Path], settings: PageSettings, scan: Path | None, out: Path) -> None:
+def _compare(
+    places: tuple[Path, Path],
+    structures: Literal["auto", "regions", "freesurfer"],
+    settings: PageSettings,
+    scan: Path | None,
+    out: Path,
+) -> None:
     from slant.evaluation.difference import compare
     from slant.io.write import write_files
     from slant.report.difference import draw_difference
 
-    found = compare(*places, scan)
-    (path,) = write_files(out, {f"{found.name}_difference.html": draw_difference(found, settings)})
-    say(str(path))
+    found = compare(*places, scan, structures)
+    pages = {f"{found.name}_difference.html": draw_difference(found, settings)}
+    if settings.pdf:
+        from slant.report.pdf_difference import draw_difference_pdf
+
+        pages[f"{found.name}_difference.pdf"] = draw_difference_pdf(found, settings)
+    for path in write_files(out, pages):
+        say(str(path))

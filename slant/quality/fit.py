@@ -25,6 +25,7 @@ _COUNTS = {"missing": (0.5, 5.5), "volumes": (6.5, 40.5), "sides": (5.5, 30.5)} 
 _LEAST = {"cut": 0.3, "lesion": 0.3, "fragments": 0.1, "tilt": 2.0, "brain": 1.0, "rim": 1.0}  # least spreads
 _LEAST_SHARE = 0.02  # of the middle, least spread of all others
 _LEAST_LOG, _LEAST_PERCENT, _LEAST_VOTES = 0.05, 4.0, 0.01  # of volumes, asymmetries and shares of votes
+_LEAST_SUM = 0.01
 _LEAST_EXPECTED = 0.02
 _RIDGE = 1.0
 
@@ -52,6 +53,7 @@ def fit_reference(good: Sequence[Measures], about: str) -> Reference:
         {i: _usual(logs[i], _LEAST_LOG) for i in ids if logs[i]},
         {i: _usual([m.asymmetries[i] for m in good], _LEAST_PERCENT) for i in left},
         {i: _usual([m.shares[i] for m in good], _LEAST_VOTES) for i in ids if logs[i]},
+        {name: _usual([math.log(m.sums[name]) for m in good if m.sums[name] > 0], _LEAST_SUM) for name in good[0].sums},
     )
     counted = {
         "volumes": [

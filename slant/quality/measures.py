@@ -52,6 +52,8 @@ class Measures:
         Mean share of the votes in each region, nan where it was not found.
     pieces : dict of int to float
         Share of each region that lies apart from its largest piece, nan where it was not found.
+    sums : dict of str to float
+        Volumes of tissues, lobes and the brain as shares of the intracranial volume, by ``level:name``.
     """
 
     scan: dict[str, float]
@@ -59,6 +61,7 @@ class Measures:
     asymmetries: dict[int, float] = field(default_factory=dict)
     shares: dict[int, float] = field(default_factory=dict)
     pieces: dict[int, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 def measure(finished: Finished, template: Template) -> Measures:
@@ -98,6 +101,7 @@ def measure(finished: Finished, template: Template) -> Measures:
         {i: row.asymmetry_percent for i, row in left.items()},
         shares,
         pieces,
+        {f"{r.level}:{r.name}": r.tiv_fraction for r in finished.volumes if r.index is None and r.hemisphere == "both"},
     )
 
 

@@ -130,6 +130,8 @@ class Reference:
         In percent, by the id of the left region.
     shares : dict of int to Usual
         Of the mean share of the votes.
+    sums : dict of str to Usual
+        As ``volumes``, of tissues, lobes and the brain, by ``level:name``.
     dice : DiceRule or None
         None if the model was judged on nobody.
     """
@@ -140,6 +142,7 @@ class Reference:
     volumes: dict[int, Usual] = field(default_factory=dict)
     asymmetries: dict[int, Usual] = field(default_factory=dict)
     shares: dict[int, Usual] = field(default_factory=dict)
+    sums: dict[str, Usual] = field(default_factory=dict)
     dice: DiceRule | None = None
 
 
@@ -160,6 +163,7 @@ def reference_of(plain: dict[str, Any], where: str) -> Reference:
             {int(i): Usual(*pair) for i, pair in plain["volumes"].items()},
             {int(i): Usual(*pair) for i, pair in plain["asymmetries"].items()},
             {int(i): Usual(*pair) for i, pair in plain["shares"].items()},
+            {name: Usual(*pair) for name, pair in plain["sums"].items()},
             DiceRule({int(i): float(v) for i, v in rule["base"].items()}, rule["weights"], rule["error"])
             if rule
             else None,
@@ -191,6 +195,7 @@ def plain_reference(reference: Reference) -> dict[str, Any]:
         "volumes": pairs(reference.volumes),
         "asymmetries": pairs(reference.asymmetries),
         "shares": pairs(reference.shares),
+        "sums": pairs(reference.sums),
         "dice": dice,
     }
 

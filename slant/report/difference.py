@@ -64,6 +64,8 @@ class Difference:
     regions : tuple of RegionChange
     scan : Volume or None
         Shown under the labels, on any grid of the same space.
+    notes : tuple of str
+        What else a reader must know, in plain words.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Difference:
     protocol: LabelProtocol
     regions: tuple[RegionChange, ...]
     scan: Volume | None
+    notes: tuple[str, ...] = ()
 
     @property
     def differing(self) -> float:
@@ -92,8 +95,9 @@ def draw_difference(found: Difference, settings: PageSettings) -> bytes:
             sources=plain_text([dict(source) for source in found.sources]),
             convention_text=side_text(settings),
             radiological=settings.radiological,
-            summary=_summary(found),
-            rows=_rows(found, radiological=settings.radiological),
+            summary=summary(found),
+            notes=found.notes,
+            rows=difference_rows(found, radiological=settings.radiological),
             regions=lines,
             regions_json=script_json([{"name": region.name, "color": color} for region, color in lines]),
             scan_shown=found.scan is not None,
@@ -102,7 +106,8 @@ def draw_difference(found: Difference, settings: PageSettings) -> bytes:
     return text.encode(errors="replace")
 
 
-def _summary(found: Difference) -> tuple[str, ...]:
+def summary(found: Difference) -> tuple[str, ...]:
+    """What a reader should know first, in plain words."""
     known = [region.dice for region in found.regions if not math.isnan(region.dice)]
     texts = [f"{100 * found.differing:.2f} % of the labelled voxels have another label."]
     if known:
@@ -121,7 +126,7 @@ def _summary(found: Difference) -> tuple[str, ...]:
 _ONE_SIDED = ((True, False), (False, True))
 
 
-def _rows(found: Difference, *, radiological: bool) -> tuple[Row, ...]:
+def difference_rows(found: Difference, *, radiological: bool) -> tuple[Row, ...]:
     """Rows with the layers ``base``, ``fill a``, ``fill b``, ``a_lines``, ``b_lines`` and ``diff``."""
     either = LabelMap(np.maximum(found.first.data, found.second.data), found.first.grid)
     base = found.scan or Volume(np.zeros(found.first.grid.shape, np.float32), found.first.grid)

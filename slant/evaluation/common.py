@@ -1,0 +1,82 @@
+"""FreeSurfer's segmentations and BrainCOLOR's are brought to the structures that both know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from slant.errors import ProtocolError
+from slant.io.resources import read_protocol, resource
+from slant.labels import LabelProtocol
+from slant.volume import LabelMap
+
+Source = Literal["freesurfer", "braincolor"]
+
+_ONLY_FREESURFER = frozenset((2, 3, 42))
+"""Ids that every aseg has (cerebral white matter and cortex) and BrainCOLOR has not; aparc+aseg has 2 and 1000s."""
+
+
+@dataclass(frozen=True, eq=False)
+class CommonStructures:
+    """Structures that FreeSurfer and BrainCOLOR have in common, from ``atlases/freesurfer/structures.tsv``.
+
+    Attributes
+    ----------
+    protocol : LabelProtocol
+        Of the structures.
+    members : dict of str to dict of int to int
+        By source, the structure of each id that belongs to one.
+    """
+
+    protocol: LabelProtocol
+    members: dict[Source, dict[int, int]]
+
+    def structures(self, labels: LabelMap, source: Source) -> tuple[LabelMap, tuple[int, ...]]:
+        """The structures of a map, and the ids in it that belong to none.
+
+        Raises
+        ------
+        ProtocolError
+            If none of its ids belongs to one.
+        """
+        known = self.members[source]
+        ids, inverse = np.unique(labels.data, return_inverse=True)
+        table = np.array([known.get(int(i), 0) for i in ids], dtype=np.uint8)
+        if not table.any():
+            raise ProtocolError(
+                f"none of its ids ({', '.join(map(str, ids[:8]))} ...) is one of {source} that has a common structure"
+            )
+        left = tuple(int(i) for i in ids if i != 0 and int(i) not in known)
+        return LabelMap(table[inverse].reshape(labels.data.shape), labels.grid), left
+
+
+def is_freesurfer(ids: Iterable[int]) -> bool:
+    """Whether a map with these ids is an aseg, aparc+aseg or wmparc."""
+    found = set(ids)
+    return len(found & _ONLY_FREESURFER) > 1 or any(i in found for i in range(1000, 5003))
+
+
+@cache
+def load_common() -> CommonStructures:
+    """The table that ships with the package."""
+    import csv
+
+    path = resource("atlases", "freesurfer", "structures.tsv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    sources: tuple[Source, ...] = ("freesurfer", "braincolor")
+    members = {source: {i: int(row["id"]) for row in rows for i in _numbers(row[source])} for source in sources}
+    return CommonStructures(read_protocol(path, "structures common to FreeSurfer and BrainCOLOR"), members)
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers and ranges of them, by spaces."""
+    found: list[int] = []
+    for part in text.split():
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
