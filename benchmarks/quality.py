@@ -9,6 +9,7 @@ second run goes on. Then prints
 
 - alarms: limits are made from every second good scan and tried on the others, and the other way round;
 - faults caught by limits made from all good scans;
+- what each disturbance costs in Dice;
 - a reliability table of the Dice expected of regions against manual labels, each person judged by a rule fitted on
   the others;
 
@@ -135,6 +136,21 @@ def grades(entries: list[dict[str, Any]], reference: Reference, protocol: Any) -
     return found
 
 
+def print_losses(held: list[dict[str, Any]]) -> None:
+    """Mean Dice under each disturbance, and what it lost against the same scan undisturbed."""
+    means = pd.DataFrame(
+        [(e["scan"], e["change"] or "clean", e["level"], np.nanmean(list(e["dice"].values()))) for e in held],
+        columns=["scan", "change", "level", "dice"],
+    ).astype({"dice": float})
+    clean = means[means.change == "clean"].set_index("scan").dice
+    means["loss"] = means.scan.map(clean) - means.dice
+    print("| disturbance | strength | scans | Dice | lost |\n|---|---|--:|--:|--:|")
+    for (change, level), own in means.groupby(["change", "level"], sort=False):
+        strength = f"{DISTURBANCES[change][1][level]:g} {DISTURBANCES[change][2]}" if change in DISTURBANCES else ""
+        print(f"| {change} | {strength} | {len(own)} | {own.dice.mean():.3f} | {own.loss.mean():+.3f} |")
+    print()
+
+
 def main() -> None:
     """Segment, fit and print."""
     given = arguments()
@@ -170,6 +186,7 @@ def main() -> None:
         print(f"| {row.fault} | {row.scan} | {row.grade} | {row.why} |")
     if len(table):
         print(f"\ncaught: {(table.grade != 'pass').sum()} of {len(table)}\n")
+    print_losses(held)
     bins, error = reliability(fit_reference([measures_of(e) for e in good], "good"), truths, clean)
     print("| expected Dice | regions | expected | found |\n|---|--:|--:|--:|")
     for low, count, expected, found in bins:

@@ -247,7 +247,7 @@ def test_without_a_rule_nothing_is_expected(reference: Reference) -> None:
     quality = judge(good(5), reference, PROTOCOL)
     assert expected_dice(good(5), reference) == {}
     assert all(math.isnan(entry.expected_dice) for entry in quality.regions.values())
-    assert plain_quality(quality)["regions"]["values"]["4"][0] is None
+    assert plain_quality(quality)["regions"]["4"][0] is None
 
 
 def test_evidence_only_counts_in_the_bad_direction(reference: Reference) -> None:
@@ -278,14 +278,14 @@ def test_a_run_is_graded_in_its_record_table_and_page(
     record = json.loads((tmp_path / names.record).read_text("utf-8"))
     assert record["quality"] == plain
     header, *lines = (tmp_path / names.volumes).read_text("utf-8").splitlines()
-    assert header.split("\t")[-2:] == ["expected_dice", "volume_z"]
+    assert header.split("\t")[-4:] == ["expected_dice", "volume_z", "usual_low", "usual_high"]
     regions = [line.split("\t") for line in lines if line.startswith("region")]
-    wanted = plain["regions"]["values"][regions[0][1]][0]
-    assert float(regions[0][-2]) == pytest.approx(wanted, abs=1e-4)
+    wanted = plain["regions"][regions[0][1]][0]
+    assert float(regions[0][-4]) == pytest.approx(wanted, abs=1e-4)
     assert lines[-1].split("\t")[-1] == "n/a"
     finished = read_finished(tmp_path / names.record)
     expected = {r.row.index: r.expected_dice for r in region_lines(finished)}
-    assert expected[4] == plain["regions"]["values"]["4"][0]
+    assert expected[4] == plain["regions"]["4"][0]
     monkeypatch.setattr("slant.report.page.viewer", lambda _: _Empty())
     shown = replace(contents(finished, PageSettings()), home=(), mni=(), registration=(), votes=(), bias=None)
     assert shown.grade == judged.grade == "fail"  # a toy head is none

@@ -133,14 +133,9 @@ def test_lookup_table(folder: Path) -> None:
 def test_volumes_table(folder: Path) -> None:
     table = pd.read_csv(folder / NAMES.volumes, sep="\t")
     places = ["level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe"]
-    assert list(table.columns) == [
-        *places,
-        "volume_mm3",
-        "tiv_fraction",
-        "asymmetry_percent",
-        "expected_dice",
-        "volume_z",
-    ]
+    judged = ["expected_dice", "volume_z", "usual_low", "usual_high"]
+    assert list(table.columns) == [*places, "volume_mm3", "tiv_fraction", "asymmetry_percent", *judged]
+    assert table[judged].isna().all(axis=None), "the toy model has no reference"
     regions = table[table["level"] == "region"].set_index("index")
     labels = np.asarray(nib.load(folder / NAMES.labels).dataobj)
     ids, counts = np.unique(labels[labels != 0], return_counts=True)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from slant.pipeline import Segmentation
 
 
+_JUDGED = ("expected_dice", "volume_z", "usual_low", "usual_high")  # columns of models that grade nothing, all empty
+
+
 @dataclass(frozen=True)
 class ResultNames:
     """File names of one scan's results.
@@ -211,10 +214,12 @@ def _write_volumes(path: Path, run: Run) -> None:
 
     table = pd.DataFrame([asdict(row) for row in run.segmentation.volumes])
     table["index"] = table["index"].astype("Int64")
-    judged = (run.quality or {}).get("regions", {"columns": ["expected_dice", "volume_z"], "values": {}})
+    judged = run.quality or {"columns": _JUDGED, "regions": {}, "sums": {}}
+    keys = [str(row.index) if row.index is not None else f"{row.level}:{row.name}" for row in run.segmentation.volumes]
+    known = judged["regions"] | judged["sums"]
     for column, name in enumerate(judged["columns"]):
-        known = {int(i): values[column] for i, values in judged["values"].items()}
-        table[name] = table["index"].map(known).astype("Float64")
+        values = [known[key][column] if key in known else None for key in keys]
+        table[name] = pd.array(values, dtype="Float64")
     table = table.round({"volume_mm3": 3, "tiv_fraction": 7, "asymmetry_percent": 3})
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 

@@ -61,4 +61,5 @@ def grade(finished: Finished, model: str) -> dict[str, Any] | None:
     reference = load_reference(model)
     if reference is None:
         return None
-    return plain_quality(judge(measure(finished, load_template()), reference, finished.protocol))
+    quality = judge(measure(finished, load_template()), reference, finished.protocol)
+    return {**plain_quality(quality), "compared_with": reference.about}

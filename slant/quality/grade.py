@@ -26,6 +26,10 @@ APART = 0.25
 UNSURE = 0.15
 """Expected Dice lost against the usual one of a region, from which it is flagged."""
 
+COLUMNS = ("expected_dice", "volume_z", "usual_low", "usual_high")
+"""What a record tells of each region, in this order; of sums the first is None."""
+
+_SPREADS_95 = 1.96
 _WORST = 8.0  # spreads and z beyond which evidence counts no more, so that one number cannot rule
 
 
@@ -57,11 +61,14 @@ class RegionQuality:
         Robust standard deviations of its share of the intracranial volume, in logarithms; nan if it was not found.
     flag : str
         In a few words; empty if nothing is unusual.
+    usual : tuple of 2 float
+        Between which shares of the intracranial volume 95 of 100 good scans lie; nan if that is not known.
     """
 
     expected_dice: float
     volume_z: float
     flag: str
+    usual: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,15 @@ class Quality:
     regions : dict of int to RegionQuality
         By id.
     measures : dict of str to float
+    sums : dict of str to tuple of 3 float
+        Of tissues, lobes and the brain, by ``level:name``: z of the volume and the usual range, as of a region.
     """
 
     grade: Grade
     judgements: tuple[Judgement, ...]
     regions: dict[int, RegionQuality]
     measures: dict[str, float]
+    sums: dict[str, tuple[float, float, float]]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -119,9 +129,14 @@ def judge(measures: Measures, reference: Reference, protocol: LabelProtocol) -> 
     judged = [_judgement(name, scan[name], reference) for name in MEASURES if name in scan and name in reference.limits]
     order = ("fail", "look", "pass")
     judged.sort(key=lambda judgement: order.index(judgement.grade))
-    regions = {i: RegionQuality(dice.get(i, math.nan), z[i], flags[i]) for i in z}
+    ranges = {i: usual_range(reference.volumes.get(i)) for i in z}
+    regions = {i: RegionQuality(dice.get(i, math.nan), z[i], flags[i], ranges[i]) for i in z}
+    sums = {
+        name: (volume_z(fraction, reference.sums.get(name)), *usual_range(reference.sums.get(name)))
+        for name, fraction in measures.sums.items()
+    }
     grade: Any = judged[0].grade if judged else "pass"
-    return Quality(grade, tuple(judged), regions, scan)
+    return Quality(grade, tuple(judged), regions, scan, sums)
 
 
 def expected_dice(measures: Measures, reference: Reference) -> dict[int, float]:
@@ -170,15 +185,28 @@ def volume_z(fraction: float, usual: Usual | None) -> float:
     return usual.z(math.log(fraction)) if usual is not None and fraction > 0 else math.nan
 
 
+def usual_range(usual: Usual | None) -> tuple[float, float]:
+    """Shares of the intracranial volume between which 95 of 100 good scans lie, if their logarithms are normal."""
+    if usual is None:
+        return math.nan, math.nan
+    return math.exp(usual.middle - _SPREADS_95 * usual.spread), math.exp(usual.middle + _SPREADS_95 * usual.spread)
+
+
 def plain_quality(quality: Quality) -> dict[str, Any]:
     """For the record of a run: plain values, None for what could not be measured."""
-    regions = {str(i): [_plain(entry.expected_dice), _plain(entry.volume_z)] for i, entry in quality.regions.items()}
+    regions = {
+        str(i): [_plain(entry.expected_dice), _plain(entry.volume_z), *(_plain(end, 7) for end in entry.usual)]
+        for i, entry in quality.regions.items()
+    }
+    sums = {name: [None, _plain(z), _plain(low, 7), _plain(high, 7)] for name, (z, low, high) in quality.sums.items()}
     return {
         "grade": quality.grade,
         "reasons": list(quality.reasons),
         "judgements": [asdict(judgement) for judgement in quality.judgements],
         "measures": {name: _plain(value) for name, value in quality.measures.items()},
-        "regions": {"columns": ["expected_dice", "volume_z"], "values": regions},
+        "columns": list(COLUMNS),
+        "regions": regions,
+        "sums": sums,
         "flags": {str(i): entry.flag for i, entry in quality.regions.items() if entry.flag},
     }
 
@@ -187,8 +215,8 @@ def _worse(z: float) -> float:
     return 0.0 if math.isnan(z) else min(_WORST, max(0.0, z))
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+def _plain(value: float, digits: int = 4) -> float | None:
+    return None if math.isnan(value) else round(value, digits)
 
 
 def _own_side(region: int, sides: dict[int, float], protocol: LabelProtocol) -> float:

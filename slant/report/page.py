@@ -154,6 +154,8 @@ def draw_page(shown: Contents) -> bytes:
             summary=summary(finished, shown.regions),
             quality=shown.quality,
             grade=shown.grade,
+            graded=bool(finished.record.get("quality")),
+            usual_about=plain_text((finished.record.get("quality") or {}).get("compared_with", "")),
             judged=any(not math.isnan(r.expected_dice) for r in shown.regions),
             marks=_MARKS,
             home=shown.home,

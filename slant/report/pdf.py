@@ -78,17 +78,19 @@ def _pictures(canvas: Canvas, shown: Contents) -> None:
 
 def _numbers(canvas: Canvas, shown: Contents) -> None:
     top = heading(canvas, f"{shown.title}: tissues and lobes", HEIGHT - EDGE)
-    head = ("Part", "Left cm³", "Right cm³", "All cm³", "% of intracranial volume", "Asymmetry %")
-    top = draw_table(canvas, [list(head), *_sums(sum_lines(shown.finished))], EDGE, top, (58, 24, 24, 24, 36, 24), 7)
+    head = ("Part", "Left cm³", "Right cm³", "All cm³", "% of TIV", "Usual % of TIV", "Asymmetry %")
+    top = draw_table(
+        canvas, [list(head), *_sums(sum_lines(shown.finished))], EDGE, top, (52, 22, 22, 22, 22, 28, 22), 7
+    )
     top = heading(canvas, "Regions", top - 2 * MM)
     lines = list(_pairs(pair_lines(shown.regions)))
     half = math.ceil(len(lines) / 2)
     widths = (42, 11, 11, 9.5, 9.5, 10)
-    head = ("Region", "L cm³", "R cm³", "% TIV", "As. %", "Votes %")
+    names = ("Region", "L cm³", "R cm³", "% TIV", "As. %", "Votes %")
     size = min(7.0, (top - 26 * MM) / (half + 2) / 1.32)
     parts = (lines[:half], lines[half:])
     ends = [
-        draw_table(canvas, [list(head), *part], EDGE + i * (INSIDE + 4 * MM) / 2, top, widths, size)
+        draw_table(canvas, [list(names), *part], EDGE + i * (INSIDE + 4 * MM) / 2, top, widths, size)
         for i, part in enumerate(parts)
     ]
     _record(canvas, shown.finished.record, min(ends) - 1 * MM)
@@ -103,11 +105,12 @@ def _sums(lines: tuple[SumLine, ...]) -> Iterator[list[str]]:
         ("lobe", "Lobes and other parts"),
     ):
         if title:
-            yield [title, "", "", "", "", ""]
+            yield [title, "", "", "", "", "", ""]
         for s in lines:
             if s.level == level:
                 volumes = (number(s.left_cm3), number(s.right_cm3), number(s.both_cm3))
-                yield [f"  {s.name}", *volumes, number(s.tiv_percent), number(s.asymmetry_percent, "+.1f")]
+                usual = "\u2013".join(map(number, s.usual)) if not math.isnan(s.usual[0]) else number(math.nan)
+                yield [f"  {s.name}", *volumes, number(s.tiv_percent), usual, number(s.asymmetry_percent, "+.1f")]
 
 
 def _pairs(pairs: tuple[SumLine, ...]) -> Iterator[list[str]]:

@@ -36,6 +36,7 @@ class RegionLine:
     share: float
     flag: str
     expected_dice: float = math.nan
+    usual: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def tiv_percent(self) -> float:
@@ -56,6 +57,7 @@ class SumLine:
     asymmetry_percent: float
     share: float = math.nan
     flag: str = ""
+    usual: tuple[float, float] = (math.nan, math.nan)
 
 
 def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> tuple[RegionLine, ...]:
@@ -69,11 +71,16 @@ def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> 
     """
     shares = mean_shares(finished)
     flags = simple_flags(finished, shares) if flags is None else flags
-    dice = expected_dice(finished)
+    judged = judged_regions(finished)
     rows = (row for row in finished.volumes if row.level == "region" and row.index is not None)
     return tuple(
         RegionLine(
-            row, "#" + bytes(finished.protocol.by_id(i).color).hex(), shares[i], flags.get(i, ""), dice.get(i, math.nan)
+            row,
+            "#" + bytes(finished.protocol.by_id(i).color).hex(),
+            shares[i],
+            flags.get(i, ""),
+            judged.get(str(i), {}).get("expected_dice", math.nan),
+            _usual_percent(judged.get(str(i), {})),
         )
         for row in rows
         for i in [int(row.index or 0)]
@@ -94,13 +101,24 @@ def mean_shares(finished: Finished) -> dict[int, float]:
     }
 
 
-def expected_dice(finished: Finished) -> dict[int, float]:
-    """Dice to expect of regions as the record has it, by id; empty if nobody has measured what is usual."""
-    judged = (finished.record.get("quality") or {}).get("regions")
+def judged_regions(finished: Finished) -> dict[str, dict[str, float]]:
+    """What the record's quality tells of regions, by id, and of sums, by ``level:name``; nan where nothing is known."""
+    judged = finished.record.get("quality")
     if not judged:
         return {}
-    column = judged["columns"].index("expected_dice")
-    return {int(i): math.nan if row[column] is None else row[column] for i, row in judged["values"].items()}
+    rows = judged["regions"] | judged["sums"]
+    return {
+        key: {
+            name: math.nan if value is None else float(value)
+            for name, value in zip(judged["columns"], row, strict=True)
+        }
+        for key, row in rows.items()
+    }
+
+
+def _usual_percent(judged: Mapping[str, float]) -> tuple[float, float]:
+    """Percent of the intracranial volume between which good scans lie."""
+    return 100 * judged.get("usual_low", math.nan), 100 * judged.get("usual_high", math.nan)
 
 
 def simple_flags(finished: Finished, shares: Mapping[int, float]) -> dict[int, str]:
@@ -120,6 +138,7 @@ def simple_flags(finished: Finished, shares: Mapping[int, float]) -> dict[int, s
 def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
     """Tissues, lobes, the brain and the intracranial space."""
     lines = []
+    judged = judged_regions(finished)
     rows = {(row.level, row.name): row for row in finished.volumes if row.level != "region"}
     for (level, name), both in rows.items():
         if both.hemisphere != "both":
@@ -134,6 +153,7 @@ def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
                 both.volume_mm3 / 1000,
                 100 * both.tiv_fraction,
                 left.asymmetry_percent if left else math.nan,
+                usual=_usual_percent(judged.get(f"{level}:{name}", {})),
             )
         )
     return tuple(lines)
