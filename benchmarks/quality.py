@@ -13,7 +13,7 @@ second run goes on. Then prints
 - a reliability table of the Dice expected of regions against manual labels, each person judged by a rule fitted on
   the others;
 
-and with --write puts ``quality.json``, made from all, into a model's folder.
+and with --write puts ``quality.json``, made from all, into the folders of models.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strengths", type=int, nargs="+", default=[1], help="of disturbances: 0 weak, 1, 2 strong")
     parser.add_argument("--cache", type=Path, default=Path("work/quality"))
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--write", type=Path, help="folder of the model that gets quality.json")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="folders of models that get quality.json")
+    parser.add_argument("--about", default="good scans", help="what the good scans are, for the pages")
+    parser.add_argument("--without-votes", action="store_true", help="for models whose tiles do not vote")
     return parser.parse_args()
 
 
@@ -117,21 +119,24 @@ def measured(given: argparse.Namespace, kind: str, path: Path, change: str, leve
     return entry
 
 
-def measures_of(entry: dict[str, Any]) -> Measures:
-    """Measures as they were before they went through JSON."""
-    plain = entry["measures"]
+def measures_of(entry: dict[str, Any], *, votes: bool = True) -> Measures:
+    """Measures as they were before they went through JSON, with those of the votes or without."""
+    plain = dict(entry["measures"])
+    if not votes:
+        plain["scan"] = {name: value for name, value in plain["scan"].items() if name != "votes"}
+        plain["shares"] = {}
     by_id = {key: {int(i): v for i, v in plain[key].items()} for key in plain if key not in ("scan", "sums")}
     return Measures(plain["scan"], **by_id, sums=plain["sums"])
 
 
-def grades(entries: list[dict[str, Any]], reference: Reference, protocol: Any) -> list[tuple[str, str]]:
+def grades(entries: list[dict[str, Any]], reference: Reference, protocol: Any, *, votes: bool) -> list[tuple[str, str]]:
     """Grade and reasons of each."""
     found = []
     for entry in entries:
         if entry["refused"]:
             found.append(("refused", entry["refused"].split(";")[0]))
             continue
-        quality = judge(measures_of(entry), reference, protocol)
+        quality = judge(measures_of(entry, votes=votes), reference, protocol)
         found.append((quality.grade, "; ".join(j.label for j in quality.judgements if j.grade != "pass")))
     return found
 
@@ -154,48 +159,48 @@ def print_losses(held: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Segment, fit and print."""
     given = arguments()
+    votes = not given.without_votes
     jobs = wanted(given)
     entries = list(Parallel(n_jobs=given.jobs)(delayed(collect)(given, *job) for job in jobs))
     protocol = load_model(given.model).protocol
     good = [entry for entry in entries if entry["kind"] == "good" and not entry["refused"]]
     bad = [entry for entry in entries if entry["kind"] == "bad"]
     held = [entry for entry in entries if entry["kind"] == "held out" and not entry["refused"]]
-    truths = [(measures_of(e), {int(i): d for i, d in e["dice"].items()}, Path(e["scan"]).name) for e in held]
+    truths = [
+        (measures_of(e, votes=votes), {int(i): d for i, d in e["dice"].items()}, Path(e["scan"]).name) for e in held
+    ]
     clean = [not entry["change"] for entry in held]
     print("| good scan | grade | why |\n|---|---|---|")
     alarms = 0
     for half in (0, 1):
         known, tried = good[half::2], good[1 - half :: 2]
-        reference = fit_dice(fit_reference([measures_of(e) for e in known], "half"), truths, clean)
-        for entry, (grade, why) in zip(tried, grades(tried, reference, protocol), strict=True):
+        reference = fit_dice(fit_reference([measures_of(e, votes=votes) for e in known], "half"), truths, clean)
+        for entry, (grade, why) in zip(tried, grades(tried, reference, protocol, votes=votes), strict=True):
             alarms += grade != "pass"
             if grade != "pass":
                 print(f"| {Path(entry['scan']).name} | {grade} | {why} |")
     print(f"\nalarms: {alarms} of {len(good)} good scans\n")
-    about = f"{len(good)} scans that look good and {len(truths)} of {len(given.people)} people held out"
-    reference = fit_dice(fit_reference([measures_of(e) for e in good], about), truths, clean)
-    judged = grades(bad, reference, protocol)
-    table = pd.DataFrame(
-        [
-            {"fault": e["change"], "scan": Path(e["scan"]).name, "grade": g, "why": w}
-            for e, (g, w) in zip(bad, judged, strict=True)
-        ]
-    )
+    reference = fit_dice(fit_reference([measures_of(e, votes=votes) for e in good], given.about), truths, clean)
+    judged = grades(bad, reference, protocol, votes=votes)
+    rows = [(e["change"], Path(e["scan"]).name, *own) for e, own in zip(bad, judged, strict=True)]
+    table = pd.DataFrame(rows, columns=["fault", "scan", "grade", "why"])
     print("| fault | scan | grade | why |\n|---|---|---|---|")
     for row in table.itertuples():
         print(f"| {row.fault} | {row.scan} | {row.grade} | {row.why} |")
     if len(table):
         print(f"\ncaught: {(table.grade != 'pass').sum()} of {len(table)}\n")
     print_losses(held)
-    bins, error = reliability(fit_reference([measures_of(e) for e in good], "good"), truths, clean)
+    text = json.dumps(plain_reference(reference), indent=1) + "\n"
+    for folder in given.write:
+        (folder / "quality.json").write_text(text, "utf-8")
+    if not truths:
+        return
+    bins, error = reliability(fit_reference([measures_of(e, votes=votes) for e in good], "good"), truths, clean)
     print("| expected Dice | regions | expected | found |\n|---|--:|--:|--:|")
     for low, count, expected, found in bins:
         print(f"| {low:.1f} to {low + 0.1:.1f} | {count} | {expected:.3f} | {found:.3f} |")
     print(f"\nexpected calibration error {error['calibration']:.4f}, mean absolute error {error['absolute']:.4f}")
     print(f"a scan's mean Dice is expected with a mean absolute error of {error['scan']:.4f}")
-    if given.write:
-        text = json.dumps(plain_reference(reference), indent=1) + "\n"
-        (given.write / "quality.json").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

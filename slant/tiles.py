@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,6 +79,9 @@ class TileLayout:
     overlap : {"vote", "trim"}
         ``vote``: every tile votes in its whole box (SLANT-27). ``trim``: overlaps are cut in the middle, so every
         voxel belongs to exactly one tile (SLANT-8: 86 x 110 x 78 trusted voxels of 96 x 128 x 88).
+    margin : int, optional
+        With ``vote``: voxels along each face of a tile where it does not vote, because it sees too little around them;
+        none along the faces of the grid. The original has 0.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class TileLayout:
     size: Shape
     counts: Shape
     overlap: Overlap = "vote"
+    margin: int = 0
 
     def __post_init__(self) -> None:
         for field in ("shape", "size", "counts"):
@@ -103,11 +107,16 @@ class TileLayout:
             object.__setattr__(self, field, tuple(value))
         if self.overlap not in ("vote", "trim"):
             raise LayoutError(f"layout.overlap must be 'vote' or 'trim', found {self.overlap!r}")
+        m = self.margin
+        if isinstance(m, bool) or not isinstance(m, int) or m < 0 or (m and self.overlap != "vote"):
+            raise LayoutError(f"layout.margin must be a whole number from 0 on, and 0 with 'trim', found {m!r}")
+        if 2 * m >= min(self.size):
+            raise LayoutError(f"layout.margin {m} leaves nothing of tiles of {self.size} voxels; use a smaller one")
         for axis, (shape, size, count) in enumerate(zip(self.shape, self.size, self.counts, strict=True)):
             if size > shape:
                 raise LayoutError(f"tiles of {size} voxels do not fit the grid's {shape} along {'xyz'[axis]}")
             starts = _starts(shape, size, count)
-            gaps = [(a + size, b) for a, b in pairwise(starts) if b > a + size]
+            gaps = [(a + size - m, b + m) for a, b in pairwise(starts) if b + m > a + size - m]
             if gaps or starts[-1] + size < shape:
                 first, last = gaps[0] if gaps else (starts[-1] + size, shape)
                 raise LayoutError(
@@ -122,10 +131,15 @@ class TileLayout:
         return iter(self.tiles)
 
     @property
+    def plain(self) -> dict[str, Any]:
+        """The fields for a manifest; ``margin`` only where there is one."""
+        return {name: value for name, value in vars(self).items() if name != "margin" or value}
+
+    @property
     def tiles(self) -> tuple[Tile, ...]:
         """Every tile, last axis fastest."""
         axes = [
-            _axis(shape, size, count, self.overlap)
+            _axis(shape, size, count, self.overlap, self.margin)
             for shape, size, count in zip(self.shape, self.size, self.counts, strict=True)
         ]
         found = []
@@ -142,11 +156,12 @@ def _starts(shape: int, size: int, count: int) -> list[int]:
     return [int(np.floor(s + 0.5)) for s in np.linspace(0, shape - size, count)]
 
 
-def _axis(shape: int, size: int, count: int, overlap: Overlap) -> list[tuple[int, int, int, int]]:
+def _axis(shape: int, size: int, count: int, overlap: Overlap, margin: int) -> list[tuple[int, int, int, int]]:
     """(start, stop, trusted start, trusted stop) of each tile along one axis."""
     starts = _starts(shape, size, count)
     if overlap == "vote":
-        return [(s, s + size, s, s + size) for s in starts]
+        inner = [(s if s == 0 else s + margin, s + size if s + size == shape else s + size - margin) for s in starts]
+        return [(s, s + size, *votes) for s, votes in zip(starts, inner, strict=True)]
     cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), shape]
     return [(s, s + size, cuts[i], cuts[i + 1]) for i, s in enumerate(starts)]
 

@@ -28,6 +28,32 @@ def test_slant_27_is_the_released_geometry():
     assert votes.mean() == pytest.approx(4.95, abs=0.005)
 
 
+def test_a_margin_takes_votes_from_inner_faces_only():
+    layout = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3), margin=6)
+    first, *_, last = layout
+    assert (first.trusted_start, first.trusted_stop) == ((0, 0, 0), (90, 122, 82))
+    assert (last.trusted_start, last.trusted_stop) == ((82, 98, 74), (172, 220, 156))
+    assert first.box == SLANT_27.tiles[0].box
+    votes = _times_trusted(layout)
+    assert votes.min() == 1
+    assert votes.mean() < _times_trusted(SLANT_27).mean()
+    assert layout.plain == {**SLANT_27.plain, "margin": 6}
+
+
+@pytest.mark.parametrize(
+    ("overlap", "margin", "match"),
+    [
+        ("trim", 2, "0 with 'trim', found 2"),
+        ("vote", -1, "found -1"),
+        ("vote", 44, "leaves nothing"),
+        ("vote", 30, "in no tile"),
+    ],
+)
+def test_margins_that_leave_too_little_are_refused(overlap, margin, match):
+    with pytest.raises(LayoutError, match=match):
+        TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3), overlap, margin)
+
+
 def test_slant_8_trusts_every_voxel_to_one_tile():
     assert (_times_trusted(SLANT_8) == 1).all()
     assert {tile.start for tile in SLANT_8} <= {tile.start for tile in SLANT_27}

@@ -198,7 +198,7 @@ def import_original(
     paths = original.find_checkpoints(folder, tiles, epoch)
     layout = original.LAYOUTS[tiles]
     plain = {
-        "layout": {field: getattr(layout, field) for field in ("shape", "size", "counts", "overlap")},
+        "layout": layout.plain,
         "kind": original.KIND,
         "settings": original.SETTINGS.as_dict(),
     }

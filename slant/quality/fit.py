@@ -17,7 +17,7 @@ from slant.quality.reference import MEASURES, DiceRule, Limits, Reference, Usual
 Truth = tuple[Measures, dict[int, float], str]
 """Measures of a scan, its Dice by region (nan where the truth has none), and who was scanned."""
 
-LOOK, FAIL = 4.0, 10.0
+LOOK, FAIL = 6.0, 12.0
 """Robust standard deviations from the middle to the limits."""
 
 _MAD = 1.4826
@@ -28,6 +28,7 @@ _LEAST_LOG, _LEAST_PERCENT, _LEAST_VOTES = 0.05, 4.0, 0.01  # of volumes, asymme
 _LEAST_SUM = 0.01
 _LEAST_EXPECTED = 0.02
 _RIDGE = 1.0
+_SHRINK = 0.3  # people with the mean Dice of all regions, beside those who were measured
 
 
 def fit_reference(good: Sequence[Measures], about: str) -> Reference:
@@ -52,7 +53,7 @@ def fit_reference(good: Sequence[Measures], about: str) -> Reference:
         usual,
         {i: _usual(logs[i], _LEAST_LOG) for i in ids if logs[i]},
         {i: _usual([m.asymmetries[i] for m in good], _LEAST_PERCENT) for i in left},
-        {i: _usual([m.shares[i] for m in good], _LEAST_VOTES) for i in ids if logs[i]},
+        {i: _usual([m.shares[i] for m in good], _LEAST_VOTES) for i in good[0].shares if logs[i]},
         {name: _usual([math.log(m.sums[name]) for m in good if m.sums[name] > 0], _LEAST_SUM) for name in good[0].sums},
     )
     counted = {
@@ -139,7 +140,9 @@ def _rule(
     ids = truths[0][1]
     undisturbed = [dice for (_, dice, _), own in zip(truths, clean, strict=True) if own] or [t[1] for t in truths]
     base = {i: _mean(dice[i] for dice in undisturbed) for i in ids}
-    base = {i: value for i, value in base.items() if not math.isnan(value)}
+    grand = _mean(base.values())
+    count = len(undisturbed)
+    base = {i: (count * v + _SHRINK * grand) / (count + _SHRINK) for i, v in base.items() if not math.isnan(v)}
     rows, losses = [], []
     for measures, dice, _ in truths:
         for i, usual in base.items():

@@ -64,7 +64,7 @@ def _export_one(
     manifest = manifest_of(
         name,
         {
-            "layout": {field: getattr(layout, field) for field in ("shape", "size", "counts", "overlap")},
+            "layout": layout.plain,
             "kind": kind,
             "settings": network.as_dict(),
         },
@@ -86,7 +86,7 @@ def _training(settings: TrainSettings, name: str, scans: TrainingScans) -> dict[
         "tile": None if name == "whole" else settings.tile,
     }
     return {
-        "start": None if settings.start is None else f"{settings.start.parent.name}/{settings.start.name}",
+        "start": None if settings.start is None else "/".join(settings.start.parts[-2:]),
         "people": [scan.name for scan in scans.manual],
         "auxiliary": [scan.name for scan in scans.auxiliary],
         "prior": settings.prior,
