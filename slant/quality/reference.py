@@ -43,7 +43,7 @@ MEASURES: dict[str, Meaning] = {
     "cut": Meaning("Brain on the image's edge", "%", high="the field of view cuts the brain: volumes come out small"),
     "brain": Meaning("Brain mask without a region", "%", high="the mask holds more than the brain, or is not its own"),
     "rim": Meaning("White matter on the rim of the mask", "%", high="the mask cuts the brain, or is another one's"),
-    "contrast": Meaning("Contrast of white and gray matter", low=f"hardly any contrast, or none: {_OTHER_IMAGE}"),
+    "contrast": Meaning("Contrast of white and gray matter", low=f"less contrast than usual, or none: {_OTHER_IMAGE}"),
     "fluid": Meaning("Contrast of gray matter and fluid", low=f"fluid is not dark: {_OTHER_IMAGE}"),
     "joint variation": Meaning(
         "Joint variation (CJV)", high="gray and white matter are hard to tell apart: noise, motion or bias"
