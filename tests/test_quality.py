@@ -21,7 +21,16 @@ from slant.io.templates import load_template
 from slant.quality.files import FILE, grade, load_reference
 from slant.quality.fit import Truth, fit_dice, fit_reference, reliability
 from slant.quality.grade import Quality, evidence, expected_dice, judge, plain_quality
-from slant.quality.measures import Measures, border_share, fragments, measure, native_noise, strange_cm3, tilt_degrees
+from slant.quality.measures import (
+    Measures,
+    border_share,
+    fragments,
+    measure,
+    native_noise,
+    strange_cm3,
+    stretch,
+    tilt_degrees,
+)
 from slant.quality.reference import MEASURES, Limits, Reference, plain_reference, reference_of
 from slant.report.page import contents, draw_page
 from slant.report.pdf import draw_pdf
@@ -43,8 +52,8 @@ def good(seed: int) -> Measures:
     """Measures as a good scan has them."""
     random = np.random.default_rng(seed)
     middles = {
-        "similarity": 0.55, "tilt": 10, "head": -0.2, "votes": 0.93, "missing": 0, "fragments": 0.4, "cut": 0,
-        "brain": 8, "overlap": 0.93, "contrast": 0.35, "joint variation": 0.62, "fluid": 0.34, "noise": 0.05,
+        "similarity": 0.55, "tilt": 10, "head": -0.2, "stretch": 1.15, "votes": 0.93, "missing": 0, "fragments": 0.4,
+        "cut": 0, "brain": 8, "overlap": 0.93, "contrast": 0.35, "joint variation": 0.62, "fluid": 0.34, "noise": 0.05,
         "rim": 1.2, "lesion": 0.3,
     }  # fmt: skip
     scan = {name: float(value * (1 + 0.05 * random.standard_normal())) for name, value in middles.items()}
@@ -112,6 +121,14 @@ def test_tilt_is_the_angle_of_the_rotation_whatever_the_scale() -> None:
     matrix[:3, :3] = turn @ np.diag([0.9, 1.1, 1.2])
     assert tilt_degrees(matrix) == pytest.approx(25, abs=1.5)
     assert tilt_degrees(np.diag([0.8, 1.2, 1.0, 1.0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_stretched_head_is_measured_whatever_its_turn_and_size() -> None:
+    a = np.deg2rad(20)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = 0.9 * turn @ np.diag([1, 1.3, 1])
+    assert stretch(matrix) == pytest.approx(1.3)
 
 
 def test_a_mask_on_the_edge_is_cut() -> None:

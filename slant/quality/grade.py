@@ -247,5 +247,5 @@ def _judgement(name: str, value: float, reference: Reference) -> Judgement:
     reason = ""
     if grade != "pass":
         reason = meaning.low if low is not None and value < low else meaning.high
-    unit = f" {meaning.unit}" if meaning.unit.isalpha() else meaning.unit
+    unit = meaning.unit if meaning.unit == "°" else f" {meaning.unit}".rstrip()
     return Judgement(meaning.label, f"{value:.3g}{unit}", grade, reason)

@@ -86,6 +86,7 @@ def measure(finished: Finished, template: Template) -> Measures:
         "similarity": float(finished.record.get("registration_similarity", math.nan)),
         "tilt": tilt_degrees(finished.home_from_template),
         "head": _head_size(finished.home_from_template),
+        "stretch": stretch(finished.home_from_template),
         "votes": float(finished.confidence.data[inside].mean()) if inside.any() else math.nan,
         "missing": float(sum(row.volume_mm3 == 0 for row in rows.values())),
         "fragments": 100 * apart / max(1, labelled.sum()),
@@ -101,7 +102,11 @@ def measure(finished: Finished, template: Template) -> Measures:
         {i: row.asymmetry_percent for i, row in left.items()},
         shares,
         pieces,
-        {f"{r.level}:{r.name}": r.tiv_fraction for r in finished.volumes if r.index is None and r.hemisphere == "both"},
+        {
+            f"{row.level}:{row.name}": row.tiv_fraction
+            for row in finished.volumes
+            if row.level not in ("region", "intracranial") and row.hemisphere == "both"
+        },
     )
 
 
@@ -123,6 +128,12 @@ def tilt_degrees(home_from_template: NDArray[np.float64]) -> float:
     u, _, v = np.linalg.svd(home_from_template[:3, :3])
     cosine = (np.trace(u @ v) - 1) / 2
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def stretch(home_from_template: NDArray[np.float64]) -> float:
+    """How much more the head is stretched along one direction than along another, against the template: 1 if not."""
+    scales = np.linalg.svd(home_from_template[:3, :3], compute_uv=False)
+    return float(scales[0] / scales[-1])
 
 
 def border_share(mask: LabelMap) -> float:

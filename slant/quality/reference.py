@@ -40,6 +40,9 @@ MEASURES: dict[str, Meaning] = {
         low="the head is unusually small: right voxel size? a child?",
         high="the head is unusually large: right voxel size? does the mask hold more than the brain?",
     ),
+    "stretch": Meaning(
+        "Stretch of the head", high="the head is longer in one direction than heads are: are the voxel sizes right?"
+    ),
     "cut": Meaning("Brain on the image's edge", "%", high="the field of view cuts the brain: volumes come out small"),
     "brain": Meaning("Brain mask without a region", "%", high="the mask holds more than the brain, or is not its own"),
     "rim": Meaning("White matter on the rim of the mask", "%", high="the mask cuts the brain, or is another one's"),
