@@ -68,7 +68,7 @@ const marks = { pass: "✓ pass", look: "! look", fail: "✗ fail" };
 let shown = [], length = PAGE;
 const card = (s) => {
   const farthest = s.odd ? `, ${data.regions[s.far][1]} z ${signed(z[s.i * R + s.far])}` : "";
-  const picture = s.thumbnail ? `<img loading="lazy" decoding="async" width="400" height="340" alt="" src="${escaped(url(s.thumbnail))}">` : "";
+  const picture = s.thumbnail ? `<img loading="lazy" decoding="async" width="400" height="231" alt="" src="${escaped(url(s.thumbnail))}">` : "";
   return `<li class="${escaped(s.grade)}">${picture}${link(s)}<p>${marks[s.grade] ?? "not graded"} · ${s.odd} unusual${escaped(farthest)}</p>${s.why ? `<p class="why">${escaped(s.why)}</p>` : ""}</li>`;
 };
 const wall = () => {
