@@ -56,6 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("work/quality"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="folders of models that get quality.json")
+    parser.add_argument("--diagram", type=Path, help="PNG of expected and found Dice")
     parser.add_argument("--about", default="good scans", help="what the good scans are, for the pages")
     parser.add_argument("--without-votes", action="store_true", help="for models whose tiles do not vote")
     return parser.parse_args()
@@ -141,6 +142,20 @@ def grades(entries: list[dict[str, Any]], reference: Reference, protocol: Any, *
     return found
 
 
+def draw_diagram(bins: list[tuple[float, int, float, float]], path: Path) -> None:
+    """Expected against found Dice, a dot a bin, as large as the bin has regions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0.3, 1], [0.3, 1], color="#888888", linewidth=1)
+    for _, count, expected, found in bins:
+        axes.scatter(expected, found, s=12 + count / 6, color="#0072b2", alpha=0.75)
+        axes.annotate(str(count), (expected, found), xytext=(9, -11), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="expected Dice", ylabel="found Dice", xlim=(0.3, 1), ylim=(0.3, 1), aspect="equal")
+    figure.savefig(path, metadata={"Software": None})
+
+
 def print_losses(held: list[dict[str, Any]]) -> None:
     """Mean Dice under each disturbance, and what it lost against the same scan undisturbed."""
     means = pd.DataFrame(
@@ -199,6 +214,8 @@ def main() -> None:
     print("| expected Dice | regions | expected | found |\n|---|--:|--:|--:|")
     for low, count, expected, found in bins:
         print(f"| {low:.1f} to {low + 0.1:.1f} | {count} | {expected:.3f} | {found:.3f} |")
+    if given.diagram:
+        draw_diagram(bins, given.diagram)
     print(f"\nexpected calibration error {error['calibration']:.4f}, mean absolute error {error['absolute']:.4f}")
     print(f"a scan's mean Dice is expected with a mean absolute error of {error['scan']:.4f}")
 

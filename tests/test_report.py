@@ -14,7 +14,7 @@ from toy import content, run_slant, toy_grid, toy_scan, voted_run
 
 from slant.config import PageSettings, RunPages
 from slant.errors import GeometryError, InputError, OutputError, SettingsError
-from slant.grid import axis_aligned_grid
+from slant.grid import Grid, axis_aligned_grid
 from slant.io.finished import Finished, find_records, finished_of, read_finished
 from slant.io.results import ResultNames, write_results
 from slant.io.write import write_image
@@ -23,7 +23,7 @@ from slant.report import checks, page, tables
 from slant.report.checks import base_at_home, bias_check, contours, scan_in_template, tissue_levels
 from slant.report.page import Contents, contents, draw_page
 from slant.report.pdf import draw_pdf
-from slant.report.tables import pair_lines, region_lines, sum_lines, summary
+from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
 from slant.report.viewer import Viewer
 from slant.volume import LabelMap, Volume
 
@@ -86,6 +86,11 @@ def test_every_region_is_a_row_with_its_numbers(html: str, finished: Finished) -
     assert rows == wanted
     volumes = {row.name: row.volume_mm3 for row in finished.volumes if row.level == "region"}
     assert f'<td class="n">{volumes["Right Hippocampus"]:.0f}</td>' in html
+
+
+def test_the_turn_of_an_image_is_that_of_its_axes(oblique_grid: Grid) -> None:
+    assert oblique_degrees(oblique_grid) == pytest.approx(20)
+    assert oblique_degrees(Grid((2, 2, 2), np.diag([1, 2, 3, 1.0]))) == 0
 
 
 def test_tables_agree_with_the_volumes(finished: Finished) -> None:

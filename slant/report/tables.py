@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slant.grid import Grid
 from slant.io.finished import Finished
 from slant.measure import VolumeRow
 
@@ -16,6 +17,8 @@ UNEVEN_PERCENT = 50.0
 
 DIVIDED_SHARE = 0.5
 """Mean share of the votes under which a region is flagged."""
+
+_TURNED = 0.5  # degrees, below which nobody need know
 
 _NAMES = {
     "gray": "Gray matter",
@@ -121,6 +124,12 @@ def _usual_percent(judged: Mapping[str, float]) -> tuple[float, float]:
     return 100 * judged.get("usual_low", math.nan), 100 * judged.get("usual_high", math.nan)
 
 
+def oblique_degrees(grid: Grid) -> float:
+    """Largest angle between an axis of the image and the world's axis that it is closest to."""
+    axes = grid.ras_from_voxel[:3, :3] / np.linalg.norm(grid.ras_from_voxel[:3, :3], axis=0)
+    return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), -1, 1)).max()))
+
+
 def simple_flags(finished: Finished, shares: Mapping[int, float]) -> dict[int, str]:
     """Flags that need nothing but this scan: not found, sides that differ by half, votes divided."""
     flags = {}
@@ -198,6 +207,12 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
     brain, head = sums["Brain without ventricles"], sums.get("Intracranial volume")
     part = f", {brain.tiv_percent:.1f} % of the intracranial volume ({head.both_cm3:.0f} cm³)" if head else ""
     texts.append(f"The brain without ventricles has {brain.both_cm3:.0f} cm³{part}.")
+    sizes = " x ".join(f"{edge:.3g}" for edge in finished.labels.grid.voxel_size_mm)
+    turned = oblique_degrees(finished.labels.grid)
+    texts.append(
+        f"Voxels have {sizes} mm (right, front, up)"
+        + (f"; the image is turned by {turned:.0f}° against the world's axes." if turned >= _TURNED else ".")
+    )
     similarity = finished.record.get("registration_similarity")
     if similarity is not None:
         from slant.register import LEAST_SIMILARITY
