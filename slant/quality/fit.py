@@ -29,7 +29,7 @@ _LEAST_SHARE = 0.02  # of the middle, least spread of all others
 _LEAST_LOG, _LEAST_PERCENT, _LEAST_VOTES = 0.05, 4.0, 0.01  # of volumes, asymmetries and shares of votes
 _LEAST_SUM = 0.01
 _LEAST_EXPECTED = 0.02
-_RIDGE = 1.0
+_RIDGE = 100.0  # regions of evidence 1 that pull each weight to 0, so that none runs away
 _SHRINK = 0.3  # people with the mean Dice of all regions, beside those who were measured
 
 
