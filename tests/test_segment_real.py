@@ -58,6 +58,9 @@ def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented:
     assert record["registration_similarity"] > 0.5
     assert 1.0e6 < record["total_intracranial_volume_mm3"] < 2.2e6
     assert max(stage["peak_mib"] for stage in record["stages"]) < 4096
+    assert record["quality"]["grade"] == "pass", record["quality"]["reasons"]
+    expected = [dice for dice, *_ in record["quality"]["regions"].values()]
+    assert 0.6 < np.mean(expected) < 0.85
 
 
 def test_two_threads_give_the_same_bytes_as_one(segmented: Callable[..., Path]) -> None:
