@@ -7,6 +7,7 @@ from slant.cli import (  # noqa: F401 (each adds its commands)
     cohort,
     evaluate,
     multiatlas,
+    original,
     phantoms,
     report,
     segment,

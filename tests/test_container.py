@@ -1,0 +1,92 @@
+"""The files of docker/: they are linted, valid, and say what the programs do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import slant
+from slant.cli.bids import app
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert path, f"{name} is missing; make .venv/.installed-dev installs it"
+    return path
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    found = run(tool("hadolint"), DOCKER / "Dockerfile")
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_shellcheck_finds_nothing_in_the_scripts() -> None:
+    found = run(tool("shellcheck"), *sorted(DOCKER.rglob("*.sh")))
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_boutiques_descriptor_is_valid() -> None:
+    found = run(tool("bosh"), "validate", DOCKER / "slant.boutiques.json")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_boutiques_descriptor_knows_the_program() -> None:
+    descriptor = json.loads((DOCKER / "slant.boutiques.json").read_text())
+    assert descriptor["tool-version"] == slant.__version__
+    known = {name for argument in app.assemble_argument_collection(parse_docstring=True) for name in argument.names}
+    flags = {entry["command-line-flag"] for entry in descriptor["inputs"] if "command-line-flag" in entry}
+    assert flags
+    assert flags <= known
+
+
+def test_the_image_pins_every_direct_requirement() -> None:
+    lines = [line for line in (DOCKER / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.partition("==")[0]: Version(line.partition("==")[2]) for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in [*project["dependencies"], *project["optional-dependencies"]["cluster"]]:
+        wanted = Requirement(text)
+        assert pinned[wanted.name.lower()] in wanted.specifier
+    assert f"torch=={pinned['torch']}" in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs", "wanted"),
+    [
+        ((), True, "slant original /INPUTS /OUTPUTS"),
+        ((), False, "slant-bids "),
+        (("/bids", "/out", "participant"), True, "slant-bids /bids /out participant"),
+        (("slant", "segment", "a b.nii", "out"), True, "slant segment a b.nii out"),
+    ],
+)
+def test_the_entry_point_chooses_the_program(
+    tmp_path: Path, arguments: tuple[str, ...], inputs: bool, wanted: str
+) -> None:
+    for name in ("slant", "slant-bids"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "INPUTS").mkdir(exist_ok=True)
+    there = str(tmp_path / "INPUTS") if inputs else str(tmp_path / "none")
+    script = (DOCKER / "entrypoint.sh").read_text().replace("[ -d /INPUTS ]", f"[ -d '{there}' ]")
+    found = subprocess.run(
+        ["/bin/sh", "-c", script, "entrypoint", *arguments],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == wanted.strip()
