@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from slant.fusion import VoteCounter
 from slant.io.models import load_model
 from slant.nets.network import channels_last
-from slant.nets.predict import Predictor, TilePrior, _features, label_tile
+from slant.nets.predict import Predictor, TilePrior, _features, label_tile, tile_box
 from slant.tiles import Tile, TileLayout
 from slant.train.validate import mean_dice_of
 
@@ -33,7 +33,7 @@ def probabilities(
 ) -> tuple[NDArray[np.int64], torch.Tensor]:
     """Channels that can occur in a tile, and their (X, Y, Z, K) probabilities."""
     network = channels_last(predictor.network(tile.name).eval())
-    mixed = _features(predictor, network, tile, image, CPU)
+    mixed = _features(predictor, network, (tile, tile_box(predictor.layout)), image, CPU)
     if predictor.prior is None:
         raise SystemExit("wanted a model with a prior")
     channels = predictor.prior.possible(tile.start, tile.stop)

@@ -10,7 +10,7 @@ import torch
 
 from slant.errors import DeviceError, ModelError
 from slant.fusion import VoteCounter
-from slant.nets.predict import Predictor, TilePrior, choose_device, tile_votes
+from slant.nets.predict import AROUND, Predictor, TilePrior, choose_device, label_tile, tile_votes
 from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
 from slant.nets.unet import CompactUNet, UNetSettings, fold, place_channels, unfold
 from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
@@ -113,6 +113,35 @@ def test_votes_do_not_depend_on_threads() -> None:
     assert len(np.unique(np.stack(list(one.values())))) > 2
 
 
+@pytest.mark.parametrize("box", [((0, 12), (0, 16), (0, 14)), ((3, 8), (1, 16), (5, 6)), ((0, 1), (7, 10), (13, 14))])
+def test_a_part_of_a_tile_is_labelled_as_in_the_whole_tile(box: tuple[tuple[int, int], ...]) -> None:
+    network, tile = random_network(), LAYOUT.tiles[5]
+    predictor = Predictor(LAYOUT, random_prior(), lambda _: network)
+    x, y, z = (slice(*span) for span in box)
+    whole = label_tile(predictor, tile, random_image(), torch.device("cpu"))
+    part = label_tile(predictor, tile, random_image(), torch.device("cpu"), (x, y, z))
+    np.testing.assert_array_equal(part[x, y, z], whole[x, y, z])
+    assert whole[x, y, z].any()
+    part[x, y, z] = 0
+    assert not part.any()
+
+
+def test_far_from_all_that_is_not_zero_everything_is_background() -> None:
+    network = random_network()
+    torch.nn.init.constant_(network.head.bias, 5.0)
+    network.head.bias[0] = -50.0
+    layout = TileLayout((40, 28, 24), (40, 28, 24), (1, 1, 1))
+    prior = Prior(np.full((10, 7, 6, 5), 128, np.uint8), layout.shape)
+    image = np.zeros(layout.shape, np.float32)
+    predictor = Predictor(layout, prior, lambda _: network)
+    assert not label_tile(predictor, layout.tiles[0], image, torch.device("cpu")).any()
+    image[:10, :14, :12] = 1
+    found = label_tile(predictor, layout.tiles[0], image, torch.device("cpu"))
+    assert found[: 10 + AROUND, : 14 + AROUND, : 12 + AROUND].all()
+    assert not found[10 + AROUND :].any()
+    assert not found[:, 14 + AROUND :].any()
+
+
 def test_a_network_that_tiles_share_is_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving weights while another thread convolves with them gave other labels once in a hundred runs."""
     moved: list[CompactUNet] = []
@@ -161,6 +190,32 @@ def test_a_model_comes_back_from_disk_in_half_precision(model_folder) -> None:
             assert torch.allclose(stored[name], value, rtol=1e-3, atol=1e-6), name
 
 
+def test_what_all_tiles_share_is_stored_once(model_folder) -> None:
+    manifest = json.loads((model_folder / MANIFEST).read_text())
+    networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
+    deep = [name for name in networks["1_1_1"] if name.startswith("encoders.2")]
+    for state in networks.values():
+        state |= {name: networks["1_1_1"][name] for name in deep}
+    before = (model_folder / WEIGHTS).stat().st_size
+    write_model(model_folder, networks, random_prior(), manifest)
+    model = read_model(model_folder)
+    assert not model.shared
+    saved = 2 * sum(networks["1_1_1"][name].numel() for name in deep) * (len(LAYOUT) - 1)
+    assert (model_folder / WEIGHTS).stat().st_size < before - saved
+    for tile in LAYOUT:
+        stored = model.network(tile.name).state_dict()
+        assert list(stored) == list(networks[tile.name])
+        for name, value in networks[tile.name].items():
+            assert torch.allclose(stored[name], value, rtol=1e-3, atol=1e-6), name
+
+
+def test_one_network_for_all_tiles_is_known_as_such(model_folder) -> None:
+    manifest = json.loads((model_folder / MANIFEST).read_text())
+    assert not read_model(model_folder).shared
+    write_model(model_folder, {tile.name: random_network().state_dict() for tile in LAYOUT}, random_prior(), manifest)
+    assert read_model(model_folder).shared
+
+
 def test_identity_follows_the_manifest_which_follows_the_files(model_folder) -> None:
     before = read_model(model_folder).identity
     networks = {tile.name: random_network(9).state_dict() for tile in LAYOUT}
@@ -184,7 +239,7 @@ def test_a_folder_without_a_model_says_what_is_missing(tmp_path) -> None:
 
 def test_missing_and_unexpected_tensors_are_all_named(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
-    networks = {tile.name: random_network().state_dict() for tile in LAYOUT}
+    networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
     networks["9_9_9"] = networks.pop("1_1_1")
     write_model(model_folder, networks, random_prior(), manifest)
     with pytest.raises(ModelError, match=r"missing tensors: \['1_1_1/.*unexpected: \['9_9_9/"):

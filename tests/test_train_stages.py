@@ -12,6 +12,7 @@ import pytest
 import torch
 from phantoms import (
     GENTLE,
+    LAYOUT,
     SHAPE,
     close_tensors,
     dice,
@@ -25,6 +26,7 @@ from phantoms import (
 )
 
 from slant.errors import InputError, ModelError, TrainingError
+from slant.fusion import VoteCounter
 from slant.nets.predict import Predictor, tile_votes
 from slant.nets.weights import read_model
 from slant.report.curves import draw_curves
@@ -34,6 +36,7 @@ from slant.train.checkpoint import averaged_weights
 from slant.train.export import export
 from slant.train.settings import NetworkChoice, PretrainSettings, StageSettings, TileSettings
 from slant.train.stages import train_tiles
+from slant.train.validate import mean_dice_of
 
 
 @pytest.fixture(autouse=True)
@@ -141,14 +144,48 @@ def test_a_stage_starts_from_the_one_before(tmp_path: Path) -> None:
     (given.run / "auxiliary").symlink_to(settings.run / "auxiliary")
     assert train_whole(given)
     assert close_tensors(start, averaged_weights(given.run / "whole.pt"))
-    whole, tiled = export(settings)
+    whole, _ = export(settings)
     (given.run / "whole.pt").unlink()
     assert train_whole(replace(given, start=whole))
     stored = {name: value.half().float() for name, value in start.items()}
     assert close_tensors(stored, averaged_weights(given.run / "whole.pt"))
-    (given.run / "whole.pt").unlink()
-    with pytest.raises(ModelError, match=r"has 2 tiles, wanted a network of the whole brain"):
-        train_whole(replace(given, start=tiled))
+
+
+def test_a_stage_on_crops_hands_one_network_to_all_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = StageSettings(5, learning_rate=1e-2, boxes=4, average=0.5, crop=True, validate=5)
+    settings = toy_settings(tmp_path, people=2, whole=stage, fold=0, layout=LAYOUT)
+    real, seen = loop.step_loss, []
+
+    def watched(net, scan, frequency, place, how):
+        seen.append((how[0].seen.start, how[0].seen.shape, tuple(2 * n for n in place.shape[2:])))
+        return real(net, scan, frequency, place, how)
+
+    monkeypatch.setattr(loop, "step_loss", watched)
+    assert train_whole(settings)
+    assert {shape for _, shape, _ in seen} == {place for *_, place in seen} == {LAYOUT.size}
+    assert len({start for start, *_ in seen}) > 2
+    for start, size, _ in seen:
+        assert all(a >= 0 and a + n <= whole for a, n, whole in zip(start, size, SHAPE, strict=True))
+    (folder,) = export(settings)
+    model = read_model(folder)
+    assert model.layout == LAYOUT
+    assert model.shared
+    votes = VoteCounter(LAYOUT)
+    image, truth = phantom_arrays(0)
+    for tile, channels in tile_votes(Predictor(LAYOUT, model.prior, model.network), image, torch.device("cpu"), 1):
+        votes.aggregate(channels, tile)
+    judged = pd.read_csv(settings.run / "whole.tsv", sep="\t").dice_held_out.iloc[-1]
+    assert mean_dice_of(votes.finalize().channels, truth) == pytest.approx(judged, abs=0.02)
+    given = replace(
+        settings, start=folder, work=tmp_path / "other", network=NetworkChoice(widths=(5, 8), detail=2, mixed=6)
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "prepared").symlink_to(settings.work / "prepared")
+    assert train_whole(given)
+    assert averaged_weights(given.run / "whole.pt")["encoders.1.0.0.weight"].shape[:2] == (8, 5)
+    assert train_tiles(settings)
+    with pytest.raises(ModelError, match=r"has 8 tiles with networks of their own, wanted one network"):
+        train_whole(replace(given, start=export(settings)[1], work=tmp_path / "third"))
 
 
 @pytest.mark.parametrize(

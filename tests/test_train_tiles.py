@@ -21,7 +21,7 @@ from phantoms import (
     train_whole,
 )
 
-from slant.errors import LayoutError, TrainingError
+from slant.errors import LayoutError, SettingsError, TrainingError
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
 from slant.train.export import export
@@ -164,3 +164,17 @@ def test_the_middle_comes_first_and_everybody_starts_from_somebody_trained() -> 
 def test_unknown_tiles_are_named(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="no tile 9_9_9 in this layout; it has 1_1_1, "):
         train_tiles(toy_settings(tmp_path, people=2, layout=LAYOUT), ("1_1_1", "9_9_9"))
+
+
+def test_what_tiles_keep_is_that_of_the_whole_brain_and_the_rest_is_their_own(tmp_path: Path) -> None:
+    tile = TileSettings(3, learning_rate=1e-2, boxes=4, average=0.5, keep=("encoders.1", "lifts"))
+    settings = toy_settings(tmp_path, people=2, tile=tile)
+    assert train_whole(settings)
+    assert train_tiles(settings)
+    whole = averaged_weights(settings.run / "whole.pt")
+    one, two = tile_weights(settings).values()
+    for name, value in whole.items():
+        same = [torch.equal(value, tensor[name]) for tensor in (one, two)]
+        assert all(same) == name.startswith(tile.keep), name
+    with pytest.raises(SettingsError, match=r"no tensor begins with encoder9; there are decoders\.0, .*encoders\.0"):
+        train_tiles(replace(settings, tile=replace(tile, keep=("encoder9",))))

@@ -28,6 +28,11 @@ from slant.tiles import Tile, TileLayout
 SLAB = 8
 """Planes of a tile whose logits are held at once."""
 
+AROUND = 8
+"""Voxels (1 mm) around all that is not 0 in a tile beyond which everything is background."""
+
+Box = tuple[slice, slice, slice]
+
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
@@ -102,7 +107,7 @@ def _one_thread_each() -> Iterator[None]:
 def tile_votes(
     predictor: Predictor, image: NDArray[np.float32], device: torch.device, threads: int
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Each tile with its (X, Y, Z) uint8 winning channels, in no fixed order.
+    """Each tile with its (X, Y, Z) uint8 winning channels where it is trusted, 0 elsewhere, in no fixed order.
 
     Parameters
     ----------
@@ -116,7 +121,7 @@ def tile_votes(
     if device.type != "cpu":
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for tile in predictor.layout:
-                yield tile, label_tile(predictor, tile, image, device)
+                yield tile, label_tile(predictor, tile, image, device, tile.trusted_within)
         return
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)
@@ -124,15 +129,19 @@ def tile_votes(
         while waiting or running:
             while waiting and len(running) < threads:
                 tile = waiting.pop(0)
-                running[pool.submit(label_tile, predictor, tile, image, device)] = tile
+                running[pool.submit(label_tile, predictor, tile, image, device, tile.trusted_within)] = tile
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 
 
 @torch.inference_mode()
-def label_tile(predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
+def label_tile(
+    predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device, wanted: Box | None = None
+) -> NDArray[np.uint8]:
     """(X, Y, Z) uint8 most likely channel of each voxel of one tile.
+
+    The layers at 1 mm, which take most of the time, run only where they are needed.
 
     Parameters
     ----------
@@ -142,29 +151,81 @@ def label_tile(predictor: Predictor, tile: Tile, image: NDArray[np.float32], dev
     image : (X, Y, Z) float32 array
         The scan in template space, in network units.
     device : torch.device
+    wanted : 3 slices, optional
+        Part of the tile that is asked for; the rest is 0, as is what lies `AROUND` voxels from all that is not 0.
     """
+    labels = np.zeros(predictor.layout.size, np.uint8)
+    box = _needed(image[tile.box], wanted or tile_box(predictor.layout))
+    if box is None:
+        return labels
     network = predictor.ready(tile.name, device)
-    mixed = _features(predictor, network, tile, image, device)
+    mixed = _features(predictor, network, (tile, box), image, device)
     if predictor.prior is None:
-        return _winners(network, mixed, torch.arange(network.settings.outputs, device=device), None)
-    channels = predictor.prior.possible(tile.start, tile.stop)
-    prior = TilePrior(predictor.prior, tile, channels, device)
-    return _winners(network, mixed, torch.from_numpy(channels).to(device), prior)
+        channels, prior = np.arange(network.settings.outputs), None
+    else:
+        channels = predictor.prior.possible(tile.start, tile.stop)
+        prior = TilePrior(predictor.prior, _part(tile, box), channels, device)
+    labels[box] = _winners(network, mixed, torch.from_numpy(channels).to(device), prior)
+    return labels
+
+
+def tile_box(layout: TileLayout) -> Box:
+    """Slices of all of a tile."""
+    x, y, z = (slice(0, n) for n in layout.size)
+    return x, y, z
+
+
+def _needed(part: NDArray[np.float32], wanted: Box) -> Box | None:
+    """The box of what is wanted that is near anything; None if nothing is."""
+    spans = []
+    for axis, span in enumerate(wanted):
+        there = np.flatnonzero(part.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(there):
+            return None
+        first, last = max(span.start, int(there[0]) - AROUND), min(span.stop, int(there[-1]) + AROUND + 1)
+        if first >= last:
+            return None
+        spans.append(slice(first, last))
+    x, y, z = spans
+    return x, y, z
+
+
+def _part(tile: Tile, box: Box) -> Tile:
+    """A box of a tile as a tile of its own."""
+    x, y, z = (a + span.start for a, span in zip(tile.start, box, strict=True))
+    start, stop = (
+        (x, y, z),
+        (x + box[0].stop - box[0].start, y + box[1].stop - box[1].start, z + box[2].stop - box[2].start),
+    )
+    return Tile(tile.name, start, stop, start, stop)
 
 
 def _features(
-    predictor: Predictor, network: Network, tile: Tile, image: NDArray[np.float32], device: torch.device
+    predictor: Predictor, network: Network, where: tuple[Tile, Box], image: NDArray[np.float32], device: torch.device
 ) -> Tensor:
-    """(X, Y, Z, mixed) float32 features of one tile, axes x, y, z."""
-    scaling, size = predictor.scaling, predictor.layout.size
-    part = np.pad(scaling.of_tile(image[tile.box]), [(0, -n % network.multiple) for n in size])
+    """(X, Y, Z, mixed) float32 features of a box of one tile, axes x, y, z."""
+    tile, box = where
+    scaling = predictor.scaling
+    part = np.pad(scaling.of_tile(image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size])
     order = [2 + axis for axis in scaling.order]
     place = place_channels(predictor.layout.shape, tile.start, (part.shape[0], part.shape[1], part.shape[2]))
     crop = torch.from_numpy(part)[None, None].permute(0, 1, *order).contiguous().to(device)
+    stride, reach = network.stride, network.reach
+    around = [  # in features: what the tail must see
+        slice(max(0, (span.start - reach) // stride), min(size // stride, -(-(span.stop + reach) // stride)))
+        for span, size in zip(box, part.shape, strict=True)
+    ]
+    coarse = (slice(None), slice(None), *(around[axis] for axis in scaling.order))
+    fine = (*coarse[:2], *(slice(s.start * stride, s.stop * stride) for s in coarse[2:]))
     with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda" and network.half_precision):
-        mixed = network.tail(network.trunk(crop, place.permute(0, 1, *order).to(device)), crop)
+        features = network.trunk(crop, place.permute(0, 1, *order).to(device))
+        mixed = network.tail(features[coarse], crop[fine])
     back = [1 + scaling.order.index(axis) for axis in range(3)]
-    return mixed[0].permute(*back, 0)[: size[0], : size[1], : size[2]].float()
+    inner = tuple(
+        slice(span.start - seen.start * stride, span.stop - seen.start * stride)
+        for span, seen in zip(box, around, strict=True)
+    )
+    return mixed[0].permute(*back, 0)[inner].float()
 
 
 class TilePrior:

@@ -1,9 +1,9 @@
 """Weights on disk: one folder a model, read tile by tile, checked against its manifest.
 
 ``manifest.json`` says what the weights are (layout, protocol, network, input scaling, training data, licence) and
-the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``) or a
-``TILE.safetensors`` for each tile (its tensors as ``NAME``), and ``prior.npz`` for networks that take a prior. The
-SHA-256 of the manifest is therefore the identity of the model.
+the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``, those that are the
+same in all tiles once as ``shared/NAME``) or a ``TILE.safetensors`` for each tile (its tensors as ``NAME``), and
+``prior.npz`` for networks that take a prior. The SHA-256 of the manifest is therefore the identity of the model.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from slant.nets.registry import KINDS, build_network, settings_of
 from slant.tiles import TileLayout
 
 MANIFEST, WEIGHTS, PRIOR = "manifest.json", "weights.safetensors", "prior.npz"
+
+SHARED = "shared/"
+"""What the names of tensors begin with that all tiles share."""
 
 
 def file_sha256(path: Path) -> str:
@@ -72,12 +75,26 @@ class NetworkFolder:
         """The network of one tile, float32 on the CPU."""
         name, prefix = _home(self.manifest, tile)
         with safe_open(self.folder / name, framework="pt") as stored:
-            names = [key for key in stored.keys() if key.startswith(prefix)]  # noqa: SIM118 (it is no dict)
-            found = {name.removeprefix(prefix): stored.get_tensor(name).float() for name in names}
+            found = {
+                key.removeprefix(begin): stored.get_tensor(key).float()
+                for key in stored.keys()  # noqa: SIM118 (it is no dict)
+                for begin in (prefix, SHARED)
+                if key.startswith(begin)
+            }
         with torch.device("meta"):
             network = build_network(self.kind, self.settings)
         network.load_state_dict(found, assign=True)
         return network.requires_grad_(False)
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is one network for all tiles."""
+        if len(self.layout) == 1:
+            return True
+        if WEIGHTS not in self.manifest["files"]:
+            return False
+        with safe_open(self.folder / WEIGHTS, framework="pt") as stored:
+            return all(key.startswith(SHARED) for key in stored.keys())  # noqa: SIM118
 
 
 def _home(manifest: dict[str, Any], tile: str) -> tuple[str, str]:
@@ -115,7 +132,7 @@ def read_model(folder: Path) -> NetworkFolder:
             )
     with torch.device("meta"):
         tensors = list(build_network(kind, settings).state_dict())
-    _check_tensors(folder, weights, {f"{tile.name}/{name}" for tile in layout for name in tensors})
+    _check_tensors(folder, weights, {f"{tile.name}/{name}" for tile in layout for name in tensors}, layout)
     prior = _read_prior(folder / PRIOR, layout) if takes_prior else None
     return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, kind, settings, prior)
 
@@ -137,8 +154,8 @@ def _read_prior(path: Path, layout: TileLayout) -> Prior:
         return Prior(stored["steps"], layout.shape)
 
 
-def _check_tensors(folder: Path, files: set[str], wanted: set[str]) -> None:
-    found = set()
+def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: TileLayout) -> None:
+    found: set[str] = set()
     for file in files:
         prefix = "" if file == WEIGHTS else f"{Path(file).stem}/"
         try:
@@ -146,6 +163,9 @@ def _check_tensors(folder: Path, files: set[str], wanted: set[str]) -> None:
                 found |= {f"{prefix}{key}" for key in stored.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"{folder / file} cannot be read: {error}") from error
+    for key in [key for key in found if key.startswith(SHARED)]:
+        found |= {f"{tile.name}/{key.removeprefix(SHARED)}" for tile in layout}
+        found.remove(key)
     if found != wanted:
         missing, extra = sorted(wanted - found), sorted(found - wanted)
         raise ModelError(f"{folder} does not fit its manifest; missing tensors: {missing}; unexpected: {extra}")
@@ -154,7 +174,7 @@ def _check_tensors(folder: Path, files: set[str], wanted: set[str]) -> None:
 def write_model(
     folder: Path, networks: dict[str, dict[str, Tensor]], prior: Prior | None, manifest: dict[str, Any]
 ) -> None:
-    """Write a model folder: float16 weights, prior, manifest last.
+    """Write a model folder: float16 weights, those that all tiles have in common once, prior, manifest last.
 
     Parameters
     ----------
@@ -169,10 +189,15 @@ def write_model(
         `slant.nets.inputs.InputScaling`), ``training``, ``licence``; ``files`` is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{tile}/{name}": value.to(torch.float16).contiguous()
+    stored = {
+        tile: {name: value.to(torch.float16).contiguous() for name, value in state.items()}
         for tile, state in sorted(networks.items())
-        for name, value in state.items()
+    }
+    first, *others = stored.values()
+    shared = {name for name in first if others and all(torch.equal(first[name], other[name]) for other in others)}
+    tensors = {f"{SHARED}{name}": first[name] for name in sorted(shared)}
+    tensors |= {
+        f"{tile}/{name}": value for tile, state in stored.items() for name, value in state.items() if name not in shared
     }
     (folder / WEIGHTS).write_bytes(save(tensors))
     if prior is not None:

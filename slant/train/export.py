@@ -29,8 +29,8 @@ def export(settings: TrainSettings) -> list[Path]:
     Returns
     -------
     list of Path
-        ``model-whole`` (one tile, the whole grid) if the whole-brain network is trained, and ``model-NAME`` (all tiles)
-        if all of them are.
+        ``model-whole`` if the whole-brain network is trained: one tile, the whole grid, or all tiles with that one
+        network if it saw boxes of their size; and ``model-NAME`` if all tiles are trained.
 
     Raises
     ------
@@ -40,8 +40,10 @@ def export(settings: TrainSettings) -> list[Path]:
     scans = load_training(settings)
     whole, _ = whole_tile(settings.layout)
     checkpoints = {tile.name: settings.run / settings.name / f"{tile.name}.pt" for tile in settings.layout}
+    if settings.whole.crop:
+        whole = settings.layout
     candidates = {
-        "whole": (whole, {"1_1_1": settings.run / "whole.pt"}),
+        "whole": (whole, {tile.name: settings.run / "whole.pt" for tile in whole}),
         settings.name: (settings.layout, checkpoints),
     }
     made = [
@@ -72,7 +74,8 @@ def _export_one(
         _training(settings, name, scans),
         settings.licence,
     )
-    weights = {tile: averaged_weights(path, steps) for tile, path in checkpoints.items()}
+    read = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
+    weights = {tile: read[path] for tile, path in checkpoints.items()}
     prior = scans.prior if KINDS[kind].network.prior else None
     write_model(folder, weights, prior, manifest)
     return folder

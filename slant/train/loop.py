@@ -63,13 +63,14 @@ def train_stage(
     # The prior is that of all scans: machine-made labels place a region as well as manual ones do.
     everyone = [*scans[0], *scans[1]]
     total = total_frequency(everyone, prior).to(device)
-    place = place_channels(lesson.seen.template_shape, lesson.seen.start, lesson.seen.shape).to(device)
     with _memory_advice():
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
             scan = _draw(scans, stage, generator)
             frequency = (total, own_frequency(scan, everyone, prior))
-            loss = step_loss(state.net, scan, frequency, place, (lesson, generator))
+            here = lesson.drawn(generator)
+            place = place_channels(here.seen.template_shape, here.seen.start, here.seen.shape).to(device)
+            loss = step_loss(state.net, scan, frequency, place, (here, generator))
             _step(state, loss, stage)
             if anchor is not None:
                 _pull(state, *anchor)

@@ -43,6 +43,8 @@ class StageSettings:
     validate : int
         Steps between two measurements of Dice on the people held out; 0 for none.
     seed : int
+    crop : bool
+        Whether a step of a stage on the whole brain sees only a box of the size of a tile, anywhere in the template.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class StageSettings:
     auxiliary: float = 0.0
     validate: int = 0
     seed: int = 0
+    crop: bool = False
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "boxes": 1, "validate": 0, "seed": 0, "weight_decay": 0.0}
@@ -89,11 +92,14 @@ class TileSettings(StageSettings):
         are moved after every step.
     rounds : int
         Parts of the stage; after each, the neighbours' weights that pull are renewed.
+    keep : tuple of str
+        What the names of tensors begin with that stay as they are in the whole-brain network (hard sharing).
     """
 
     start: Literal["whole", "neighbour", "scratch"] = "whole"
     pull: float = 0.0
     rounds: int = 1
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +109,10 @@ class TileSettings(StageSettings):
             raise SettingsError(f"rounds must be from 1 to steps ({self.steps}), found {self.rounds}")
         if self.rounds > 1 and not self.pull:
             raise SettingsError("rounds only matter with pull above 0; set pull, or leave rounds out")
+        if self.crop:
+            raise SettingsError("[tile] crop: a tile is seen whole; set crop in [whole] or [pretrain], or leave it out")
+        if self.keep and self.start != "whole":
+            raise SettingsError(f"[tile] keep shares what the whole-brain network has, but start is {self.start!r}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,25 +11,27 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from slant.errors import ModelError, TrainingError
+from slant.errors import ModelError, SettingsError, TrainingError
 from slant.grid import Shape
 from slant.io.models import embedded_models, model_folder
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
-from slant.nets.registry import KINDS, settings_of
+from slant.nets.registry import KINDS, build_network, settings_of
 from slant.nets.weights import read_model
 from slant.train.checkpoint import Identity, averaged_weights, load_checkpoint, new_state, save_round
 from slant.train.log import watched
 from slant.train.loop import train_stage
 from slant.train.prepare import TrainingScans, load_training
+from slant.train.settings import TileSettings
 from slant.train.step import Field, Lesson, regions_of, task_classes
 from slant.train.tiling import chosen, generations, neighbours, parent
 from slant.train.validate import judge_of, usable_devices, whole_tile
+from slant.train.widen import widened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from slant.nets.network import NetworkSettings
+    from slant.nets.network import Network, NetworkSettings
     from slant.tiles import Tile
     from slant.train.checkpoint import State
     from slant.train.settings import StageSettings, TrainSettings
@@ -70,7 +73,7 @@ def train_whole(
         First voxel and size of the box of the template that it sees.
     """
     stage: StageSettings = settings.whole
-    start = None if settings.start is None else _weights_to_start(settings.start)
+    start = None if settings.start is None else _weights_to_start(settings)
     if name == "pretrain":
         if settings.pretrain is None:
             return True
@@ -82,14 +85,26 @@ def train_whole(
     channels = np.arange(len(load_protocol(settings.protocol)))
     field = Field(*box, layout.shape, channels, _mirror_x())
     scans = load_training(settings)
-    judge = judge_of(scans, layout, tile)
-    lesson = _lesson(settings, field, stage)
+    judge = judge_of(scans, settings.layout) if stage.crop else judge_of(scans, layout, tile)
+    lesson = replace(_lesson(settings, field, stage), crop=cropped(settings) if stage.crop else None)
     device = usable_devices(settings.devices)[0]
     return _train(settings, (f"{name}.pt", start, None), (scans, lesson, judge), (device, until))
 
 
-def _weights_to_start(start: Path) -> dict[str, Tensor]:
-    """Those of a checkpoint, or of a model that is one network for the whole brain.
+def cropped(settings: TrainSettings) -> Shape:
+    """Size of the boxes that a stage with ``crop`` sees: that of a tile, grown to what the network can take."""
+    return _grown(((0, 0, 0), settings.layout.size), KINDS[settings.network.kind].network.multiple)[1]
+
+
+def _weights_to_start(settings: TrainSettings) -> dict[str, Tensor]:
+    """Those that ``start`` names, widened where the network has more channels."""
+    kind, network = network_of(settings)
+    torch.manual_seed(settings.whole.seed)
+    return widened(_weights_of(Path(settings.start or "")), build_network(kind, network))
+
+
+def _weights_of(start: Path) -> dict[str, Tensor]:
+    """Those of a checkpoint, or of a model with one network.
 
     Raises
     ------
@@ -99,10 +114,10 @@ def _weights_to_start(start: Path) -> dict[str, Tensor]:
     if start.is_file() or not (start.is_dir() or str(start) in embedded_models()):
         return averaged_weights(start)
     networks = read_model(model_folder(str(start)))
-    if len(networks.layout) != 1:
+    if not networks.shared:
         raise ModelError(
-            f"{start} has {len(networks.layout)} tiles, wanted a network of the whole brain: a model of one tile, such "
-            "as the model-whole that training leaves, or a checkpoint"
+            f"{start} has {len(networks.layout)} tiles with networks of their own, wanted one network: the model-whole "
+            "that training leaves, or a checkpoint"
         )
     return networks.network(networks.layout.tiles[0].name).state_dict()
 
@@ -213,6 +228,23 @@ def _start(settings: TrainSettings, tile: Tile) -> dict[str, Tensor] | None:
     return averaged_weights(path, 0 if many else settings.tile.steps)
 
 
+def _keep(net: Network, beginnings: tuple[str, ...]) -> None:
+    """Train only the tensors whose names begin with none of these.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such tensor.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    strange = [b for b in beginnings if not any(name.startswith(b) for name in names)]
+    if strange:
+        known = ", ".join(sorted({".".join(name.split(".")[:2]) for name in names}))
+        raise SettingsError(f"[tile] keep: no tensor begins with {', '.join(strange)}; there are {known}")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(not name.startswith(beginnings))
+
+
 def _snapshot(settings: TrainSettings, name: str, round_: int) -> Path:
     return settings.run / settings.name / f"{name}.round{round_ + 1}.pt"
 
@@ -257,6 +289,8 @@ def _train(
     if path.is_file():
         load_checkpoint(path, state, identity)
     state.net.memory = settings.memory
+    if isinstance(lesson.stage, TileSettings):
+        _keep(state.net, lesson.stage.keep)
     steps = lesson.stage.steps if steps is None else steps
     if state.step >= steps:
         return True

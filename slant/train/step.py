@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,7 +79,19 @@ def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...]) -> Regions:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What does not change from step to step of a stage."""
+    """What does not change from step to step of a stage.
+
+    Attributes
+    ----------
+    seen : Field
+        What every step sees, or what boxes of the size ``crop`` are drawn from.
+    stage : StageSettings
+    augmentation : AugmentSettings
+    loss : LossSettings
+    regions : Regions
+    precision : {"auto", "float32"}
+    crop : tuple of 3 int, optional
+    """
 
     seen: Field
     stage: StageSettings
@@ -87,6 +99,15 @@ class Lesson:
     loss: LossSettings
     regions: Regions
     precision: str = "auto"
+    crop: Shape | None = None
+
+    def drawn(self, generator: torch.Generator) -> Lesson:
+        """The same with a box of the size ``crop`` drawn anywhere in the template; itself where there is none."""
+        if self.crop is None:
+            return self
+        free = [whole - size + 1 for whole, size in zip(self.seen.template_shape, self.crop, strict=True)]
+        x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in free)
+        return replace(self, seen=replace(self.seen, start=(x, y, z), shape=self.crop))
 
 
 def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, Tensor]:

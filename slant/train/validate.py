@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from slant.nets.predict import Predictor, choose_device, label_tile
+from slant.fusion import VoteCounter
+from slant.nets.predict import Predictor, choose_device, label_tile, tile_votes
 from slant.train.loss import IGNORED
 
 if TYPE_CHECKING:
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
     from slant.train.prepare import TrainingScans
 
 
-def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile) -> Callable[[State], float | None]:
-    """A function that gives the mean Dice of a state's averaged weights in one tile; None if nobody is held out.
+def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None) -> Callable[[State], float | None]:
+    """A function that gives the mean Dice of a state's averaged weights; None if nobody is held out.
 
     Parameters
     ----------
     scans : TrainingScans
     layout : TileLayout
-    tile : Tile
-        Of that layout.
+    tile : Tile, optional
+        Of that layout: the Dice in this tile; else that of the vote of all tiles, with one network for all.
     """
     if not scans.held_out:
         return lambda _: None
@@ -38,13 +40,23 @@ def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile) -> Callable[[
         predictor = Predictor(layout, prior if network.prior else None, lambda _: network)
         scores = []
         for scan in scans.held_out:
-            found = label_tile(predictor, tile, scan.image.numpy(), device)
-            scores.append(mean_dice_of(found, scan.channels.numpy()[tile.box]))
+            truth = scan.channels.numpy()
+            if tile is None:
+                scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), truth))
+            else:
+                scores.append(mean_dice_of(label_tile(predictor, tile, scan.image.numpy(), device), truth[tile.box]))
         network.train()
         found_any = [score for score in scores if not np.isnan(score)]
         return float(np.mean(found_any)) if found_any else np.nan
 
     return judge
+
+
+def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
+    votes = VoteCounter(predictor.layout)
+    for tile, channels in tile_votes(predictor, image, device, torch.get_num_threads()):
+        votes.aggregate(channels, tile)
+    return votes.finalize().channels
 
 
 def mean_dice_of(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
