@@ -19,7 +19,7 @@ _OTHER_KINDS = {
     *("DERIVED", "SECONDARY", "LOCALIZER", "PROJECTION IMAGE", "MPR", "MIP", "MNIP", "REFORMATTED"),
     *("P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "T1 MAP", "T2 MAP"),
 }
-_LEAST_IMAGES, _LEAST_EXTENT_MM, _THICKEST_MM = 40, 100.0, 3.0  # a whole head, in slices that make a volume
+_LEAST_IMAGES, _LEAST_EXTENT_MM, _THICKEST_MM = 40, 100.0, 3.2  # a whole head, in slices that make a volume
 
 # Contrasts, beginning where a word does, or after a plane or "3d", as in "sagT1" and "3DT2".
 _BEGIN = r"(?:(?<![a-z])|(?<=3d)|(?<=2d)|(?<=ax)|(?<=sag)|(?<=cor)|(?<=tra))"
@@ -132,7 +132,8 @@ def listing(found: Sequence[Series]) -> str:
         modality = _IMAGES.get(series.sop_class, series.modality or "?")
         said = objection(series) or f"T1-weighted: {evidence(series)}"
         uid = "" if known or series.number is None else f" ({series.uid})"
-        lines.append(f"  {series.title}{uid}: {modality}, {series.size}; {said}")
+        agent = f", contrast agent {series.contrast_agent}" if series.contrast_agent else ""
+        lines.append(f"  {series.title}{uid}: {modality}, {series.size}{agent}; {said}")
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def _as_dicom(scan: Scan, folder: Path, choice: Choice, sha256: str) -> Scan:
 
     series, said = choice.series, choice.warnings + scan.warnings
     name, path = folder.resolve().name.removesuffix("_T1w").lstrip(".") or "dicom", folder
-    if series.names_patient(str(folder)):
+    if series.names_patient(f"{folder} {folder.resolve().name}"):
         name, path = f"series-{series.uid if series.number is None else series.number}", Path("withheld")
         said += (f"the patient's name is in the folder's, so the record does not name it; the scan is called {name}",)
     return replace(

@@ -69,6 +69,7 @@ class Series:
         SeriesInstanceUID.
     number : int or None
     description : str
+        ``withheld`` where it holds the patient's name.
     modality, sop_class : str
     names : str
         Description, protocol and sequence, in small letters.
@@ -208,11 +209,12 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
             image = _image(path, header)
             images.setdefault(image.uid, image)
         first = members[0][1]
-        number = _number(first.get("SeriesNumber"))
+        number, patient_words = _number(first.get("SeriesNumber")), _patient_words(first)
+        description = _text(first.get("SeriesDescription"))
         return Series(
             uid=uid,
             number=None if number is None else int(number),
-            description=_text(first.get("SeriesDescription")),
+            description=description if set(_words(description)).isdisjoint(patient_words) else "withheld",
             modality=_text(first.get("Modality")),
             sop_class=_text(first.get("SOPClassUID")),
             names=" ".join(_text(first.get(name)) for name in _NAMES).lower().strip(),
@@ -224,7 +226,7 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
             repetition_ms=_timing(first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
             inversion_ms=_timing(first, "InversionTime", "MRModifierSequence", "InversionTimes"),
             contrast_agent=_contrast(first),
-            patient_words=_patient_words(first),
+            patient_words=patient_words,
             images=tuple(images.values()),
             copies=len(members) - len(images),
         )

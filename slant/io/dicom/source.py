@@ -26,12 +26,12 @@ class DicomSource:
     dcm2niix: str
 
     def plain(self) -> dict[str, Any]:
-        """For the record: no name of the patient, and no other free text than the description."""
+        """For the record: of the headers' free text only the description, without the patient's name."""
         series = self.series
         return {
             "series_instance_uid": series.uid,
             "series_number": series.number,
-            "series_description": "withheld" if series.names_patient(series.description) else series.description,
+            "series_description": series.description,
             "files": len(series.images),
             "images": series.count,
             "chosen": self.reason,
