@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ import numpy as np
 import pytest
 from dicoms import PATIENT, Series, make_enhanced, make_series, write_series
 from pydicom import Dataset, dcmread
-from scipy.spatial import cKDTree
 from test_dicom import DATA, SAGITTAL, place, t1
-from toy import content, run_slant, segment_toy, the_line, toy_grid, toy_head, toy_model, use_light_found
+from toy import content, light_found, run_slant, segment_toy, the_line, toy_grid, toy_head, toy_model, use_light_found
 
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
@@ -49,20 +49,31 @@ def region_id(segment: Dataset) -> int:
     return int(segment.TrackingID.removeprefix("BrainCOLOR "))
 
 
-def labels_in_world(seg: Dataset) -> dict[tuple[float, ...], int]:
-    """Id at every labelled place in LPS mm, by the standard's equation and nothing of ours."""
+def labels_in_world(seg: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) places in LPS mm and (N,) ids of all labelled pixels, by the standard's equation and nothing of ours."""
     ids = {segment.SegmentNumber: region_id(segment) for segment in seg.SegmentSequence}
-    shared, found = seg.SharedFunctionalGroupsSequence[0], {}
+    shared = seg.SharedFunctionalGroupsSequence[0]
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    across, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    places, found = [], []
     for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
         position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
-        for row, column in np.argwhere(frame):
-            place_mm = position + cosines[0] * spacing[1] * column + cosines[1] * spacing[0] * row
-            key = tuple(np.round(place_mm, 2) + 0.0)
-            assert key not in found, "segments overlap"
-            found[key] = ids[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
-    return found
+        row, column = np.nonzero(frame)
+        places.append(position + np.outer(column * spacing[1], across) + np.outer(row * spacing[0], down))
+        found.append(np.full(row.size, ids[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]))
+    assert len(np.unique(np.concatenate(places).round(2), axis=0)) == sum(map(len, places)), "segments overlap"
+    return np.concatenate(places), np.concatenate(found)
+
+
+def same_in_world(seg: Dataset, labels: np.ndarray, ras_from_voxel: np.ndarray) -> None:
+    """Every labelled voxel is a pixel of its segment in the same place, and no other pixel is labelled."""
+    lps_mm, ids = labels_in_world(seg)
+    back = np.linalg.inv(ras_from_voxel)
+    exact = lps_mm * [-1, -1, 1] @ back[:3, :3].T + back[:3, 3]
+    voxels = np.rint(exact).astype(int)
+    assert np.abs(exact - voxels).max() < 0.02
+    assert len(ids) == np.count_nonzero(labels) > 0
+    np.testing.assert_array_equal(labels[tuple(voxels.T)], ids)
 
 
 # Place
@@ -76,14 +87,7 @@ def test_every_label_keeps_its_place(
 ) -> None:
     scan = read_dicom(write_series(tmp_path / "p1", make(DATA, place(axes, handed))))
     labels = some_labels(scan)
-    found = labels_in_world(written(scan, labels))
-    voxels = np.argwhere(labels.data)
-    matrix = labels.grid.ras_from_voxel
-    lps_mm = (voxels @ matrix[:3, :3].T + matrix[:3, 3]) * [-1, -1, 1]
-    assert len(found) == len(voxels)
-    apart_mm, nearest = cKDTree(list(found)).query(lps_mm)
-    assert apart_mm.max() < 0.02
-    np.testing.assert_array_equal(np.array(list(found.values()))[nearest], labels.data[tuple(voxels.T)])
+    same_in_world(written(scan, labels), labels.data, labels.grid.ras_from_voxel)
 
 
 @pytest.mark.parametrize("make", [make_series, make_enhanced])
@@ -238,14 +242,7 @@ def test_the_command_on_dicom(toy_dicom: Path, tmp_path: Path, monkeypatch: pyte
     assert record["input"]["dicom"]["images"] == 53
     assert json.loads((out / names.sidecar).read_text("utf-8"))["Sources"] == ["toy"]
     image = nib.load(out / names.labels)
-    found, affine = labels_in_world(dcmread(out / names.dicom_seg)), image.affine
-    labels = np.asarray(image.dataobj)
-    voxels = np.argwhere(labels)
-    assert len(found) == len(voxels) > 0
-    places = np.array(list(found)) * [-1, -1, 1]
-    back = np.linalg.inv(affine)
-    there = np.rint(places @ back[:3, :3].T + back[:3, 3]).astype(int)
-    np.testing.assert_array_equal(labels[tuple(there.T)], list(found.values()))
+    same_in_world(dcmread(out / names.dicom_seg), np.asarray(image.dataobj), image.affine)
     assert [
         w for w in PATIENT.encode().split(b"^") for n, b in content(out).items() if n != names.dicom_seg and w in b
     ] == []
@@ -269,8 +266,11 @@ def test_finished_results_find_their_dicom_again(
 ) -> None:
     from slant.io.finished import read_finished
 
+    named = LabelMap(np.full((3, 4, 5), 4), light_found().template_labels.grid)
+    found = replace(light_found(), template_labels=named)
     with monkeypatch.context() as patch:
         use_light_found(patch)
+        patch.setattr("slant.pipeline.segment", lambda *_: found)
         assert segment_toy(toy_dicom, tmp_path / "out") == 0
     record = tmp_path / "out" / ResultNames("toy").record
     assert read_finished(record).scan is not None
@@ -340,8 +340,4 @@ def test_a_real_scan_as_dicom_has_the_labels_of_its_nifti(data_dir: Path, tmp_pa
     np.testing.assert_allclose(one.affine, two.affine, atol=1e-3)
     labels, others = np.asarray(one.dataobj), np.asarray(two.dataobj)
     assert (labels == others)[(labels > 0) | (others > 0)].mean() > 0.999
-    found = labels_in_world(dcmread(tmp_path / "dicom" / names.dicom_seg))
-    back = np.linalg.inv(two.affine)
-    there = np.rint(np.array(list(found)) * [-1, -1, 1] @ back[:3, :3].T + back[:3, 3]).astype(int)
-    assert len(found) == np.count_nonzero(others)
-    np.testing.assert_array_equal(others[tuple(there.T)], list(found.values()))
+    same_in_world(dcmread(tmp_path / "dicom" / names.dicom_seg), others, two.affine)
