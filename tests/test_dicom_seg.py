@@ -61,7 +61,6 @@ def labels_in_world(seg: Dataset) -> tuple[np.ndarray, np.ndarray]:
         row, column = np.nonzero(frame)
         places.append(position + np.outer(column * spacing[1], across) + np.outer(row * spacing[0], down))
         found.append(np.full(row.size, ids[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]))
-    assert len(np.unique(np.concatenate(places).round(2), axis=0)) == sum(map(len, places)), "segments overlap"
     return np.concatenate(places), np.concatenate(found)
 
 
@@ -73,6 +72,7 @@ def same_in_world(seg: Dataset, labels: np.ndarray, ras_from_voxel: np.ndarray) 
     voxels = np.rint(exact).astype(int)
     assert np.abs(exact - voxels).max() < 0.02
     assert len(ids) == np.count_nonzero(labels) > 0
+    assert len(np.unique(np.ravel_multi_index(tuple(voxels.T), labels.shape))) == len(ids), "segments overlap"
     np.testing.assert_array_equal(labels[tuple(voxels.T)], ids)
 
 
