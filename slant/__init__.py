@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slant.config import SegmentSettings
     from slant.errors import SlantError
     from slant.grid import Grid
+    from slant.io.dicom.convert import read_dicom
     from slant.io.models import load_model
     from slant.io.read import Scan, read_scan
     from slant.io.resources import load_protocol
@@ -42,6 +43,7 @@ __all__ = [
     "load_model",
     "load_protocol",
     "prepare",
+    "read_dicom",
     "read_scan",
     "segment",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "slant.config": ("SegmentSettings",),
     "slant.errors": ("SlantError",),
     "slant.grid": ("Grid",),
+    "slant.io.dicom.convert": ("read_dicom",),
     "slant.io.models": ("load_model",),
     "slant.io.read": ("Scan", "read_scan"),
     "slant.io.resources": ("load_protocol",),

@@ -102,6 +102,33 @@ class RunPages(PageSettings):
             raise SettingsError("--pdf asks for the page as PDF and --no-report for no page; leave one of them out")
 
 
+@dataclass(frozen=True)
+class DicomSettings:
+    """What is asked of a scan that is a folder of DICOM files.
+
+    Attributes
+    ----------
+    series : str, optional
+        Number or SeriesInstanceUID of the series to take; by default the only T1-weighted one.
+    dicom_seg : bool
+        Write the labels as a DICOM Segmentation too, which refers to the series and holds the patient's data.
+    """
+
+    series: str | None = None
+    dicom_seg: bool = False
+
+    def check_file(self, path: Path) -> None:
+        """Refuse a scan in one file, of which neither can be asked.
+
+        Raises
+        ------
+        SettingsError
+        """
+        asked = "--series" if self.series is not None else "--dicom-seg" if self.dicom_seg else None
+        if asked:
+            raise SettingsError(f"{asked} is for DICOM: found {path}, wanted the folder of a DICOM series")
+
+
 COARSEST_MM = 8.0
 """Voxels of the coarsest level of SyN."""
 

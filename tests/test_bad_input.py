@@ -80,7 +80,7 @@ def rgb(path: Path) -> Path:
 
 BAD_SCANS: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("absent.nii.gz", lambda _: None, ("no such file", "check the spelling")),
-    ("dicom.nii", folder, ("found a folder", "wanted an image file", "dcm2niix")),
+    ("folder.nii", folder, ("found a folder with 0 files and no DICOM images", "wanted an image file")),
     ("scan.dcm", text, ("found the extension '.dcm'", "wanted one of .mgz, .nii, .nii.gz")),
     ("table.nii", text, ("neither NIfTI nor MGZ", "convert the scan")),
     ("cut.nii.gz", truncated, ("damaged or incomplete", "download it again")),

@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.config import RunPages, SegmentSettings
+from slant.config import DicomSettings, RunPages, SegmentSettings
 from slant.errors import SettingsError
 
-_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
+if TYPE_CHECKING:
+    from slant.io.read import Scan
+    from slant.nets.model import Model
+    from slant.volume import LabelMap
+
+_DEFAULTS, _PAGES, _DICOM = SegmentSettings(), RunPages(), DicomSettings()
 
 
 @app.command
@@ -27,6 +34,7 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
     volume: int | None = None,
     name: str | None = None,
     pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
+    dicom: Annotated[DicomSettings, Parameter(name="*")] = _DICOM,
     force: bool = False,
 ) -> None:
     """Label one T1-weighted scan.
@@ -34,22 +42,21 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
     Parameters
     ----------
     scan : Path
-        .nii, .nii.gz or .mgz file.
+        .nii, .nii.gz or .mgz file, or a folder of DICOM files.
     out : Path
         Folder for the results; made if absent.
     volume : int
         Which volume of a 4D file to take, counted from 0.
     name : str
-        What the names of the results begin with. [default: the scan's file name without _T1w]
+        What the names of the results begin with. [default: the name of the scan's file, without _T1w, or folder]
     force : bool
         Replace existing results once the new ones are complete.
     """
     start = time.perf_counter()
-    from slant.io.read import read_scan
     from slant.io.results import ResultNames, write_results
     from slant.io.staging import check_output
 
-    loaded = read_scan(scan, volume=volume)
+    loaded = _read(scan, volume, dicom)
     if name is not None:
         loaded = dataclasses.replace(loaded, name=_file_name(name))
     names = ResultNames(loaded.name)
@@ -57,9 +64,33 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
     from slant.cohort.scan import Request, segment_scan
     from slant.io.models import load_model
 
-    run = segment_scan(loaded, load_model(settings.model), Request(settings, volume, pages))
+    model = load_model(settings.model)
+    as_dicom = _seg_writer(loaded, model) if dicom.dicom_seg else None
+    run = segment_scan(loaded, model, Request(settings, volume, pages))
+    if as_dicom is not None:
+        run = dataclasses.replace(run, pages={**run.pages, "dicom_seg": as_dicom(run.segmentation.labels)})
     files = write_results(run, out)
     _report(files, run.warnings, run.quality, time.perf_counter() - start)
+
+
+def _read(scan: Path, volume: int | None, dicom: DicomSettings) -> Scan:
+    if not scan.is_dir():
+        from slant.io.read import read_scan
+
+        dicom.check_file(scan)
+        return read_scan(scan, volume=volume)
+    from slant.io.dicom.convert import read_dicom
+
+    if volume is not None:
+        raise SettingsError(f"--volume is for files of several volumes: found the folder {scan}; use --series")
+    return read_dicom(scan, series=dicom.series)
+
+
+def _seg_writer(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
+    """What makes a DICOM Segmentation of labels; fails now if it could not then."""
+    from slant.io.dicom.seg import seg_bytes, seg_target
+
+    return partial(seg_bytes, seg_target(scan, model))
 
 
 def _file_name(name: str) -> str:

@@ -246,7 +246,12 @@ def _find_scan(written: dict[str, Any], given: Path | None, grid: Grid) -> tuple
     entry, requested = written["input"], written.get("requested") or {}
     path = given or Path(entry["path"])
     try:
-        scan = read_scan(path, volume=requested.get("volume"))
+        if "dicom" in entry:
+            from slant.io.dicom.convert import read_dicom
+
+            scan = read_dicom(path, series=entry["dicom"].get("series_instance_uid"))
+        else:
+            scan = read_scan(path, volume=requested.get("volume"))
     except SlantError as error:
         if given:
             raise

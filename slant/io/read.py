@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from nibabel.freesurfer.mghformat import MGHImage
     from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
+    from slant.io.dicom.source import DicomSource
+
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_MGH_MAGIC = b"\x00\x00\x00\x01"
-_MGH_HEADER_BYTES = 284
-_MGH_GOOD_RAS = slice(28, 30)
+_GZIP_MAGIC, _MGH_MAGIC = b"\x1f\x8b", b"\x00\x00\x00\x01"
+_MGH_HEADER_BYTES, _MGH_GOOD_RAS = 284, slice(28, 30)
 _NIFTI_GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -64,6 +64,8 @@ class Scan:
         What was repaired or is doubtful.
     header : Nifti1Header or Nifti2Header
         Shape, sform, qform, their codes, and units of the scan as it lies in the file; nothing else of its header.
+    source : DicomSource, optional
+        DICOM series; ``path`` is then a folder.
     """
 
     volume: Volume
@@ -72,6 +74,7 @@ class Scan:
     sha256: str
     warnings: tuple[str, ...]
     header: Nifti1Header
+    source: DicomSource | None = None
 
 
 def scan_name(path: Path) -> str:
@@ -149,7 +152,6 @@ def read_labels(path: str | Path, like: Scan) -> LabelMap:
     GeometryError
         If it is not on the scan's grid.
     """
-    path = Path(path)
     labels, _ = read_label_map(path)
     if not labels.grid.same_as(like.volume.grid):
         raise GeometryError(
@@ -210,7 +212,7 @@ def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
     if not path.exists():
         raise InputError("no such file; check the spelling of the path")
     if not path.is_file():
-        raise InputError("found a folder, wanted an image file; DICOM folders are converted with dcm2niix")
+        raise InputError("found a folder, wanted an image file; use `slant segment` or dcm2niix for DICOM")
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw

@@ -98,9 +98,14 @@ class ResultNames:
         return f"{self.name}_report.pdf"
 
     @property
+    def dicom_seg(self) -> str:
+        """The labels as a DICOM Segmentation, if it is wanted."""
+        return f"{self.name}_seg-BrainCOLOR_dseg.dcm"
+
+    @property
     def pages(self) -> tuple[str, ...]:
         """Files that a run may leave out."""
-        return (self.report, self.pdf)
+        return (self.report, self.pdf, self.dicom_seg)
 
     @property
     def record(self) -> str:
@@ -109,7 +114,7 @@ class ResultNames:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every file but the pages, in the order they are put in place."""
+        """Every file that no run leaves out, in the order they are put in place."""
         return (
             self.labels,
             self.template_labels,
@@ -141,7 +146,7 @@ class Run:
     requested : dict, optional
         The settings as given, and the ``volume`` of a 4D file.
     pages : dict of str to bytes
-        Content of ``report`` and ``pdf``, those that are wanted.
+        Content of ``report``, ``pdf`` and ``dicom_seg``, those that are wanted.
     quality : dict, optional
         Grade, measures and what to expect of each region, as `slant.quality.grade.plain_quality` gives them.
     """
@@ -250,7 +255,7 @@ def record(run: Run) -> dict[str, Any]:
     found = run.segmentation
     tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
     return {
-        "input": {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256},
+        "input": _input(run),
         "model": {"name": run.model.name, "sha256": run.model.identity, "licence": run.model.licence},
         "versions": _versions(),
         "settings": {**asdict(run.settings), "threads": run.settings.thread_count},
@@ -264,6 +269,11 @@ def record(run: Run) -> dict[str, Any]:
         "quality": run.quality,
         "stages": [asdict(stage) for stage in found.stages],
     }
+
+
+def _input(run: Run) -> dict[str, Any]:
+    known: dict[str, Any] = {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256}
+    return known if run.scan.source is None else {**known, "dicom": run.scan.source.plain()}
 
 
 def _intensity(run: Run) -> dict[str, float] | None:

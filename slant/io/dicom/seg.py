@@ -1,0 +1,220 @@
+"""Labels as a DICOM Segmentation that refers to the images they were made from.
+
+One binary segment a region (SegmentationType BINARY, SOP class 1.2.840.10008.5.1.4.1.1.66.4), since label map
+segmentations, which are smaller, are not yet read by all viewers. Frames without a voxel of their region are left out.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import slant
+from slant.errors import GeometryError, InputError
+from slant.grid import Grid
+from slant.io.dicom.planes import on_planes, voxels_from_pixels
+from slant.io.dicom.series import DAMAGE, Series
+from slant.volume import LabelMap
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from slant.io.read import Scan
+    from slant.labels import Region
+    from slant.nets.model import Model
+
+_MAKER, _LABEL, _DESCRIPTION = "slant", "BRAINCOLOR", "slant BrainCOLOR regions"
+_MAY_BE_EMPTY = (  # type 2: must be there, may be empty; tools that take names away often remove them
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName"),
+)
+_HIGHEST_SERIES = 2**31 - 1  # of an integer string
+
+
+@dataclass(frozen=True, eq=False)
+class SegTarget:
+    """Images that labels can be given back to.
+
+    Attributes
+    ----------
+    series : Series
+    headers : tuple of Dataset
+        Of every file, without pixels.
+    voxels : (N, 3, 3) integer array
+        For every frame, takes ``(column, row, 1)`` to a voxel of ``grid``.
+    grid : Grid
+        The scan's.
+    model : Model
+    """
+
+    series: Series
+    headers: tuple[Dataset, ...]
+    voxels: NDArray[np.intp]
+    grid: Grid
+    model: Model
+
+
+def seg_target(scan: Scan, model: Model) -> SegTarget:
+    """See that a segmentation can refer to a scan's series, before any work is done.
+
+    Parameters
+    ----------
+    scan : Scan
+        From `slant.io.dicom.convert.read_dicom`.
+    model : Model
+
+    Raises
+    ------
+    InputError
+        If the scan is not DICOM, or its headers lack what a segmentation needs.
+    GeometryError
+        If the scan's voxels are not exactly the pixels of the images.
+    """
+    if scan.source is None:
+        raise InputError(f"{scan.path}: found a scan that is not DICOM, wanted one that a segmentation can refer to")
+    series, grid = scan.source.series, scan.volume.grid
+    with _naming(scan):
+        voxels = voxels_from_pixels(series.planes, series.images[0].shape, grid)
+        target = SegTarget(series, _headers(series), voxels, grid, model)
+        trial = np.zeros(grid.shape, dtype=np.uint8)
+        trial[0, 0, 0] = model.protocol.regions[-1].id
+        seg_bytes(target, LabelMap(trial, grid))
+    return target
+
+
+def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
+    """A DICOM file with one segment for each region found, numbered from 1 by ascending id.
+
+    Parameters
+    ----------
+    target : SegTarget
+    labels : LabelMap
+        Region ids of the model's protocol on the scan's grid.
+
+    Raises
+    ------
+    InputError
+        If there is no region, or the headers of the series do not allow it.
+    GeometryError
+        If the labels are on another grid.
+    """
+    if not labels.grid.same_as(target.grid):
+        raise GeometryError(f"labels of shape {labels.grid.shape} are not on the scan's grid, {target.grid.shape}")
+    ids = [i for i in labels.ids if i]
+    if not ids:
+        raise InputError("no region was found, so there is nothing to write as a DICOM Segmentation")
+    numbers = np.zeros(max(ids) + 1, dtype=np.uint8)
+    numbers[ids] = np.arange(1, len(ids) + 1)
+    pixels = on_planes(numbers[labels.data], target.voxels, target.series.images[0].shape)
+    regions = [target.model.protocol.by_id(i) for i in ids]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values in the source that break DICOM's rules
+            return _encoded(target, pixels, regions)
+    except DAMAGE as error:
+        raise InputError(
+            f"its headers do not allow a DICOM Segmentation ({error}); leave --dicom-seg out, or mend the headers"
+        ) from error
+
+
+@contextmanager
+def _naming(scan: Scan) -> Iterator[None]:
+    title = scan.source.series.title if scan.source else ""
+    try:
+        yield
+    except (InputError, GeometryError) as error:
+        raise type(error)(f"{scan.path}, {title}: {error}") from error
+
+
+def _headers(series: Series) -> tuple[Dataset, ...]:
+    from pydicom import dcmread
+
+    headers = []
+    for image in series.images:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                header = dcmread(image.path, stop_before_pixels=True, force=True)
+                for name in _MAY_BE_EMPTY:
+                    if name not in header:
+                        setattr(header, name, None)
+        except (OSError, *DAMAGE) as error:
+            raise InputError(f"{image.path} cannot be read again: {error}") from error
+        headers.append(header)
+    if "FrameOfReferenceUID" not in headers[0]:
+        raise InputError(
+            "its images have no FrameOfReferenceUID, so viewers could not lay a segmentation over them; "
+            "leave --dicom-seg out, or export the series again"
+        )
+    return tuple(headers)
+
+
+def _encoded(target: SegTarget, pixels: NDArray[np.uint8], regions: list[Region]) -> bytes:
+    from highdicom import UID
+    from highdicom.seg import Segmentation, SegmentationTypeValues
+
+    number, model = target.series.number or 0, target.model
+    found = Segmentation(
+        source_images=target.headers,
+        pixel_array=pixels,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(i, region, model) for i, region in enumerate(regions, 1)],
+        series_instance_uid=UID(),
+        series_number=min(max(number, 0) * 100 + 1, _HIGHEST_SERIES),
+        sop_instance_uid=UID(),
+        instance_number=1,
+        manufacturer=_MAKER,
+        manufacturer_model_name=f"{_MAKER} {model.name}"[:64],
+        software_versions=slant.__version__,
+        device_serial_number=model.identity[:64],
+        content_label=_LABEL,
+        content_description=_DESCRIPTION,
+        series_description=_DESCRIPTION,
+        omit_empty_frames=True,
+    )
+    stream = io.BytesIO()
+    found.save_as(stream)
+    return stream.getvalue()
+
+
+def _segment(number: int, region: Region, model: Model) -> Any:
+    from highdicom import UID, AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+    from pydicom.sr.codedict import codes
+
+    from slant.io.dicom.codes import lobe_code, side_code, structure_code
+
+    lobe, side = lobe_code(region), side_code(region)
+    algorithm = AlgorithmIdentificationSequence(
+        name=_MAKER,
+        family=codes.DCM.ArtificialIntelligence,
+        version=slant.__version__,
+        source=_MAKER,
+        parameters={"model": model.name, "sha256": model.identity},
+    )
+    segment = SegmentDescription(
+        segment_number=number,
+        segment_label=region.name[:64],
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=structure_code(region),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        tracking_uid=UID(),
+        tracking_id=f"BrainCOLOR {region.id}",
+        anatomic_regions=None if lobe is None else [lobe],
+        display_color=CIELabColor.from_rgb(*region.color),
+    )
+    segment.SegmentDescription = f"BrainCOLOR {region.id}, {region.abbreviation}"
+    if side is not None:
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(side)]
+    return segment

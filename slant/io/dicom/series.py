@@ -1,0 +1,289 @@
+"""The DICOM series of a folder, as their headers describe them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slant.errors import InputError
+from slant.io.dicom.planes import Plane, planes_of, slice_distance_mm
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, TypeError, ValueError),
+    *(struct.error, zlib.error),
+)
+"""What pydicom raises where bytes are not as they should be."""
+
+_PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
+_BARE = (b"\x02\x00", b"\x08\x00")  # how the first group begins in old files without preamble
+_DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR
+_NAMES = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
+_NO_CONTRAST = re.compile(r"(no|none|n/?a|without|ohne|sans|0)?", re.IGNORECASE)
+_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", *_NAMES),
+    *("MRAcquisitionType", "ScanningSequence", "SequenceVariant", "EchoTime", "RepetitionTime", "InversionTime"),
+    *("ContrastBolusAgent", "ContrastBolusAgentSequence", "PatientName", "PatientID", "PatientIdentityRemoved"),
+    *("Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One file of a series.
+
+    Attributes
+    ----------
+    path : Path
+    uid : str
+        SOPInstanceUID.
+    shape : tuple of 2 int
+        Rows and columns; 0 for what is not an image.
+    planes : tuple of Plane
+        Of its frames; empty if the header does not say where they lie.
+    """
+
+    path: Path
+    uid: str
+    shape: tuple[int, int]
+    planes: tuple[Plane, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Series:
+    """What the headers say about one series.
+
+    Attributes
+    ----------
+    uid : str
+        SeriesInstanceUID.
+    number : int or None
+    description : str
+        ``withheld`` where it holds the patient's name.
+    modality, sop_class : str
+    names : str
+        Description, protocol and sequence, in small letters.
+    image_type, sequence, variant : tuple of str
+    dimensions : str
+        ``3D`` or ``2D``, or nothing.
+    echo_ms, repetition_ms, inversion_ms : float or None
+    contrast_agent : str
+        Nothing if none was given.
+    patient_words : tuple of str
+        Small-lettered words of the patient's name, for keeping them out of results.
+    images : tuple of Image
+        Each once, by file path.
+    copies : int
+        Files left out because they hold an image that another holds.
+    """
+
+    uid: str
+    number: int | None
+    description: str
+    modality: str
+    sop_class: str
+    names: str
+    image_type: tuple[str, ...]
+    sequence: tuple[str, ...]
+    variant: tuple[str, ...]
+    dimensions: str
+    echo_ms: float | None
+    repetition_ms: float | None
+    inversion_ms: float | None
+    contrast_agent: str
+    patient_words: tuple[str, ...] = field(repr=False)
+    images: tuple[Image, ...] = field(repr=False)
+    copies: int = 0
+
+    @property
+    def title(self) -> str:
+        """How messages call it, such as ``series 5 'MPRAGE'``."""
+        number = self.uid if self.number is None else str(self.number)
+        return f"series {number} {self.description!r}" if self.description else f"series {number}"
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Of all frames, file after file."""
+        return tuple(plane for image in self.images for plane in image.planes)
+
+    @property
+    def count(self) -> int:
+        """Images, with every frame of a file counted."""
+        return sum(max(1, len(image.planes)) for image in self.images if image.shape[0])
+
+    @property
+    def slices_mm(self) -> float:
+        """Distance of neighbouring slices, 0 if unknown."""
+        return slice_distance_mm(self.planes) if self.planes else 0.0
+
+    @property
+    def size(self) -> str:
+        """Number of images, pixels and mm, for lists."""
+        if not self.count:
+            return f"{len(self.images)} files without images"
+        rows, columns = self.images[0].shape
+        text = f"{self.count} image{'s' if self.count > 1 else ''} of {columns} x {rows} pixels"
+        if self.planes:
+            row_mm, column_mm = self.planes[0].spacing_mm
+            text += f", {column_mm:.3g} x {row_mm:.3g} x {self.slices_mm:.3g} mm"
+        return text
+
+    def names_patient(self, text: str) -> bool:
+        """Whether a text holds a word of the patient's name."""
+        return not set(_words(text)).isdisjoint(self.patient_words)
+
+
+def find_series(folder: Path) -> tuple[Series, ...]:
+    """All series of the DICOM files below a folder, whatever the files are called.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    tuple of Series
+        By number, then UID; at least one.
+
+    Raises
+    ------
+    InputError
+        If there are no DICOM files, or one of them is damaged.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    members: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    for path, header in _headers(files):
+        members[str(header.SeriesInstanceUID)].append((path, header))
+    if not members:
+        raise InputError(
+            f"{folder}: found a folder with {len(files)} file{'s' * (len(files) != 1)} and no DICOM images, wanted an "
+            "image file or the folder of a DICOM series; `slant cohort` takes a folder of NIfTI files"
+        )
+    found = [_series(uid, group) for uid, group in members.items()]
+    return tuple(sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid)))
+
+
+def _headers(files: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
+    """Headers of those files that are DICOM."""
+    from pydicom import dcmread
+
+    for path in files:
+        try:
+            with path.open("rb") as stream:
+                start = stream.read(_PREAMBLE_BYTES + len(_MAGIC))
+            if not start.endswith(_MAGIC) and not start.startswith(_BARE):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of values that break DICOM's rules; those needed are checked
+                header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+                uid, series = header.get("SOPInstanceUID"), header.get("SeriesInstanceUID")
+                kind = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except DAMAGE:
+            uid, series, kind = None, None, ""
+        if uid and series:
+            yield path, header
+        elif start.endswith(_MAGIC) and kind != _DIRECTORY:
+            raise InputError(
+                f"{path}: the DICOM file is damaged or incomplete: its header does not name its series; "
+                "copy it again, or take it out of the folder"
+            )
+
+
+def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images: dict[str, Image] = {}
+        for path, header in members:
+            image = _image(path, header)
+            images.setdefault(image.uid, image)
+        first = members[0][1]
+        number, patient_words = _number(first.get("SeriesNumber")), _patient_words(first)
+        description = _text(first.get("SeriesDescription"))
+        return Series(
+            uid=uid,
+            number=None if number is None else int(number),
+            description=description if set(_words(description)).isdisjoint(patient_words) else "withheld",
+            modality=_text(first.get("Modality")),
+            sop_class=_text(first.get("SOPClassUID")),
+            names=" ".join(_text(first.get(name)) for name in _NAMES).lower().strip(),
+            image_type=_many(first.get("ImageType")),
+            sequence=_many(first.get("ScanningSequence")),
+            variant=_many(first.get("SequenceVariant")),
+            dimensions=_text(first.get("MRAcquisitionType")).upper(),
+            echo_ms=_timing(first, "EchoTime", "MREchoSequence", "EffectiveEchoTime"),
+            repetition_ms=_timing(first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+            inversion_ms=_timing(first, "InversionTime", "MRModifierSequence", "InversionTimes"),
+            contrast_agent=_contrast(first),
+            patient_words=patient_words,
+            images=tuple(images.values()),
+            copies=len(members) - len(images),
+        )
+
+
+def _image(path: Path, header: Dataset) -> Image:
+    shape = (int(header.get("Rows") or 0), int(header.get("Columns") or 0))
+    return Image(path, str(header.SOPInstanceUID), shape, planes_of(header) if shape[0] else ())
+
+
+def _timing(header: Dataset, name: str, group: str, enhanced: str) -> float | None:
+    """A time in ms from where single-frame files have it, else from the groups of multi-frame files."""
+    if header.get(name) is not None:
+        return _number(header.get(name))
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for item in (header.get(groups) or [])[:1]:
+            for inner in (item.get(group) or [])[:1]:
+                return _number(inner.get(enhanced))
+    return None
+
+
+def _contrast(header: Dataset) -> str:
+    agent = _text(header.get("ContrastBolusAgent"))
+    if not agent and header.get("ContrastBolusAgentSequence"):
+        agent = _text(header.ContrastBolusAgentSequence[0].get("CodeMeaning")) or "not named"
+    return "" if _NO_CONTRAST.fullmatch(agent) else agent
+
+
+def _patient_words(header: Dataset) -> tuple[str, ...]:
+    """Words of a real name; a code that stands in its place is none."""
+    name = _text(header.get("PatientName"))
+    if _text(header.get("PatientIdentityRemoved")).upper() == "YES" or name == _text(header.get("PatientID")):
+        return ()
+    return tuple(word for word in _words(name) if len(word) > 2)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _many(value: Any) -> tuple[str, ...]:
+    if value is None or isinstance(value, str):
+        return (value.upper(),) if value else ()
+    return tuple(str(part).upper() for part in value)
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, (str, int, float)):
+        try:
+            value = next(iter(value), None)  # the first of several
+        except TypeError:
+            return None
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,136 @@
+"""DICOM series made of arrays: single-frame or enhanced multi-frame, of a made-up patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from slant.grid import Matrix
+
+PATIENT = "Mustermann^Erika"
+BIRTH = "19640812"
+MR, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+_STUDY, _FRAME_OF_REFERENCE = generate_uid(), generate_uid()
+
+Series = list[Dataset]
+
+
+def make_series(data: np.ndarray, ras_from_voxel: Matrix, **tags: Any) -> Series:
+    """Images whose columns run along the array's first axis, rows along the second, slices along the third.
+
+    Parameters
+    ----------
+    data : (X, Y, Z) int16 array
+    ras_from_voxel : (4, 4) array
+        With orthogonal axes, left- or right-handed.
+    tags : dict
+        Values of every image by their keywords; None takes one away.
+    """
+    uid = generate_uid()
+    images = []
+    for k in range(data.shape[2]):
+        image = _common(data, {"SOPClassUID": MR, "SeriesInstanceUID": uid})
+        image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing = _place(ras_from_voxel, k)
+        thickness = float(np.linalg.norm(ras_from_voxel[:3, 2]))
+        image.SliceThickness = image.SpacingBetweenSlices = round(thickness, 6)
+        image.InstanceNumber = k + 1
+        image.PixelData = data[:, :, k].T.astype("<i2").tobytes()
+        images.append(_tagged(image, tags))
+    return images
+
+
+def make_enhanced(data: np.ndarray, ras_from_voxel: Matrix, **tags: Any) -> Series:
+    """The same as `make_series` in one file of many frames."""
+    image = _common(data, {"SOPClassUID": ENHANCED, "SeriesInstanceUID": generate_uid()})
+    image.InstanceNumber, image.NumberOfFrames = 1, data.shape[2]
+    frames = []
+    for k in range(data.shape[2]):
+        position, orientation, spacing = _place(ras_from_voxel, k)
+        frame = Dataset()
+        frame.PlanePositionSequence = _one(ImagePositionPatient=position)
+        frame.FrameContentSequence = _one(
+            StackID="1", InStackPositionNumber=k + 1, DimensionIndexValues=[1, k + 1], TemporalPositionIndex=1
+        )
+        frames.append(frame)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = _one(ImageOrientationPatient=orientation)
+    thickness = round(float(np.linalg.norm(ras_from_voxel[:3, 2])), 6)
+    shared.PixelMeasuresSequence = _one(PixelSpacing=spacing, SliceThickness=thickness, SpacingBetweenSlices=thickness)
+    image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(frames)
+    image.PixelData = np.ascontiguousarray(data.transpose(2, 1, 0)).astype("<i2").tobytes()
+    return [_tagged(image, tags)]
+
+
+def write_series(folder: Path, images: Series, names: str = "{:03d}.dcm") -> Path:
+    """Write images in an order of no meaning."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, k in enumerate(np.random.default_rng(0).permutation(len(images))):
+        write_image(folder / names.format(number), images[k])
+    return folder
+
+
+def write_image(path: Path, image: Dataset) -> None:
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.save_as(path, enforce_file_format=True)
+
+
+def _common(data: np.ndarray, uids: dict[str, str]) -> Dataset:
+    image = Dataset()
+    image.SOPInstanceUID, image.StudyInstanceUID = generate_uid(), _STUDY
+    image.FrameOfReferenceUID, image.PositionReferenceIndicator = _FRAME_OF_REFERENCE, ""
+    image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = PATIENT, "P-0042", BIRTH, "F"
+    image.StudyDate = image.SeriesDate = image.ContentDate = image.AcquisitionDate = "20240229"
+    image.StudyTime = image.SeriesTime = image.ContentTime = image.AcquisitionTime = "101112"
+    image.AccessionNumber, image.StudyID, image.ReferringPhysicianName = "", "1", ""
+    image.Manufacturer, image.Modality, image.PatientPosition = "slant tests", "MR", "HFS"
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M", "NORM"]
+    image.SeriesNumber, image.SeriesDescription, image.ProtocolName = 5, "t1_mprage_sag", "t1_mprage_sag"
+    image.ScanningSequence, image.SequenceVariant, image.ScanOptions = ["GR", "IR"], ["SP", "MP"], ""
+    image.MRAcquisitionType, image.EchoTime, image.RepetitionTime, image.InversionTime = "3D", 2.98, 2300, 900
+    image.FlipAngle, image.EchoTrainLength, image.MagneticFieldStrength = 9, 1, 3
+    image.AcquisitionNumber = 1
+    image.Columns, image.Rows = data.shape[:2]
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit = 15
+    for keyword, value in uids.items():
+        setattr(image, keyword, value)
+    return image
+
+
+def _tagged(image: Dataset, tags: dict[str, Any]) -> Dataset:
+    for keyword, value in tags.items():
+        if value is not None:
+            setattr(image, keyword, value)
+        elif keyword in image:
+            delattr(image, keyword)
+    return image
+
+
+def _place(ras_from_voxel: Matrix, k: int) -> tuple[list[float], list[float], list[float]]:
+    """Position, orientation and pixel spacing of a slice as DICOM has them."""
+    lps = _LPS_FROM_RAS @ ras_from_voxel[:3]
+    column_mm, row_mm = np.linalg.norm(lps[:, 0]), np.linalg.norm(lps[:, 1])
+    position = lps[:, 2] * k + lps[:, 3]
+    orientation = np.concatenate([lps[:, 0] / column_mm, lps[:, 1] / row_mm])
+    return _rounded(position), _rounded(orientation), _rounded(np.array([row_mm, column_mm]))
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 9) for value in values]
+
+
+def _one(**values: Any) -> Sequence:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return Sequence([item])
