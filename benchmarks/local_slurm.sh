@@ -3,7 +3,7 @@
 # needs no systemd, no root and no other machine.
 #
 #   apt-get install slurm-wlm munge                      once, on Debian or Ubuntu
-#   benchmarks/local_slurm.sh start FOLDER [CPUS]        by default all CPUs
+#   benchmarks/local_slurm.sh start FOLDER [CPUS]        by default those that there are; more may be said
 #   export SLURM_CONF=FOLDER/slurm.conf                  then sbatch, squeue, sinfo and scancel work
 #   benchmarks/local_slurm.sh stop FOLDER                also ends the jobs
 #
@@ -89,6 +89,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 ReturnToService=2
+SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0
 SelectType=select/cons_tres
