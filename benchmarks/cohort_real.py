@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cohort_files import PARTS, differing, digests
@@ -86,7 +87,8 @@ def slurm_workers(plan: Plan, engine: str) -> Measured:
     """Two SLURM jobs that take one scan after the other, started by slant through dask-jobqueue."""
     path = plan.keep / "cluster.toml"
     path.write_text(CLUSTER.format(workers=WORKERS, logs=plan.keep / f"{engine}-jobs"))
-    return measure(plan.command(engine, "--cluster", str(path)), plan.log(engine))
+    done = measure(plan.command(engine, "--cluster", str(path)), plan.log(engine))
+    return replace(done, all_mib=0, largest_mib=0)
 
 
 def slurm_array(plan: Plan, engine: str) -> Measured:
@@ -115,6 +117,7 @@ ENGINES: dict[str, tuple[str, Engine]] = {
     "slurm": ("SLURM, 2 jobs that take scans", slurm_workers),
     "array": ("SLURM, an array job a scan", slurm_array),
 }
+_SLURM = {"slurm", "array"}
 
 
 def run(plan: Plan, engine: str) -> Measured:
@@ -182,9 +185,10 @@ def main() -> None:
     options = ("--model", given.model, *(["--no-report"] if given.no_report else []))
     plan = Plan(keep / "scans.tsv", len(jobs), keep, options)
     found = {}
-    with slurm(keep / "slurm", WORKERS) as there:
+    jobs_wanted = not _SLURM.isdisjoint(given.engines)
+    with slurm(keep / "slurm", WORKERS) if jobs_wanted else nullcontext(enter_result=False) as there:
         for engine in given.engines:
-            if there or not engine.startswith(("slurm", "array")):
+            if there or engine not in _SLURM:
                 found[engine] = run(plan, engine)
             else:
                 print(f"{engine} is left out: there is no SLURM", file=sys.stderr)
