@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def dataset(folder: Path, scans: tuple[str, ...] = SCANS) -> Path:
         write_toy_scan(folder / scan)
     description = {"Name": "Toys", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:10.1/x"}
     (folder / "dataset_description.json").write_text(json.dumps(description))
+    (folder / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t61\tF\nsub-02\t70\tM\n")
     return folder
 
 
@@ -183,6 +185,43 @@ def test_participants_then_group(
     assert '"participant_id"' in (out / "group_data.js").read_text("utf-8")
     left = {path.relative_to(out).parent.as_posix() for path in out.rglob("*_record.json")}
     assert left == {"sub-01/ses-a/anat", "sub-01/ses-b/anat"}
+    people = as_documented(tmp_path, bids_dir, out, monkeypatch)["people"]
+    assert people["age"].tolist() == [61, 61, 61]
+    assert people["R-Hip"].notna().all()
+
+
+def as_documented(tmp_path: Path, bids_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the example for pandas in docs/cohorts.md makes of a dataset's tables."""
+    text = (Path(__file__).parents[1] / "docs" / "cohorts.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    (tmp_path / "bids").symlink_to(bids_dir)
+    (tmp_path / "results").symlink_to(out)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(code, made)  # noqa: S102 (our own document)
+    return made
+
+
+def test_an_unreadable_folder_is_exit_status_1_and_a_row_of_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_light_found(monkeypatch)
+    folder, out = dataset(tmp_path / "toys", SCANS[2:]), tmp_path / "out"
+    real, closed = os.scandir, folder / "sub-02"
+
+    def scandir(path: Any) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    options = ("--model", toy_model_folder())
+    assert app(folder, out, "participant", *options) == 1
+    assert f"slant: {closed} failed: the folder cannot be read: Permission denied" in capsys.readouterr().err
+    assert app(folder, out, "group", *options) == 0
+    failures = pd.read_csv(out / "failures.tsv", sep="\t")
+    assert failures["name"].tolist() == [str(closed)]
+    assert pd.read_csv(out / "volumes.tsv", sep="\t")["scan"].tolist() == ALL[2:3]
 
 
 def test_a_failed_participant_is_exit_status_1_and_a_row_of_the_group(
@@ -222,11 +261,8 @@ def test_version_and_boilerplate(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_the_validator_takes_what_is_left(bids_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    validator = shutil.which("bids-validator-deno") or shutil.which(
-        "bids-validator-deno", path=Path(sys.executable).parent
-    )
-    if validator is None:
-        pytest.skip("bids-validator-deno is not installed: pip install bids-validator-deno")
+    validator = shutil.which("bids-validator-deno", path=Path(sys.executable).parent)
+    assert validator, "bids-validator-deno is missing; make .venv/.installed-dev installs it"
     use_light_found(monkeypatch)
     out = tmp_path / "out"
     segment_all(bids_dir, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,12 @@ def test_leftovers_of_a_killed_run_go_and_other_files_stay(tmp_path: Path) -> No
     assert run_fake(jobs, out).done == ("a", "b", "c")
     assert (out / "a" / "mine.txt").read_text() == "mine"
     assert list(place.stages.iterdir()) == list(place.locks.iterdir()) == []
+
+
+def test_a_line_tells_how_fast_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_fake(make_jobs(tmp_path / "in", {**GOOD, "d": "truncated"}, tmp_path / "out"), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert re.search(r"4/4 scans .* left, \d+ scans/hour, 1 failed", said)
 
 
 # Locks

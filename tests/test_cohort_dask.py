@@ -110,6 +110,10 @@ def test_faulty_cluster_files_are_errors(tmp_path: Path, text: str, message: str
 
 SBATCH = """#!/bin/sh
 for script; do :; done
+if [ "$1" = --test-only ]; then
+    if grep -q nosuch "$script"; then echo "sbatch: error: invalid partition" >&2; exit 1; fi
+    exit 0
+fi
 cp "$script" "$0.script"
 setsid sh "$0.script" > "$0.log" 2>&1 &
 echo "Submitted batch job $!"
@@ -136,10 +140,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_slurm_jobs_leave_the_same_files_as_joblib(slurm: Path, tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue")
     texts = {f"s{i:02d}": "ok" for i in range(6)} | {"bad": "truncated"}
-    one, two = tmp_path / "one", tmp_path / "two"
-    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), FakeWork(), Place(one))
+    one, two, tally = tmp_path / "one", tmp_path / "two", tmp_path / "tally.txt"
+    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), FakeWork(tally=tally), Place(one))
     options = {
-        "cores": 1,
+        "cores": 2,
         "memory": "1GB",
         "queue": "short",
         "interface": "lo",
@@ -148,7 +152,10 @@ def test_slurm_jobs_leave_the_same_files_as_joblib(slurm: Path, tmp_path: Path) 
     found = run_cohort(cohort, DaskPool(ClusterSettings(1, options)))
     assert set(found.done) | set(found.kept) == {f"s{i:02d}" for i in range(6)}
     assert [f.name for f in found.failed] == ["bad"]
-    assert "#SBATCH -p short" in (slurm / "sbatch.script").read_text()
+    script = (slurm / "sbatch.script").read_text()
+    assert "#SBATCH -p short" in script
+    assert "#SBATCH --cpus-per-task=2" in script
+    assert {line.split()[1] for line in tally.read_text().splitlines()} == {"2"}, "threads are the job's cores"
     run_fake(make_jobs(tmp_path / "in", texts, two), two)
     assert results(one) == results(two)
 
@@ -167,6 +174,8 @@ def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.Monke
     pytest.importorskip("dask_jobqueue")
     from slant.cohort import dask as ours
 
+    with pytest.raises(SettingsError, match=r"SLURM refuses the jobs that \[slurm\] describes: .*invalid partition"):
+        ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "nosuch"}))
     settings = ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "short", "colour": "red"})
     with pytest.raises(SettingsError, match=r"\[slurm\] does not describe jobs: .*colour"):
         ours._slurm(settings)
@@ -179,7 +188,12 @@ def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.Monke
         def adapt(self, **options: Any) -> None:
             made.update(options)
 
+        def job_script(self) -> str:
+            return ""
+
     monkeypatch.setattr("dask_jobqueue.slurm.SLURMCluster", Recorded)
     ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
     assert made.pop("scheduler_options") == {"dashboard_address": ":0"}
-    assert made == {"cores": 2, "memory": "6GB", "processes": 1, "minimum_jobs": 1, "maximum_jobs": 3}
+    assert made.pop("target_duration") == "0.1 s"
+    rest = {"memory": "6GB", "minimum_jobs": 1, "maximum_jobs": 3}
+    assert made == rest | {"cores": 1, "job_cpu": 2, "processes": 1}, "a worker of two threads would get two scans"

@@ -126,6 +126,63 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     wait_for(is_free)
 
 
+FULL = """
+mount -t tmpfs -o size=256k tmpfs "$1/out" && exec "$2" -c "
+import sys
+from pathlib import Path
+from fake_work import FakeWork, make_jobs, results, run_fake
+from slant.cohort.failures import write_failures
+from slant.errors import OutputError
+
+top = Path(sys.argv[1])
+out = top / 'out'
+jobs = make_jobs(top / 'in', {f's{i}': 'ok' + 8000 * '.' for i in range(9)}, out)
+first = run_fake(jobs, out)
+for name in (*first.done, *(f.name for f in first.failed)):
+    print(name, *(f.reason for f in first.failed if f.name == name))
+print(*sorted({path.split('/')[0] for path in results(out)}))
+try:
+    with (out / 'filled').open('wb', buffering=0) as file:
+        while True:
+            file.write(b'0' * 512)
+except OSError:
+    pass
+try:
+    write_failures(out / 'failures.tsv', first.failed)
+except OutputError as error:
+    print(error)
+print((out / 'failures.tsv').exists())
+(out / 'filled').unlink()
+kept = [job for job in jobs if job.id in first.done]
+print(len(run_fake(tuple(kept), out).kept) == len(kept))
+" "$1"
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_row_for_each_scan_that_does_not_fit(tmp_path: Path) -> None:
+    """A file system of 256 KiB, in a name space of its own."""
+    (tmp_path / "out").mkdir()
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    allowed = subprocess.run([*command, 'mount -t tmpfs tmpfs "$1"', "sh", tmp_path / "out"], check=False)
+    if allowed.returncode:
+        pytest.skip("no file system may be mounted here")
+    run = subprocess.run(
+        [*command, FULL, "sh", tmp_path, sys.executable], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    *rows, whole_ones, table, there, kept = run.stdout.splitlines()
+    done = [row for row in rows if " " not in row]
+    failed = [row for row in rows if " " in row]
+    assert len(done) >= 2
+    assert len(failed) >= 2
+    assert all("No space left on device" in row for row in failed)
+    assert whole_ones.split() == sorted(done), "nothing is there of those that failed"
+    assert "failures.tsv: No space left on device; free some space and run again" in table
+    assert (there, kept) == ("False", "True"), "finished scans stay"
+
+
 @pytest.mark.slow
 def test_two_runs_at_a_time_share_the_scans(tmp_path: Path) -> None:
     out = tmp_path / "out"

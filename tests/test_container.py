@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 def test_shellcheck_finds_nothing_in_the_scripts() -> None:
-    found = run(tool("shellcheck"), *sorted(DOCKER.rglob("*.sh")))
+    found = run(tool("shellcheck"), *sorted(DOCKER.rglob("*.sh")), *sorted((ROOT / "benchmarks").glob("*.sh")))
     assert (found.returncode, found.stdout) == (0, "")
 
 
@@ -52,6 +53,28 @@ def test_the_boutiques_descriptor_knows_the_program() -> None:
     flags = {entry["command-line-flag"] for entry in descriptor["inputs"] if "command-line-flag" in entry}
     assert flags
     assert flags <= known
+
+
+def test_the_examples_know_the_program() -> None:
+    known = {name for argument in app.assemble_argument_collection(parse_docstring=True) for name in argument.names}
+    examples = sorted((DOCKER / "examples").iterdir())
+    assert [path.name for path in examples] == ["apptainer.sh", "docker.sh", "kubernetes.yaml", "slurm-array.sh"]
+    for path in examples:
+        lines = path.read_text().replace("\\\n", " ").splitlines()
+        (after,) = (line.partition(" /bids /out ")[2] for line in lines if " /bids /out " in line)
+        asked = set(re.findall(r"--[a-z][a-z-]*", after))
+        assert "--participant-label" in asked
+        assert asked <= known, path.name
+
+
+def test_the_kubernetes_job_is_yaml() -> None:
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((DOCKER / "examples" / "kubernetes.yaml").read_text())
+    assert (job["kind"], job["spec"]["completionMode"]) == ("Job", "Indexed")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]
+    }
 
 
 def test_the_image_pins_every_direct_requirement() -> None:

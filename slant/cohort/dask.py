@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ _EMPTY_S = 300.0
 _ANY_PORT = {"scheduler_options": {"dashboard_address": ":0"}}  # two runs on one machine need two
 _ONE_AT_A_TIME = threading.Lock()
 _TRIES = 3
+_ALL_AT_ONCE = "0.1 s"  # as many jobs as scans, before it is known that these take longer than dask's guess of 0.5 s
 _GONE, _CONTINUE = "the dask scheduler is gone", "finished scans stay, run again to continue"
 _INSTALL = "install dask's part: pip install 'slant[cluster]'"
 
@@ -121,10 +125,14 @@ class DaskPool:
         if not now:
             wait(list(self._tasks))
         client, started, self._client, self._started = self._client, self._started, None, None
+        jobs = [] if started is None else [str(job.job_id) for job in started.workers.values() if job.job_id]
         for part in (client, started):
             if part is not None:
-                part.close()
+                with suppress(Exception):  # of dask about jobs that never began; they are cancelled before it raises
+                    part.close()
         self._tasks.clear()
+        if now and jobs:
+            _wait_for_end(jobs)
 
     @property
     def slots(self) -> int:
@@ -152,7 +160,8 @@ class DaskPool:
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
         """Start one."""
         outcome: Future[Any] = Future()
-        self._send(outcome, (function, self._temporary, arguments, options), _TRIES)
+        threads = int(self._wanted.slurm["cores"]) if isinstance(self._wanted, ClusterSettings) else None
+        self._send(outcome, (function, threads, self._temporary, arguments, options), _TRIES)
         return outcome
 
     def _send(self, outcome: Future[Any], call: tuple[Any, ...], tries: int) -> None:
@@ -183,22 +192,58 @@ class DaskPool:
 
 
 def _slurm(settings: ClusterSettings) -> Any:
+    """Jobs with one worker each, which dask takes to have one thread: to more it would send more than one scan."""
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise SettingsError(f"dask-jobqueue is not here; {_INSTALL}") from error
     if shutil.which("sbatch") is None:
         raise SettingsError("there is no sbatch here, which starts SLURM jobs; run this on a login node of the cluster")
+    one_scan_a_job = {"processes": 1, "cores": 1, "job_cpu": settings.slurm.get("job_cpu", settings.slurm["cores"])}
     try:
-        cluster = SLURMCluster(**{**_ANY_PORT, **settings.slurm, "processes": 1})
+        cluster = SLURMCluster(**{**_ANY_PORT, **settings.slurm, **one_scan_a_job})
     except (TypeError, ValueError) as error:
         raise SettingsError(f"[slurm] does not describe jobs: {error}; see dask_jobqueue.SLURMCluster") from error
-    cluster.adapt(minimum_jobs=1, maximum_jobs=settings.workers)
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # else it tells of each job that ends with a traceback
+    _check_jobs(str(cluster.job_script()))
+    cluster.adapt(minimum_jobs=1, maximum_jobs=settings.workers, target_duration=_ALL_AT_ONCE)
     return cluster
 
 
+def _check_jobs(script: str) -> None:
+    """Ask SLURM whether it would take such jobs: dask only says so in the background, and goes on waiting for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.sh"
+        path.write_text(script, encoding="utf-8")
+        asked = _say("sbatch", "--test-only", str(path))
+    if asked.returncode:
+        said = " ".join(asked.stderr.split()) or f"sbatch --test-only ended with {asked.returncode}"
+        raise SettingsError(f"SLURM refuses the jobs that [slurm] describes: {said}")
+
+
+def _wait_for_end(jobs: list[str]) -> None:
+    """Wait until cancelled jobs have ended, so that what they left can be cleared away."""
+    end = time.monotonic() + _WAIT_S
+    while time.monotonic() < end:
+        try:
+            listed = _say("squeue", "--noheader", f"--jobs={','.join(jobs)}")
+        except OSError:
+            return
+        if not listed.stdout.strip():  # nor is there an answer for jobs that SLURM has forgotten
+            return
+        time.sleep(0.2)
+
+
+def _say(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (SLURM's own commands)
+
+
 def _on_worker(
-    function: Callable[..., Any], temporary: Path | None, arguments: tuple[Any, ...], options: dict[str, Any]
+    function: Callable[..., Any],
+    threads: int | None,
+    temporary: Path | None,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> Any:
     """Run in a worker, which may have several threads: one scan after the other, as their output is redirected."""
     from distributed import get_worker
@@ -206,4 +251,4 @@ def _on_worker(
     if temporary is not None:
         tempfile.tempdir = os.fspath(temporary)
     with _ONE_AT_A_TIME:
-        return function(*arguments, threads=get_worker().state.nthreads, **options)
+        return function(*arguments, threads=threads or get_worker().state.nthreads, **options)
