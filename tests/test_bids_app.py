@@ -210,7 +210,7 @@ def test_an_unreadable_folder_is_exit_status_1_and_a_row_of_the_group(
     real, closed = os.scandir, folder / "sub-02"
 
     def scandir(path: Any) -> object:
-        if Path(path) == closed:
+        if not isinstance(path, int) and Path(path) == closed:  # a number where a folder is removed
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 

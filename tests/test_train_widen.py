@@ -41,7 +41,7 @@ def test_the_wider_network_begins_with_the_same_function_and_learns_with_all_cha
     wide.load_state_dict(widened(narrow.state_dict(), wide))
     image = torch.rand(1, 1, *SHAPE)
     torch.testing.assert_close(logits(wide, image), logits(narrow, image))
-    optimizer = torch.optim.SGD(wide.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(wide.parameters(), lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()
         logits(wide, image).square().mean().backward()
