@@ -186,7 +186,7 @@ def main() -> None:
     plan = Plan(keep / "scans.tsv", len(jobs), keep, options)
     found = {}
     jobs_wanted = not _SLURM.isdisjoint(given.engines)
-    with slurm(keep / "slurm", WORKERS) if jobs_wanted else nullcontext(enter_result=False) as there:
+    with slurm(keep / "local-slurm", WORKERS) if jobs_wanted else nullcontext(enter_result=False) as there:
         for engine in given.engines:
             if there or engine not in _SLURM:
                 found[engine] = run(plan, engine)
