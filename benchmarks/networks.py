@@ -76,7 +76,7 @@ def base(given: argparse.Namespace, config: str) -> TrainSettings:
 
 def from_scratch(given: argparse.Namespace, row: str) -> str:
     """Train one tile for the given minutes and judge it."""
-    settings = replace(base(given, "slant27.toml"), **{"name": f"row-{row}", "tile": STAGE, **SCRATCH[row]})
+    settings = replace(base(given, "whole.toml"), **{"name": f"row-{row}", "tile": STAGE, **SCRATCH[row]})
     start = time.monotonic()
     train_tiles(settings, (given.tile,), start + 60 * given.minutes)
     table = pd.read_csv(settings.run / settings.name / f"{given.tile}.tsv", sep="\t")
@@ -92,7 +92,7 @@ def from_scratch(given: argparse.Namespace, row: str) -> str:
 
 def of_tiles(given: argparse.Namespace, row: str) -> str:
     """Train eight tiles and take the mean of their Dice."""
-    settings = replace(base(given, "slant8.toml"), name=f"row-{row}", tile=tiled(given.steps)[row])
+    settings = replace(base(given, "pretrained8.toml"), name=f"row-{row}", tile=tiled(given.steps)[row])
     settings = replace(settings, whole=replace(settings.whole, steps=1))  # whatever whole.pt has seen will do
     start = time.monotonic()
     train_tiles(settings)
