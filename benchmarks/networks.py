@@ -68,9 +68,12 @@ def arguments() -> argparse.Namespace:
 
 
 def base(given: argparse.Namespace, config: str) -> TrainSettings:
-    """The shipped settings on fold 0."""
+    """The shipped settings on fold 0, with manual labels only."""
     path = resource("configs", "train", config)
     values = {**read_toml(path), "data": given.data, "work": given.work, "fold": 0}
+    values.pop("pretrain", None)
+    for stage in ("whole", "tile"):
+        values[stage] = {**values[stage], "auxiliary": 0.0}
     return build(TrainSettings, values, str(path))
 
 

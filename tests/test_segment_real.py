@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from toy import content, run_slant
+from toy import content
 
 from slant.io.models import embedded_models
 from slant.io.read import read_labels, read_scan
@@ -19,6 +21,9 @@ from slant.measure import mean_dice
 from slant.volume import LabelMap
 
 pytestmark = pytest.mark.slow
+
+SLANT = sys.executable, "-c", "from slant.cli import main; main()"
+"""A process of its own, whose memory has not been that of other tests."""
 
 SMOKE_DICE = 0.6
 """For a scan that the embedded model was trained on; see its test."""
@@ -34,7 +39,8 @@ def segmented(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             pytest.skip(f"the package has no weights of {model} in slant/weights")
         if (scan, model, threads) not in done:
             out = tmp_path_factory.mktemp(model)
-            assert run_slant("segment", data_dir / scan, out, "--model", model, "--threads", threads) == 0
+            command = [*SLANT, "segment", data_dir / scan, out, "--model", model, "--threads", str(threads)]
+            subprocess.run(command, check=True)
             done[scan, model, threads] = out
         return done[scan, model, threads]
 
