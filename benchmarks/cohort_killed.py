@@ -79,10 +79,8 @@ def kill(plan: Plan, name: str, after: int) -> dict[str, int]:
             raise SystemExit(f"workers outlived the run: {left}")
         time.sleep(0.1)
     there = finished(out)
-    left_behind = [path for path in (out / ".slant" / "unfinished").glob("*") if path.is_dir()]
-    print(
-        f"{name}: killed after {killed.seconds:.0f} s with {len(there)} scans finished and {len(left_behind)} at work"
-    )
+    at_work = len(list((out / "logs").glob("*.log"))) - len(there)
+    print(f"{name}: killed after {killed.seconds:.0f} s with {len(there)} scans finished and {at_work} at work")
     return there
 
 

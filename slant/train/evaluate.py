@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from tqdm import tqdm
 
 from slant.io.models import load_model
@@ -36,7 +37,8 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row a region (``index``, ``name``), one column a person, Dice; nan where the manual labels lack the
-        region. Ids outside the protocol count as background. Written to ``dice.tsv`` beside the weights.
+        region. Ids outside the protocol count as background. Written to ``dice.tsv`` beside the weights, with the
+        columns of `with_intervals`.
     """
     _, held_out = split(settings, labelled_names(settings.data))
     model = load_model(str(folder))
@@ -51,8 +53,27 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
         found = LabelMap(np.where(skipped, 0, found.data), found.grid)
         dice = dice_per_region(found, LabelMap(known, truth.grid), [r.id for r in regions])
         table[name] = [dice[r.id] for r in regions]
-    table.to_csv(folder / "dice.tsv", sep="\t", index=False, float_format="%.4f")
+    with_intervals(table).to_csv(folder / "dice.tsv", sep="\t", index=False, float_format="%.4f")
     return table
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the ``mean`` of each region over the people, and its 95 % confidence interval ``low`` to ``high``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `evaluate` gives it.
+
+    Returns
+    -------
+    DataFrame
+        The interval is Student's t, cut to 0..1; nan where fewer than two people have the region.
+    """
+    people = table.drop(columns=["index", "name"])
+    mean, count = people.mean(axis=1), people.count(axis=1)
+    reach = stats.t.ppf(0.975, count - 1) * people.std(axis=1) / np.sqrt(count)
+    return table.assign(mean=mean, low=(mean - reach).clip(0, 1), high=(mean + reach).clip(0, 1))
 
 
 def mean_by_person(table: pd.DataFrame) -> pd.Series:

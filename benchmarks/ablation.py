@@ -1,0 +1,232 @@
+"""What each part of the recipe brings, at the same number of steps: one network on boxes of the size of a tile, fold 0.
+
+    python benchmarks/ablation.py DATA AUX WORK [--rows recipe "no prior" ...] [--steps 300] [--seeds 0]
+
+DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans labelled by machine, WORK the prepared scans and what comes
+out; run again to continue. Every row trains the small network of whole.toml from random weights, as that file says but
+for what the row's name says, and manual labels only; the last rows start from the network of `recipe`. Mean Dice on the
+people held out, in template space, by the vote of eight tiles (of 27 where the name says so).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from slant.config import build, read_toml
+from slant.fusion import VoteCounter
+from slant.grid import Shape
+from slant.io.resources import resource
+from slant.nets.network import Network
+from slant.nets.predict import Predictor, tile_votes
+from slant.nets.prior import Prior
+from slant.nets.registry import KINDS, Kind, build_network
+from slant.nets.unet import ResidualUNet, UNetSettings
+from slant.tiles import Overlap, TileLayout
+from slant.train.checkpoint import averaged_weights
+from slant.train.prepare import TrainingScans, load_training, prepare_scans
+from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
+from slant.train.stages import network_of, train_tiles, train_whole
+from slant.train.validate import mean_dice_of
+
+
+class Unprimed(ResidualUNet):
+    """The network without the prior added to its logits."""
+
+    prior = False
+
+
+Change = Callable[[TrainSettings], TrainSettings]
+RELABELLED = "the same, labelled by trained networks (relabel.py)"
+CARRIED_ON = "as many steps more in one network"
+ALL_POSSIBLE = "27 tiles, all regions possible in each"
+MORE_STEPS = 216
+SPATIAL = ("rotate_deg", "scale", "shift_mm", "elastic_mm")
+AGE = ("ventricles_mm", "sulci_mm", "lesions")
+INTENSITY = ("gamma", "bias", "contrast")
+ARTEFACTS = ("noise", "ghost", "blur_mm", "thick_mm")
+
+
+def augmented(factor: float, *names: str) -> Change:
+    """Those augmentations times a factor."""
+
+    def change(settings: TrainSettings) -> TrainSettings:
+        given = {name: factor * getattr(settings.augment, name) for name in names}
+        return replace(settings, augment=replace(settings.augment, **given))
+
+    return change
+
+
+def pretrained(settings: TrainSettings) -> TrainSettings:
+    """Half of the steps on auxiliary scans, the other half mostly on manual ones."""
+    half = settings.whole.steps // 2
+    first = PretrainSettings(half, settings.whole.learning_rate, 0.0, crop=True, boxes=settings.whole.boxes)
+    return replace(settings, pretrain=first, whole=replace(settings.whole, steps=half))
+
+
+def mixed(settings: TrainSettings) -> TrainSettings:
+    """A quarter of the steps on auxiliary scans."""
+    return replace(settings, whole=replace(settings.whole, auxiliary=0.25))
+
+
+def tiled(counts: Shape, overlap: Overlap) -> Change:
+    """A network for each tile."""
+
+    def change(settings: TrainSettings) -> TrainSettings:
+        layout = replace(settings.layout, counts=counts, overlap=overlap, margin=6 if overlap == "vote" else 0)
+        return replace(settings, layout=layout)
+
+    return change
+
+
+WHOLE: dict[str, Change] = {
+    "recipe": lambda settings: settings,
+    "half of the steps on auxiliary labels first": pretrained,
+    "a quarter of the steps on auxiliary labels": mixed,
+    RELABELLED: mixed,
+    "no prior": lambda s: replace(s, network=replace(s.network, kind="unprimed")),
+    "no augmentation": augmented(0, *SPATIAL, *AGE, *INTENSITY, *ARTEFACTS, "rough_mask"),
+    "no turning, stretching, bending": augmented(0, *SPATIAL),
+    "these twice as strong": augmented(2, *SPATIAL),
+    "no ventricles, sulci, lesions": augmented(0, *AGE),
+    "no gamma, bias, contrast": augmented(0, *INTENSITY),
+    "these twice as strong ": augmented(2, *INTENSITY),
+    "no noise, ghosts, blur, thick slices": augmented(0, *ARTEFACTS),
+    "no rough masks": augmented(0, "rough_mask"),
+    "left and right exchanged in half of the steps": lambda s: replace(s, augment=replace(s.augment, flip=0.5)),
+}
+TILES: dict[str, Change] = {
+    "8 tiles, each in its own part": tiled((2, 2, 2), "trim"),
+    "27 tiles, majority vote": tiled((3, 3, 3), "vote"),
+    ALL_POSSIBLE: tiled((3, 3, 3), "vote"),
+}
+
+
+def arguments() -> argparse.Namespace:
+    """Which rows, how long, and where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("auxiliary", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--relabelled", type=Path, help="what relabel.py made of AUX; only for its row")
+    parser.add_argument("--rows", nargs="+", default=[*WHOLE, CARRIED_ON, *TILES], choices=[*WHOLE, CARRIED_ON, *TILES])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    return parser.parse_args()
+
+
+def recipe(given: argparse.Namespace, row: str, seed: int) -> TrainSettings:
+    """That of whole.toml with boxes of the size of a tile and manual labels only, in a folder of the row's own."""
+    path = resource("configs", "train", "whole.toml")
+    values = {**read_toml(path), "data": given.data, "fold": 0}
+    if WHOLE.get(row) in (pretrained, mixed):
+        values["auxiliary"] = given.relabelled if row == RELABELLED else given.auxiliary
+    whole = {"steps": given.steps, "crop": True, "boxes": 144, "auxiliary": 0.0, "validate": 0, "average": 0.98}
+    values["whole"] = {**values["whole"], **whole, "seed": seed}
+    values["tile"] = {**values["tile"], "auxiliary": 0.0}
+    work = given.work / "ablation" / f"{'-'.join(row.replace(',', '').split())}-{given.steps}-{seed}"
+    settings = build(TrainSettings, {**values, "work": work}, str(path))
+    for shared, own in (
+        (given.work / "prepared", work / "prepared"),
+        (given.work / f"labels-{values.get('auxiliary', Path()).name}", settings.run / "auxiliary"),
+    ):
+        shared.mkdir(parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.is_symlink():
+            own.symlink_to(shared.resolve(), target_is_directory=True)
+    return settings
+
+
+def dice(scans: TrainingScans, layout: TileLayout, prior: Prior | None, network: Callable[[str], Network]) -> float:
+    """Mean over the people held out, of the vote of a layout's tiles."""
+    scores = []
+    for scan in scans.held_out:
+        votes = VoteCounter(layout)
+        predictor = Predictor(layout, prior, network)
+        for tile, channels in tile_votes(predictor, scan.image.numpy(), torch.device("cpu"), torch.get_num_threads()):
+            votes.aggregate(channels, tile)
+        scores.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
+    return float(np.mean(scores))
+
+
+def loaded(settings: TrainSettings, path: Path) -> Network:
+    """The network of a checkpoint, with averaged weights."""
+    network = build_network(*network_of(settings)).requires_grad_(False)
+    network.load_state_dict(averaged_weights(path))
+    return network
+
+
+def of_whole(settings: TrainSettings) -> float:
+    """Train one network and judge it in eight tiles."""
+    prepare_scans(settings)
+    if settings.pretrain is not None:
+        train_whole(settings, "pretrain")
+    train_whole(settings)
+    network = loaded(settings, settings.run / "whole.pt")
+    scans = load_training(settings)
+    layout = tiled((2, 2, 2), "trim")(settings).layout
+    return dice(scans, layout, scans.prior if network.prior else None, lambda _: network)
+
+
+def carried_on(given: argparse.Namespace, seed: int) -> float:
+    """The network of `recipe`, trained on as one."""
+    settings = recipe(given, CARRIED_ON, seed)
+    more = replace(settings.whole, steps=MORE_STEPS, learning_rate=1e-3, decay=1.0, average=0.9)
+    start = recipe(given, "recipe", seed).run / "whole.pt"
+    return of_whole(replace(settings, whole=more, start=start))
+
+
+def of_tiles(given: argparse.Namespace, row: str, seed: int) -> float:
+    """Copies of the network of `recipe`, fine-tuned in their tiles."""
+    settings = TILES[row](recipe(given, row, seed))
+    prepare_scans(settings)
+    steps = MORE_STEPS // len(settings.layout)
+    tile = TileSettings(steps, learning_rate=1e-3, decay=1.0, boxes=144, average=0.9, seed=seed)
+    settings = replace(settings, tile=tile)
+    whole = settings.run / "whole.pt"
+    if not whole.exists():
+        whole.hardlink_to(recipe(given, "recipe", seed).run / "whole.pt")
+    train_tiles(settings)
+    networks = {t.name: loaded(settings, settings.run / settings.name / f"{t.name}.pt") for t in settings.layout}
+    scans = load_training(settings)
+    return dice(scans, settings.layout, scans.prior, networks.__getitem__)
+
+
+def every_region(self: Prior, *_: object) -> object:
+    """All channels, in place of those that were seen in a box."""
+    return np.arange(self.steps.shape[3])
+
+
+def main() -> None:
+    """Print a row as soon as it is known."""
+    given = arguments()
+    KINDS["unprimed"] = Kind(UNetSettings, Unprimed)
+    print(
+        f"| | {' | '.join(f'Dice, seed {seed}' for seed in given.seeds)} |\n|---|{'--:|' * len(given.seeds)}",
+        flush=True,
+    )
+    for row in given.rows:
+        if row == RELABELLED and given.relabelled is None:
+            continue
+        found = []
+        for seed in given.seeds:
+            if row in WHOLE:
+                found.append(of_whole(WHOLE[row](recipe(given, row, seed))))
+            elif row == CARRIED_ON:
+                found.append(carried_on(given, seed))
+            elif row == ALL_POSSIBLE:
+                with patch.object(Prior, "possible", every_region):
+                    found.append(of_tiles(given, row, seed))
+            else:
+                found.append(of_tiles(given, row, seed))
+        print(f"| {row.strip()} | {' | '.join(f'{d:.4f}' for d in found)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
