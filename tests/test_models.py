@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,16 @@ def test_a_loaded_model_holds_all_that_training_fixed() -> None:
     assert model.inputs.scaling == InputScaling()
     assert model.inputs.template.grid.shape == LAYOUT.shape
     assert model.predictor.layout == LAYOUT
+
+
+def test_a_model_is_loaded_without_torchs_compiler() -> None:
+    """Which takes two seconds to import, and comes with random numbers drawn for weights that are on no device."""
+    load = f"from slant.io.models import load_model; load_model({str(toy_model_folder())!r})"
+    code = f"import sys; {load}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "slant.nets.unet" in loaded
+    assert "torch._dynamo" not in loaded
 
 
 def test_scaling_comes_from_the_manifest(changed: Callable[..., Path]) -> None:

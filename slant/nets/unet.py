@@ -119,8 +119,9 @@ class CompactUNet(Network):
         self.mix = nn.Conv3d(settings.unfolded + settings.detail, settings.mixed, 3, padding=1)
         self.head = nn.Linear(settings.mixed, settings.outputs)
         self.heads = nn.ModuleDict({task: nn.Linear(settings.mixed, n) for task, n in settings.tasks.items()})
-        nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        if not self.head.weight.is_meta:  # where nothing is drawn, torch would import its compiler, some two seconds
+            nn.init.normal_(self.head.weight, std=1e-3)
+            nn.init.zeros_(self.head.bias)
 
     def trunk(self, image: Tensor, place: Tensor) -> Tensor:
         """(N, C, X/2, Y/2, Z/2) features of a (N, 1, X, Y, Z) image, even sizes.
