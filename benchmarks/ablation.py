@@ -30,6 +30,8 @@ from slant.nets.registry import KINDS, Kind, build_network
 from slant.nets.unet import ResidualUNet, UNetSettings
 from slant.tiles import Overlap, TileLayout
 from slant.train.checkpoint import averaged_weights
+from slant.train.data import labelled_names
+from slant.train.people import split
 from slant.train.prepare import TrainingScans, load_training, prepare_scans
 from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
 from slant.train.stages import network_of, train_tiles, train_whole
@@ -43,6 +45,7 @@ class Unprimed(ResidualUNet):
 
 
 Change = Callable[[TrainSettings], TrainSettings]
+FEWER = "six of the twelve people"
 RELABELLED = "the same, labelled by trained networks (relabel.py)"
 CARRIED_ON = "as many steps more in one network"
 ALL_POSSIBLE = "27 tiles, all regions possible in each"
@@ -90,6 +93,7 @@ WHOLE: dict[str, Change] = {
     "half of the steps on auxiliary labels first": pretrained,
     "a quarter of the steps on auxiliary labels": mixed,
     RELABELLED: mixed,
+    FEWER: lambda settings: settings,
     "no prior": lambda s: replace(s, network=replace(s.network, kind="unprimed")),
     "no augmentation": augmented(0, *SPATIAL, *AGE, *INTENSITY, *ARTEFACTS, "rough_mask"),
     "no turning, stretching, bending": augmented(0, *SPATIAL),
@@ -121,12 +125,30 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def fewer_people(given: argparse.Namespace) -> tuple[Path, Path]:
+    """A folder of the people held out and every second other one, and a table that keeps the former held out."""
+    path = resource("configs", "train", "whole.toml")
+    whole = build(TrainSettings, {**read_toml(path), "data": given.data, "auxiliary": given.auxiliary, "fold": 0}, "")
+    trained, held_out = split(whole, labelled_names(given.data))
+    folder = given.work / "ablation" / "fewer-people"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*trained[::2], *held_out):
+        for ending in ("_T1w.nii.gz", "_dseg.nii.gz"):
+            if not (folder / f"{name}{ending}").is_symlink():
+                (folder / f"{name}{ending}").symlink_to((given.data / f"{name}{ending}").resolve())
+    table = folder / "scans.tsv"
+    table.write_text("name\tfold\n" + "".join(f"{name}\t0\n" for name in held_out), "utf-8")
+    return folder, table
+
+
 def recipe(given: argparse.Namespace, row: str, seed: int) -> TrainSettings:
     """That of whole.toml with boxes of the size of a tile and manual labels only, in a folder of the row's own."""
     path = resource("configs", "train", "whole.toml")
     values = {**read_toml(path), "data": given.data, "fold": 0}
     if WHOLE.get(row) in (pretrained, mixed):
         values["auxiliary"] = given.relabelled if row == RELABELLED else given.auxiliary
+    if row == FEWER:
+        values["data"], values["scans"] = fewer_people(given)
     whole = {"steps": given.steps, "crop": True, "boxes": 144, "auxiliary": 0.0, "validate": 0, "average": 0.98}
     values["whole"] = {**values["whole"], **whole, "seed": seed}
     values["tile"] = {**values["tile"], "auxiliary": 0.0}

@@ -38,7 +38,7 @@ def relabelled(given: argparse.Namespace, name: str) -> tuple[str, float, float,
         atlases = read_labels(given.auxiliary / f"{name}_dseg.nii.gz", scan)
         found = segment(scan.volume, model, SegmentSettings(threads=1))
         tiles = float(found.confidence.data[found.labels.data > 0].mean())
-        agreement = float(json.loads(record.read_text("utf-8"))["agreement"])
+        agreement = float(json.loads(record.read_text("utf-8"))["quality"]["agreement"])
         better = found.labels if tiles > agreement else atlases
         dice = dice_per_region(found.labels, atlases, [region.id for region in model.protocol.regions[1:]])
         write_image(given.out / f"{name}_dseg.nii.gz", better, scan)
