@@ -79,13 +79,16 @@ def contrast(scan: Volume, labels: LabelMap, strength: float, random: Generator)
 
 
 def thick_slices(scan: Volume, labels: LabelMap, strength: float, random: Generator) -> Pair:  # noqa: ARG001
-    """Slices of that many mm along z, the mean of what they cover; labels at their middle."""
+    """Slices of that many mm along z, the mean of what they cover, each around a voxel whose labels it gets."""
     step = strength / scan.grid.voxel_size_mm[2]
-    count = int(scan.grid.shape[2] / step)
+    first = int(step / 2)
+    count = int((scan.grid.shape[2] - 1 - first) / step) + 1
     matrix = scan.grid.ras_from_voxel @ np.diag([1, 1, step, 1.0])
-    matrix[:3, 3] = (scan.grid.ras_from_voxel @ [0, 0, (step - 1) / 2, 1])[:3]
+    matrix[:3, 3] = (scan.grid.ras_from_voxel @ [0, 0, first, 1])[:3]
     grid = Grid((*scan.grid.shape[:2], count), matrix)
-    mean = Volume(ndimage.uniform_filter1d(scan.data, max(1, round(step)), axis=2), scan.grid)
+    reach = np.arange(-first - 1, first + 2)
+    covered = np.clip((step + 1) / 2 - np.abs(reach), 0, 1) / step
+    mean = Volume(ndimage.convolve1d(scan.data, covered, axis=2, mode="nearest"), scan.grid)
     moved, picked = resample(mean, grid, source_from_target=IDENTITY), pick_labels(labels, grid, IDENTITY)
     inside = pick_labels(LabelMap((scan.data > 0).astype(np.uint8), scan.grid), grid, IDENTITY)
     return Volume(np.where(inside.data, np.maximum(moved.data, 1e-3), 0).astype(np.float32), grid), picked
