@@ -2,10 +2,11 @@
 
     python benchmarks/ablation.py DATA AUX WORK [--rows recipe "no prior" ...] [--steps 300] [--seeds 0]
 
-DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans labelled by machine, WORK the prepared scans and what comes
-out; run again to continue. Every row trains the small network of whole.toml from random weights, as that file says but
-for what the row's name says, and manual labels only; the last rows start from the network of `recipe`. Mean Dice on the
-people held out, in template space, by the vote of eight tiles (of 27 where the name says so).
+DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans labelled by machine, WORK the prepared scans and what
+comes out; run again to continue. Every row trains the small network of whole.toml from random weights, with its
+augmentation and learning rate but fewer boxes a step and manual labels only, changed by what the row's name says; the
+last rows start from the network of `recipe`. Mean Dice on the people held out, in template space, by the vote of
+eight tiles (of 27 where the name says so).
 """
 
 from __future__ import annotations
@@ -97,10 +98,10 @@ WHOLE: dict[str, Change] = {
     "no prior": lambda s: replace(s, network=replace(s.network, kind="unprimed")),
     "no augmentation": augmented(0, *SPATIAL, *AGE, *INTENSITY, *ARTEFACTS, "rough_mask"),
     "no turning, stretching, bending": augmented(0, *SPATIAL),
-    "these twice as strong": augmented(2, *SPATIAL),
+    "turning, stretching, bending twice as strong": augmented(2, *SPATIAL),
     "no ventricles, sulci, lesions": augmented(0, *AGE),
     "no gamma, bias, contrast": augmented(0, *INTENSITY),
-    "these twice as strong ": augmented(2, *INTENSITY),
+    "gamma, bias, contrast twice as strong": augmented(2, *INTENSITY),
     "no noise, ghosts, blur, thick slices": augmented(0, *ARTEFACTS),
     "no rough masks": augmented(0, "rough_mask"),
     "left and right exchanged in half of the steps": lambda s: replace(s, augment=replace(s.augment, flip=0.5)),
@@ -119,10 +120,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("auxiliary", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--relabelled", type=Path, help="what relabel.py made of AUX; only for its row")
-    parser.add_argument("--rows", nargs="+", default=[*WHOLE, CARRIED_ON, *TILES], choices=[*WHOLE, CARRIED_ON, *TILES])
+    rows = [*WHOLE, CARRIED_ON, *TILES]
+    parser.add_argument("--rows", nargs="+", choices=rows, help="by default all that the folders given allow")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    return parser.parse_args()
+    given = parser.parse_args()
+    if RELABELLED in (given.rows or ()) and given.relabelled is None:
+        parser.error(f"the row {RELABELLED!r} wants --relabelled, what relabel.py made of {given.auxiliary}")
+    given.rows = given.rows or [row for row in rows if row != RELABELLED or given.relabelled]
+    return given
 
 
 def fewer_people(given: argparse.Namespace) -> tuple[Path, Path]:
@@ -234,8 +240,6 @@ def main() -> None:
         flush=True,
     )
     for row in given.rows:
-        if row == RELABELLED and given.relabelled is None:
-            continue
         found = []
         for seed in given.seeds:
             if row in WHOLE:
@@ -247,7 +251,7 @@ def main() -> None:
                     found.append(of_tiles(given, row, seed))
             else:
                 found.append(of_tiles(given, row, seed))
-        print(f"| {row.strip()} | {' | '.join(f'{d:.4f}' for d in found)} |", flush=True)
+        print(f"| {row} | {' | '.join(f'{d:.4f}' for d in found)} |", flush=True)
 
 
 if __name__ == "__main__":
