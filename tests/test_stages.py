@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from slant.stages import Stage, StageClock, peak_resident_mib
@@ -51,11 +54,22 @@ def test_listed_stages_do_not_change_later() -> None:
 def test_memory_is_counted_in_kib_on_linux_and_in_bytes_on_macos(
     platform: str, mib: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("slant.stages._STATUS", Path("/nosuch"))
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=2 * 2**20))
     assert peak_resident_mib() == mib
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc/self/status")
+def test_memory_of_the_process_that_started_this_one_is_not_counted() -> None:
+    code = "from slant.stages import peak_resident_mib; print(peak_resident_mib())"
+    large = np.ones(2**26)  # 512 MiB
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 < float(run.stdout) < 200 < peak_resident_mib()
+    assert large[0] == 1
+
+
 def test_memory_is_zero_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slant.stages._STATUS", Path("/nosuch"))
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_resident_mib() == 0
