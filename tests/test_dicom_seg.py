@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,15 @@ def test_every_label_keeps_its_place(
     scan = read_dicom(write_series(tmp_path / "p1", make(DATA, place(axes, handed))))
     labels = some_labels(scan)
     same_in_world(written(scan, labels), labels.data, labels.grid.ras_from_voxel)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="there is no dciodvfy here: apt-get install dicom3tools")
+@pytest.mark.parametrize("make", [make_series, make_enhanced])
+def test_the_validator_of_dicom3tools_finds_no_fault(make: Callable[..., Series], tmp_path: Path) -> None:
+    scan = read_dicom(write_series(tmp_path / "p1", make(DATA, place())))
+    (tmp_path / "seg.dcm").write_bytes(seg_bytes(seg_target(scan, toy_model()), some_labels(scan)))
+    checked = subprocess.run(["dciodvfy", "-new", tmp_path / "seg.dcm"], capture_output=True, text=True, check=False)
+    assert (checked.stdout + checked.stderr).split() == ["Segmentation"]  # what it takes the file for, and no more
 
 
 @pytest.mark.parametrize("make", [make_series, make_enhanced])
