@@ -5,8 +5,9 @@
 DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans labelled by machine, WORK the prepared scans and what
 comes out; run again to continue. Every row trains the small network of whole.toml from random weights, with its
 augmentation and learning rate but fewer boxes a step and manual labels only, changed by what the row's name says; the
-last rows start from the network of `recipe`. Mean Dice on the people held out, in template space, by the vote of
-eight tiles (of 27 where the name says so).
+last rows start from the network of `recipe`. Mean Dice on the people held out, in template space, of one pass over the
+whole brain, or of the vote of as many tiles as the name says: of their scans as they are, and with disturbances of
+disturbances.py at middle strength, by the means of three groups; ``ablation/dice.tsv`` in WORK has each.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
+from zlib import crc32
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import torch
+from disturbances import DISTURBANCES
+from joblib import Parallel, delayed
 
 from slant.config import build, read_toml
 from slant.fusion import VoteCounter
 from slant.grid import Shape
-from slant.io.resources import resource
+from slant.io.read import read_labels, read_scan
+from slant.io.resources import load_protocol, resource
 from slant.nets.network import Network
 from slant.nets.predict import Predictor, tile_votes
 from slant.nets.prior import Prior
@@ -31,12 +38,13 @@ from slant.nets.registry import KINDS, Kind, build_network
 from slant.nets.unet import ResidualUNet, UNetSettings
 from slant.tiles import Overlap, TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.data import labelled_names
+from slant.train.data import LabelledScan, labelled_names
 from slant.train.people import split
-from slant.train.prepare import TrainingScans, load_training, prepare_scans
+from slant.train.prepare import load_training, prepare_scans
 from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
 from slant.train.stages import network_of, train_tiles, train_whole
-from slant.train.validate import mean_dice_of
+from slant.train.validate import mean_dice_of, whole_tile
+from slant.volume import LabelMap
 
 
 class Unprimed(ResidualUNet):
@@ -55,6 +63,16 @@ SPATIAL = ("rotate_deg", "scale", "shift_mm", "elastic_mm")
 AGE = ("ventricles_mm", "sulci_mm", "lesions")
 INTENSITY = ("gamma", "bias", "contrast")
 ARTEFACTS = ("noise", "ghost", "blur_mm", "thick_mm")
+CLEAN = "as they are"
+GROUPS = {
+    CLEAN: (CLEAN,),
+    "scanner": ("noise", "ghosting", "low contrast", "thick slices"),
+    "mask": ("tight mask", "loose mask"),
+    "age": ("lesions", "wide ventricles"),
+}
+MIDDLE = 1
+Scores = dict[str, float]
+"""Mean Dice of the people held out, by disturbance."""
 
 
 def augmented(factor: float, *names: str) -> Change:
@@ -171,16 +189,55 @@ def recipe(given: argparse.Namespace, row: str, seed: int) -> TrainSettings:
     return settings
 
 
-def dice(scans: TrainingScans, layout: TileLayout, prior: Prior | None, network: Callable[[str], Network]) -> float:
+def spoil(given: argparse.Namespace, name: str, disturbance: str, folder: Path) -> None:
+    """Write a scan of a person held out with a disturbance, and its labels."""
+    target = folder / f"{name}-{disturbance.replace(' ', '-')}_dseg.nii.gz"
+    if target.exists():
+        return
+    read = read_scan(given.data / f"{name}_T1w.nii.gz")
+    truth = read_labels(given.data / f"{name}_dseg.nii.gz", read)
+    known = np.where(np.isin(truth.data, load_protocol().ids), truth.data, 0).astype(np.uint8)
+    change, strengths, _ = DISTURBANCES[disturbance]
+    random = np.random.default_rng(crc32(f"{name} {disturbance}".encode()))
+    scan, labels = change(read.volume, LabelMap(known, truth.grid), strengths[MIDDLE], random)
+    matrix = scan.grid.ras_from_voxel
+    nib.Nifti1Image(scan.data, matrix).to_filename(str(target).replace("_dseg", "_T1w"))
+    nib.Nifti1Image(labels.data, matrix).to_filename(target)
+
+
+def spoilt(given: argparse.Namespace, settings: TrainSettings) -> dict[str, list[LabelledScan]]:
+    """The scans of the people held out, prepared, with each disturbance."""
+    folder = given.work / "spoilt"
+    folder.mkdir(parents=True, exist_ok=True)
+    _, held_out = split(settings, labelled_names(settings.data))
+    wanted = [(name, d) for group in GROUPS.values() for d in group if d != CLEAN for name in held_out]
+    Parallel(n_jobs=-1)(delayed(spoil)(given, *job, folder) for job in wanted)
+    whole = replace(settings.whole, auxiliary=0.0)
+    own = replace(settings, data=folder, work=folder, fold=None, auxiliary=None, scans=None, pretrain=None, whole=whole)
+    prepare_scans(own)
+    found: dict[str, list[LabelledScan]] = {disturbance: [] for _, disturbance in wanted}
+    for scan in load_training(own).manual:
+        found[scan.name.split("-", 1)[1].replace("-", " ")].append(scan)
+    return found
+
+
+def dice(
+    given: argparse.Namespace, settings: TrainSettings, layout: TileLayout, network: Callable[[str], Network]
+) -> Scores:
     """Mean over the people held out, of the vote of a layout's tiles."""
-    scores = []
-    for scan in scans.held_out:
-        votes = VoteCounter(layout)
-        predictor = Predictor(layout, prior, network)
-        for tile, channels in tile_votes(predictor, scan.image.numpy(), torch.device("cpu"), torch.get_num_threads()):
-            votes.aggregate(channels, tile)
-        scores.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
-    return float(np.mean(scores))
+    scans = load_training(settings)
+    prior: Prior | None = scans.prior if network(layout.tiles[0].name).prior else None
+    found = {}
+    for disturbance, several in {CLEAN: scans.held_out, **spoilt(given, settings)}.items():
+        scores = []
+        for scan in several:
+            votes = VoteCounter(layout)
+            predictor, threads = Predictor(layout, prior, network), torch.get_num_threads()
+            for tile, channels in tile_votes(predictor, scan.image.numpy(), torch.device("cpu"), threads):
+                votes.aggregate(channels, tile)
+            scores.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
+        found[disturbance] = float(np.mean(scores))
+    return found
 
 
 def loaded(settings: TrainSettings, path: Path) -> Network:
@@ -190,27 +247,25 @@ def loaded(settings: TrainSettings, path: Path) -> Network:
     return network
 
 
-def of_whole(settings: TrainSettings) -> float:
-    """Train one network and judge it in eight tiles."""
+def of_whole(given: argparse.Namespace, settings: TrainSettings) -> Scores:
+    """Train one network and judge it without tiles."""
     prepare_scans(settings)
     if settings.pretrain is not None:
         train_whole(settings, "pretrain")
     train_whole(settings)
     network = loaded(settings, settings.run / "whole.pt")
-    scans = load_training(settings)
-    layout = tiled((2, 2, 2), "trim")(settings).layout
-    return dice(scans, layout, scans.prior if network.prior else None, lambda _: network)
+    return dice(given, settings, whole_tile(settings.layout)[0], lambda _: network)
 
 
-def carried_on(given: argparse.Namespace, seed: int) -> float:
+def carried_on(given: argparse.Namespace, seed: int) -> Scores:
     """The network of `recipe`, trained on as one."""
     settings = recipe(given, CARRIED_ON, seed)
     more = replace(settings.whole, steps=MORE_STEPS, learning_rate=1e-3, decay=1.0, average=0.9)
     start = recipe(given, "recipe", seed).run / "whole.pt"
-    return of_whole(replace(settings, whole=more, start=start))
+    return of_whole(given, replace(settings, whole=more, start=start))
 
 
-def of_tiles(given: argparse.Namespace, row: str, seed: int) -> float:
+def of_tiles(given: argparse.Namespace, row: str, seed: int) -> Scores:
     """Copies of the network of `recipe`, fine-tuned in their tiles."""
     settings = TILES[row](recipe(given, row, seed))
     prepare_scans(settings)
@@ -222,8 +277,7 @@ def of_tiles(given: argparse.Namespace, row: str, seed: int) -> float:
         whole.hardlink_to(recipe(given, "recipe", seed).run / "whole.pt")
     train_tiles(settings)
     networks = {t.name: loaded(settings, settings.run / settings.name / f"{t.name}.pt") for t in settings.layout}
-    scans = load_training(settings)
-    return dice(scans, settings.layout, scans.prior, networks.__getitem__)
+    return dice(given, settings, settings.layout, networks.__getitem__)
 
 
 def every_region(self: Prior, *_: object) -> object:
@@ -231,27 +285,35 @@ def every_region(self: Prior, *_: object) -> object:
     return np.arange(self.steps.shape[3])
 
 
+def keep(given: argparse.Namespace, row: str, seed: int, found: Scores) -> None:
+    """Add a row's Dice to the table of all."""
+    path = given.work / "ablation" / "dice.tsv"
+    table = pd.DataFrame(
+        [(row, given.steps, seed, d, round(v, 4)) for d, v in found.items()],
+        columns=["row", "steps", "seed", "scans", "dice"],
+    )
+    table.to_csv(path, sep="\t", index=False, mode="a", header=not path.exists())
+
+
 def main() -> None:
     """Print a row as soon as it is known."""
     given = arguments()
     KINDS["unprimed"] = Kind(UNetSettings, Unprimed)
-    print(
-        f"| | {' | '.join(f'Dice, seed {seed}' for seed in given.seeds)} |\n|---|{'--:|' * len(given.seeds)}",
-        flush=True,
-    )
+    print(f"| | seed | {' | '.join(GROUPS)} |\n|---|--:|{'--:|' * len(GROUPS)}", flush=True)
     for row in given.rows:
-        found = []
         for seed in given.seeds:
             if row in WHOLE:
-                found.append(of_whole(WHOLE[row](recipe(given, row, seed))))
+                found = of_whole(given, WHOLE[row](recipe(given, row, seed)))
             elif row == CARRIED_ON:
-                found.append(carried_on(given, seed))
+                found = carried_on(given, seed)
             elif row == ALL_POSSIBLE:
                 with patch.object(Prior, "possible", every_region):
-                    found.append(of_tiles(given, row, seed))
+                    found = of_tiles(given, row, seed)
             else:
-                found.append(of_tiles(given, row, seed))
-        print(f"| {row} | {' | '.join(f'{d:.4f}' for d in found)} |", flush=True)
+                found = of_tiles(given, row, seed)
+            keep(given, row, seed, found)
+            means = (np.mean([found[name] for name in group]) for group in GROUPS.values())
+            print(f"| {row} | {seed} | {' | '.join(f'{m:.4f}' for m in means)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,10 @@ if [ "$1" = --test-only ]; then
     if grep -q nosuch "$script"; then echo "sbatch: error: invalid partition" >&2; exit 1; fi
     exit 0
 fi
+if grep -q limited "$script" && ! mkdir "$0.taken" 2> /dev/null; then
+    echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2
+    exit 1
+fi
 cp "$script" "$0.script"
 setsid sh "$0.script" > "$0.log" 2>&1 &
 echo "Submitted batch job $!"
@@ -160,6 +164,35 @@ def test_slurm_jobs_leave_the_same_files_as_joblib(slurm: Path, tmp_path: Path) 
     assert results(one) == results(two)
 
 
+@pytest.mark.slow
+def test_jobs_beyond_a_limit_are_told_of_and_the_others_do_all(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    out = tmp_path / "out"
+    cohort = Cohort(
+        JobList(make_jobs(tmp_path / "in", dict.fromkeys("abcdef", "ok"), out), {}), FakeWork(seconds=2), Place(out)
+    )
+    options = {"cores": 1, "memory": "1GB", "queue": "limited", "interface": "lo"}
+    settings = ClusterSettings(3, {**options, "log_directory": str(tmp_path / "logs")})
+    assert set(run_cohort(cohort, DaskPool(settings)).done) == set("abcdef")
+    said = "slant: SLURM takes no more jobs: sbatch: error: QOSMaxSubmitJobPerUserLimit; goes on with 1 of 3"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.slow
+def test_a_run_without_jobs_ends_with_the_reason(slurm: Path, tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    out = tmp_path / "out"
+    cohort = Cohort(JobList(make_jobs(tmp_path / "in", {"a": "ok", "b": "ok"}, out), {}), FakeWork(), Place(out))
+    (slurm / "sbatch.taken").mkdir()
+    options = {"cores": 1, "memory": "1GB", "queue": "limited", "interface": "lo"}
+    settings = ClusterSettings(2, {**options, "log_directory": str(tmp_path / "logs")})
+    with pytest.raises(SlantError, match=r"SLURM takes no job: .*QOSMaxSubmitJobPerUserLimit; finished scans stay"):
+        run_cohort(cohort, DaskPool(settings))
+    assert not any(out.glob("*/*_record.json"))
+
+
 def test_without_sbatch_the_error_says_where_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask_jobqueue")
     from slant.cohort import dask as ours
@@ -195,5 +228,6 @@ def test_slurm_jobs_are_described_to_dask(slurm: Path, monkeypatch: pytest.Monke
     ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
     assert made.pop("scheduler_options") == {"dashboard_address": ":0"}
     assert made.pop("target_duration") == "0.1 s"
+    made.pop("job_cls")
     rest = {"memory": "6GB", "minimum_jobs": 1, "maximum_jobs": 3}
     assert made == rest | {"cores": 1, "job_cpu": 2, "processes": 1}, "a worker of two threads would get two scans"

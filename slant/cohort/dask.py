@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,12 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tqdm import tqdm
+
 from slant.config import build, read_toml
 from slant.errors import SettingsError, SlantError
 
 _WAIT_S = 30
 _COUNT_EVERY_S = 2.0
 _EMPTY_S = 300.0
+_REFUSED_S = 10.0
 _ANY_PORT = {"scheduler_options": {"dashboard_address": ":0"}}  # two runs on one machine need two
 _ONE_AT_A_TIME = threading.Lock()
 _TRIES = 3
@@ -90,6 +94,7 @@ class DaskPool:
         self._client: Any = None
         self._tasks: dict[Future[Any], Any] = {}
         self._count, self._counted_at, self._seen_at = 0, -math.inf, time.monotonic()
+        self._refused_at, self._told = math.inf, False
 
     def __enter__(self) -> Self:
         """Find the scheduler, or start it.
@@ -128,7 +133,7 @@ class DaskPool:
         jobs = [] if started is None else [str(job.job_id) for job in started.workers.values() if job.job_id]
         for part in (client, started):
             if part is not None:
-                with suppress(Exception):  # of dask about jobs that never began; they are cancelled before it raises
+                with suppress(Exception):  # of dask about a scheduler that is gone
                     part.close()
         self._tasks.clear()
         if now and jobs:
@@ -141,7 +146,7 @@ class DaskPool:
         Raises
         ------
         SlantError
-            If a scheduler has had no workers for some minutes, or is gone.
+            If a scheduler has had no workers for some minutes, or is gone, or SLURM takes none of the jobs.
         """
         now = time.monotonic()
         if now - self._counted_at > _COUNT_EVERY_S:
@@ -152,10 +157,26 @@ class DaskPool:
             self._counted_at = now
             self._seen_at = now if self._count else self._seen_at
         if isinstance(self._wanted, ClusterSettings):
+            self._look_for_refused()
             return self._wanted.workers
         if now - self._seen_at > _EMPTY_S:
             raise SlantError(f"{self._wanted} has had no workers for {_EMPTY_S:.0f} s; start some; {_CONTINUE}")
         return max(self._count, 1)
+
+    def _look_for_refused(self) -> None:
+        """Dask waits for jobs that SLURM did not take, such as those beyond a limit on them, as if they were queued."""
+        jobs = list(self._started.workers.values())
+        refused = [job for job in jobs if job.job_id is None]
+        if refused and len(refused) == len(jobs):
+            self._refused_at = min(self._refused_at, time.monotonic())
+            if time.monotonic() - self._refused_at > _REFUSED_S:  # a job may have ended and another be on its way
+                raise SlantError(f"SLURM takes no job: {refused[0].refusal}; {_CONTINUE}")
+            return
+        self._refused_at = math.inf
+        if refused and not self._told:
+            self._told = True
+            left = f"goes on with {len(jobs) - len(refused)} of {self._wanted.workers}"  # type: ignore[union-attr]
+            tqdm.write(f"slant: SLURM takes no more jobs: {refused[0].refusal}; {left}", file=sys.stderr)
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
         """Start one."""
@@ -194,14 +215,33 @@ class DaskPool:
 def _slurm(settings: ClusterSettings) -> Any:
     """Jobs with one worker each, which dask takes to have one thread: to more it would send more than one scan."""
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+        from distributed import Status
     except ImportError as error:
         raise SettingsError(f"dask-jobqueue is not here; {_INSTALL}") from error
     if shutil.which("sbatch") is None:
         raise SettingsError("there is no sbatch here, which starts SLURM jobs; run this on a login node of the cluster")
+
+    class Job(SLURMJob):
+        """One that knows why SLURM did not take it, which dask only logs, and that it is closed."""
+
+        refusal = ""
+
+        async def start(self) -> None:
+            try:
+                await super().start()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                self.refusal = " ".join(str(error).partition("stderr:")[2].split())
+                self.status = Status.running  # as dask would take it anyway, but for a traceback
+
+        async def close(self) -> None:
+            await super().close()  # type: ignore[no-untyped-call]
+            self.status = Status.closed  # which dask wants of every job before it closes
+
     one_scan_a_job = {"processes": 1, "cores": 1, "job_cpu": settings.slurm.get("job_cpu", settings.slurm["cores"])}
+    job_class: Any = Job
     try:
-        cluster = SLURMCluster(**{**_ANY_PORT, **settings.slurm, **one_scan_a_job})
+        cluster = SLURMCluster(**{**_ANY_PORT, **settings.slurm, **one_scan_a_job}, job_cls=job_class)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"[slurm] does not describe jobs: {error}; see dask_jobqueue.SLURMCluster") from error
     logging.getLogger("distributed").setLevel(logging.ERROR)  # else it tells of each job that ends with a traceback
