@@ -24,6 +24,7 @@ from slant.quality.grade import Quality, evidence, expected_dice, judge, plain_q
 from slant.quality.measures import (
     Measures,
     border_share,
+    dark_cm3,
     fragments,
     measure,
     native_noise,
@@ -54,7 +55,7 @@ def good(seed: int) -> Measures:
     middles = {
         "similarity": 0.55, "tilt": 10, "head": -0.2, "stretch": 1.15, "votes": 0.93, "missing": 0, "fragments": 0.4,
         "cut": 0, "brain": 8, "overlap": 0.93, "contrast": 0.35, "joint variation": 0.62, "fluid": 0.34, "noise": 0.05,
-        "rim": 1.2, "lesion": 0.3,
+        "rim": 1.2, "lesion": 0.3, "dark": 0.1,
     }  # fmt: skip
     scan = {name: float(value * (1 + 0.05 * random.standard_normal())) for name, value in middles.items()}
     fractions = {i: float(0.004 * np.exp(0.1 * random.standard_normal())) for i in IDS}
@@ -166,6 +167,34 @@ def test_a_dark_ball_in_white_matter_is_strange() -> None:
     assert ball.sum() / 1000 < found < 1.7 * ball.sum() / 1000
 
 
+def at(*x_mm: float, radius: float, shape: tuple[int, int, int] = (90, 60, 60)) -> np.ndarray:
+    """Balls at those x, whose mirror plane x = 0 lies off the middle of the grid, between voxels."""
+    places = np.indices(shape) + 0.5 - np.array([50, 30, 30])[:, None, None, None]
+    return np.any([np.linalg.norm(places - np.array([x, 0, 0])[:, None, None, None], axis=0) < radius for x in x_mm], 0)
+
+
+@pytest.mark.parametrize(
+    ("dark", "wanted"),
+    [
+        (at(20, radius=9), True),
+        (at(-20, radius=9), True),
+        (at(20, -20, radius=9), False),  # as ventricles
+        (at(20, radius=9) | at(-24, radius=6), False),  # not quite where the mirror image is
+        (at(0, radius=9), False),  # in the middle
+        (at(20, radius=3), False),
+        (at(20, radius=20) & (np.abs(np.arange(60) - 30) < 2), False),  # a sulcus
+    ],
+)
+def test_a_wide_dark_place_on_one_side_counts(dark: np.ndarray, wanted: bool) -> None:
+    ras_from_voxel = np.eye(4)
+    ras_from_voxel[:3, 3] = 0.5 - np.array([50, 30, 30])
+    image = np.where(dark, 0.3, 0.9).astype(np.float32)
+    grid = Grid(dark.shape, ras_from_voxel)
+    for brain in (np.ones(dark.shape, bool), ~dark):  # as where a lesion of 0 makes a hole in the mask
+        found = dark_cm3(Volume(image, grid), brain, 0.6)
+        assert found == 0 if not wanted else 0.7 * dark.sum() / 1000 < found <= 1.1 * dark.sum() / 1000
+
+
 # Limits and grades
 
 
@@ -177,6 +206,7 @@ def test_good_scans_pass_their_own_limits(reference: Reference) -> None:
     ("name", "value", "wanted"),
     [("similarity", 0.30, "look"), ("similarity", 0.05, "fail"), ("similarity", 0.9, "pass"), ("missing", 2, "look"),
      ("missing", 40, "fail"), ("contrast", -0.3, "fail"), ("noise", 0.5, "fail"), ("cut", 30.0, "fail"),
+     ("dark", 24.0, "fail"),
      ("similarity", math.nan, "look")],
 )  # fmt: skip
 def test_one_bad_measure_decides_with_its_reason(reference: Reference, name: str, value: float, wanted: str) -> None:

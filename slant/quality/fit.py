@@ -22,8 +22,8 @@ LOOK, FAIL = 6.0, 12.0
 
 _MAD = 1.4826
 _COUNTS = {"missing": (0.5, 5.5), "volumes": (6.5, 40.5), "sides": (5.5, 30.5)}  # least limits of what is counted
-_LEAST = {"cut": 0.3, "lesion": 0.3, "fragments": 0.1, "tilt": 2.0, "stretch": 0.02, "brain": 1.0, "rim": 1.0,
-    "contrast": 0.03, "fluid": 0.1, "joint variation": 0.05, "noise": 0.01, "head": 0.1, "similarity": 0.03,
+_LEAST = {"cut": 0.3, "lesion": 0.3, "dark": 0.2, "fragments": 0.1, "tilt": 2.0, "stretch": 0.02, "brain": 1.0,
+    "rim": 1.0, "contrast": 0.03, "fluid": 0.1, "joint variation": 0.05, "noise": 0.01, "head": 0.1, "similarity": 0.03,
 }  # fmt: skip # least spreads, so that two scanners are not taken for all
 _LEAST_SHARE = 0.02  # of the middle, least spread of all others
 _LEAST_LOG, _LEAST_PERCENT, _LEAST_VOTES = 0.05, 4.0, 0.01  # of volumes, asymmetries and shares of votes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slant.io.finished import Finished
-    from slant.volume import LabelMap
+    from slant.volume import LabelMap, Volume
 
     Mask = NDArray[np.bool_]
     Array = NDArray[np.float32]
@@ -32,7 +32,12 @@ LESION_SIGMA_MM = 1.5
 LESION_SPREADS = 4.0
 """Spreads from the middle of its tissue from which a voxel counts as strange."""
 
+DARK_WIDE_MM, DARK_THIN_MM, DARK_NEAR_MM = 4, 2, 8
+"""Radius of the ball that fits into a dark place that counts; into one on the other side that excuses it; how far from
+its mirror image that one may lie."""
+
 _MAD = 1.4826  # of a normal distribution: standard deviation by median absolute deviation
+_BLOCK = 2
 _FACE = np.ones((3, 3, 3), dtype=np.bool_)
 
 
@@ -159,11 +164,12 @@ def intensity_measures(image: Array, tissues: Mapping[str, Mask], brain: Mask, f
         ``fluid``: that of gray matter and the ventricles; ``noise``: standard deviation from the finest diagonal Haar
         coefficients in white matter (Donoho & Johnstone 1994) as a share of the contrast; ``rim``: % of the outermost
         voxels of the mask that are as bright as white matter; ``lesion``: cm3 of the largest connected place inside
-        white matter, deep gray matter and cortex whose intensity is strange for its tissue.
+        white matter, deep gray matter and cortex whose intensity is strange for its tissue; ``dark``: cm3 of the
+        largest place in the brain, whatever its label, that is as dark as fluid on one side only.
     """
     values = {name: image[mask] for name, mask in tissues.items()}
     if any(part.size < 1000 for part in values.values()):
-        return dict.fromkeys(("contrast", "joint variation", "fluid", "noise", "rim", "lesion"), math.nan)
+        return dict.fromkeys(("contrast", "joint variation", "fluid", "noise", "rim", "lesion", "dark"), math.nan)
     middle = {name: float(np.median(part)) for name, part in values.items()}
     spread = {name: _MAD * float(np.median(np.abs(part - middle[name]))) for name, part in values.items()}
     difference = middle["white"] - middle["gray"]
@@ -177,6 +183,7 @@ def intensity_measures(image: Array, tissues: Mapping[str, Mask], brain: Mask, f
         "noise": native_noise(finished) / scale,
         "rim": 100 * float((image[rim] > bright).mean()) if rim.any() else math.nan,
         "lesion": strange_cm3(image, tissues, middle, spread),
+        "dark": dark_cm3(finished.image, brain, (middle["gray"] + middle["fluid"]) / 2),
     }
 
 
@@ -212,6 +219,45 @@ def strange_cm3(
         strange |= core & (np.abs(smooth - middle[name]) > LESION_SPREADS * spread[name])
     pieces, count = ndimage.label(strange)
     return float(np.bincount(pieces.ravel())[1:].max()) / 1000 if count else 0.0
+
+
+def dark_cm3(image: Volume, brain: Mask, level: float) -> float:
+    """Volume of the largest connected place in the brain that is dark on one side only, in cm3.
+
+    Ventricles, fissures and atrophy are dark on both sides, and sulci are thin. So a place counts where a ball of
+    `DARK_WIDE_MM` fits into what is darker than the level, and no place that takes one of `DARK_THIN_MM` lies within
+    `DARK_NEAR_MM` of its mirror image. Measured on blocks of 2 x 2 x 2 voxels.
+
+    Parameters
+    ----------
+    image : Volume
+        In template space, whose x = 0 is the plane between the sides, at 1 mm.
+    brain : array of bool
+        Brain mask on the same grid; holes in it count as brain.
+    level : float
+        Between fluid and gray matter.
+    """
+    x, y, z = (n // _BLOCK for n in brain.shape)
+    blocks = image.data[: _BLOCK * x, : _BLOCK * y, : _BLOCK * z].reshape(x, _BLOCK, y, _BLOCK, z, _BLOCK)
+    inside = ndimage.binary_fill_holes(brain[::_BLOCK, ::_BLOCK, ::_BLOCK][:x, :y, :z])
+    dark = inside & (blocks.mean(axis=(1, 3, 5)) < level)
+    wide = ndimage.binary_opening(dark, _ball(DARK_WIDE_MM))
+    if not wide.any():
+        return 0.0
+    thin = ndimage.binary_opening(dark, _ball(DARK_THIN_MM))
+    middle = image.grid.voxel_from_ras[0, 3]
+    partners = np.rint((2 * middle - (_BLOCK - 1)) / _BLOCK - np.arange(x)).astype(int)
+    there = (partners >= 0) & (partners < x)
+    mirrored = np.zeros_like(thin)
+    mirrored[there] = thin[partners[there]]
+    pieces, count = ndimage.label(wide & ~ndimage.binary_dilation(mirrored, _ball(DARK_NEAR_MM)))
+    return float(np.bincount(pieces.ravel())[1:].max()) * _BLOCK**3 / 1000 if count else 0.0
+
+
+def _ball(radius_mm: int) -> Mask:
+    radius = radius_mm // _BLOCK
+    ball: Mask = np.linalg.norm(np.indices((2 * radius + 1,) * 3) - radius, axis=0) <= radius
+    return ball
 
 
 def _tissues(finished: Finished) -> dict[str, Mask]:

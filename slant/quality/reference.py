@@ -53,6 +53,11 @@ MEASURES: dict[str, Meaning] = {
     ),
     "noise": Meaning("Noise, as a share of the contrast", high="the scan is noisy"),
     "lesion": Meaning("Largest strange place", "cm³", high="a lesion, an artefact or a wrong label: look where it is"),
+    "dark": Meaning(
+        "Dark place on one side",
+        "cm³",
+        high="fluid, a cavity or a lesion that the other side has not: look where it is",
+    ),
     "votes": Meaning("Mean share of the votes", low="the tiles disagree more than usual"),
     "missing": Meaning("Regions not found", high="regions are missing"),
     "fragments": Meaning("Labels apart from their region", "%", high="regions are in pieces"),
