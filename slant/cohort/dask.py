@@ -230,8 +230,9 @@ def _slurm(settings: ClusterSettings) -> Any:
         async def start(self) -> None:
             try:
                 await super().start()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                self.refusal = " ".join(str(error).partition("stderr:")[2].split())
+            except (RuntimeError, ValueError) as error:  # SLURM says no, or something else than a job's number
+                said = str(error)
+                self.refusal = " ".join(said.partition("stderr:")[2].split() or said.split())
                 self.status = Status.running  # as dask would take it anyway, but for a traceback
 
         async def close(self) -> None:
