@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from slant.config import SynSettings
 from slant.errors import GeometryError
+from slant.resample import resample
 from slant.volume import Volume
 from slant.warp import Warp
 
@@ -61,6 +62,14 @@ def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[
     voxel_mm = np.float32(fixed.grid.voxel_size_mm[0])
     there, back = (_through_middle(*ends, near) * voxel_mm for ends in ((halves[0], halves[1]), (halves[1], halves[0])))
     return Warp(there, fixed.grid), Warp(back, fixed.grid)
+
+
+def coarsened(image: Volume, resolution_mm: float) -> Volume:
+    """The image smoothed and sampled at a resolution, the one a registration works at."""
+    if resolution_mm == image.grid.voxel_size_mm[0]:
+        return image
+    smooth = ndimage.gaussian_filter(image.data, 0.4 * resolution_mm / image.grid.voxel_size_mm[0])
+    return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
 
 
 def local_correlation(a: Array, b: Array, radius: int) -> Array:

@@ -25,7 +25,7 @@ def train(  # noqa: PLR0913
     work: Path | None = None,
     fold: int | None = None,
     start: Path | None = None,
-    stages: Annotated[tuple[Literal["prepare", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST] = (),
+    stages: Annotated[tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST] = (),
     tiles: Annotated[tuple[str, ...], _LIST] = (),
     devices: Annotated[tuple[str, ...], _LIST] = (),
     minutes: float | None = None,
@@ -50,7 +50,7 @@ def train(  # noqa: PLR0913
     start : Path
         Checkpoint, or model of one network for the whole brain, from which the first stage starts.
     stages : list
-        What to do, in this order: prepare, pretrain, whole, tiles, export, evaluate. [default: all]
+        What to do, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list
         Tiles to fine-tune, such as 1_1_1. [default: all]
     devices : list

@@ -47,12 +47,15 @@ class Predictor:
         Gives the network of a tile's name, in float32 on the CPU.
     scaling : InputScaling
         Its range and axes of a tile.
+    displacement : (3, X/2, Y/2, Z/2) float32 array, optional
+        Of the scan that is labelled: template voxels to the groupwise template, whose coordinates the networks see.
     """
 
     layout: TileLayout
     prior: Prior | None
     network: Callable[[str], Network]
     scaling: InputScaling = field(default_factory=InputScaling)
+    displacement: NDArray[np.float32] | None = None
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
 
@@ -208,7 +211,9 @@ def _features(
     scaling = predictor.scaling
     part = np.pad(scaling.of_tile(image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size])
     order = [2 + axis for axis in scaling.order]
-    place = place_channels(predictor.layout.shape, tile.start, (part.shape[0], part.shape[1], part.shape[2]))
+    size = (part.shape[0], part.shape[1], part.shape[2])
+    displacement = None if predictor.displacement is None else torch.from_numpy(predictor.displacement)
+    place = place_channels(predictor.layout.shape, tile.start, size, displacement)
     crop = torch.from_numpy(part)[None, None].permute(0, 1, *order).contiguous().to(device)
     stride, reach = network.stride, network.reach
     around = [  # in features: what the tail must see
@@ -233,21 +238,24 @@ class TilePrior:
 
     def __init__(self, prior: Prior, tile: Tile, channels: NDArray[np.int64], device: torch.device) -> None:
         self.channels = channels
-        spans, matrices = [], []
+        spans, self._weights = [], []
+        spacing = prior.spacing
         for start, stop, cells in zip(tile.start, tile.stop, prior.steps.shape[:3], strict=True):
-            first = max(0, min((start - 2) // SPACING, cells - 1))
-            last = min(cells, (stop + 1) // SPACING + 2)
+            first = max(0, min((start - spacing // 2) // spacing, cells - 1))
+            last = min(cells, (stop + 1) // spacing + 2)
             spans.append(slice(first, last))
-            matrices.append(interpolation_matrix(start - first * SPACING, stop - start, last - first).to(device))
-        coarse = prior.log_frequency_at(tuple(spans), channels).to(device)
-        self.x, y, z = matrices
-        self.planes = torch.einsum("ijkc,zk->ijzc", coarse, z)
-        self.planes = torch.einsum("ijzc,yj->iyzc", self.planes, y).contiguous()
+            matrix = interpolation_matrix(start - first * spacing, stop - start, last - first, spacing)
+            self._weights.append(matrix.to(device))
+        self._coarse = prior.log_frequency_at(tuple(spans), channels).to(device)
 
     def slab(self, start: int, stop: int) -> Tensor:
         """(stop - start, Y, Z, C) float32 log-frequencies of some planes of the tile."""
-        flat = self.x[start:stop] @ self.planes.flatten(1)
-        return flat.reshape(-1, *self.planes.shape[1:])
+        x, y, z = self._weights
+        used = torch.nonzero(x[start:stop].any(dim=0))[:, 0]
+        first, last = int(used[0]), int(used[-1]) + 1
+        planes = x[start:stop, first:last] @ self._coarse[first:last].flatten(1)
+        planes = planes.reshape(-1, *self._coarse.shape[1:])
+        return torch.einsum("xjzc,yj->xyzc", torch.einsum("xjkc,zk->xjzc", planes, z), y)
 
 
 def _winners(network: Network, mixed: Tensor, channels: Tensor, prior: TilePrior | None) -> NDArray[np.uint8]:

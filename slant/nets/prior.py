@@ -1,7 +1,8 @@
 """How often each region is found at each place of the template, as a map added to a network's logits.
 
-A tile never moves, so it may know where it is. The log-frequencies of the training labels are kept every 4 mm,
-quantized to 256 steps, and interpolated linearly to 1 mm wherever they are needed.
+A tile never moves, so it may know where it is. The log-frequencies of the training labels are kept in cells of 4 mm
+(the affine prior, the same for all scans) or of 2 mm (the deformable atlas prior of one scan, see
+`slant.nets.groupwise`), quantized to 256 steps, and interpolated linearly to 1 mm wherever they are needed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from slant.errors import ModelError
 from slant.grid import Shape
 
 SPACING = 4
-"""Template voxels (1 mm) a cell of the map spans along each axis."""
+"""Template voxels (1 mm) a cell of the affine prior spans along each axis."""
 
 FLOOR = 2e-4
 """Frequency below which a region counts as never seen at a place."""
@@ -25,21 +26,29 @@ FLOOR = 2e-4
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Quantized log-frequency of every channel in every 4 mm cell of the template.
+    """Quantized log-frequency of every channel in every cell of the template.
 
     Parameters
     ----------
-    steps : (X/4, Y/4, Z/4, C) uint8 array
+    steps : (X/spacing, Y/spacing, Z/spacing, C) uint8 array
         0 is the floor, 255 is certainty; see `quantize`.
     shape : tuple of 3 int
         Voxels of the template grid at 1 mm.
+    spacing : int
+        Template voxels that a cell spans along each axis.
+
+    Raises
+    ------
+    ModelError
+        If the array does not fit the template.
     """
 
     steps: NDArray[np.uint8]
     shape: Shape
+    spacing: int = SPACING
 
     def __post_init__(self) -> None:
-        wanted = tuple(-(-n // SPACING) for n in self.shape)
+        wanted = tuple(-(-n // self.spacing) for n in self.shape)
         if self.steps.shape[:3] != wanted or self.steps.ndim != 4 or self.steps.dtype != np.uint8:
             raise ModelError(
                 f"a prior on a template of {self.shape} needs uint8 cells of {wanted} x channels, found "
@@ -51,11 +60,10 @@ class Prior:
         steps = np.ascontiguousarray(self.steps[cells][..., channels], dtype=np.float32)
         return (torch.from_numpy(steps) / 255 - 1) * float(-np.log(FLOOR))
 
-    def possible(self, start: Shape, stop: Shape, margin: int = 2) -> NDArray[np.int64]:
-        """Channels seen in a box of template voxels widened by ``margin`` cells, always with channel 0."""
-        box = tuple(
-            slice(max(0, a // SPACING - margin), -(-b // SPACING) + margin) for a, b in zip(start, stop, strict=True)
-        )
+    def possible(self, start: Shape, stop: Shape, margin: int = 8) -> NDArray[np.int64]:
+        """Channels seen in a box of template voxels widened by ``margin`` voxels, always with channel 0."""
+        size, around = self.spacing, margin // self.spacing
+        box = tuple(slice(max(0, a // size - around), -(-b // size) + around) for a, b in zip(start, stop, strict=True))
         seen = self.steps[box].max(axis=(0, 1, 2)) > 0
         seen[0] = True
         return np.flatnonzero(seen)
@@ -68,9 +76,9 @@ def quantize(frequency: NDArray[np.floating]) -> NDArray[np.uint8]:
     return steps
 
 
-def interpolation_matrix(start: int, size: int, cells: int) -> Tensor:
-    """(size, cells) float32 weights of 4 mm cells for the 1 mm voxels ``start`` to ``start + size - 1``."""
-    at = (np.arange(start, start + size) - (SPACING - 1) / 2) / SPACING
+def interpolation_matrix(start: int, size: int, cells: int, spacing: int = SPACING) -> Tensor:
+    """(size, cells) float32 weights of cells of ``spacing`` voxels for the voxels ``start`` to ``start + size - 1``."""
+    at = (np.arange(start, start + size) - (spacing - 1) / 2) / spacing
     at = np.clip(at, 0, cells - 1)
     low = np.minimum(at.astype(int), max(cells - 2, 0))
     weights = np.zeros((size, cells), dtype=np.float32)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
+from slant.nets.groupwise import displacement_at
 from slant.nets.memory import run_level
 from slant.nets.network import Network, NetworkSettings, channels_last, require_positive
 
-__all__ = ["CompactUNet", "ResidualUNet", "UNetSettings", "channels_last", "fold", "place_channels", "unfold"]
+__all__ = ["CompactUNet", "ResidualUNet", "UNetSettings", "channels_last", "coordinate_channels", "fold", "place_channels", "unfold"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,12 @@ def unfold(features: Tensor) -> Tensor:
     return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, c8 // 8, 2 * x, 2 * y, 2 * z)
 
 
-def place_channels(shape: tuple[int, int, int], start: tuple[int, int, int], size: tuple[int, int, int]) -> Tensor:
+def place_channels(
+    shape: tuple[int, int, int],
+    start: tuple[int, int, int],
+    size: tuple[int, int, int],
+    displacement: Tensor | None = None,
+) -> Tensor:
     """(1, 3, X/2, Y/2, Z/2) float32 coordinates of the 2 mm voxels of a box, -1..1 over the template grid.
 
     Parameters
@@ -209,9 +215,18 @@ def place_channels(shape: tuple[int, int, int], start: tuple[int, int, int], siz
         Voxels of the template grid at 1 mm.
     start, size : tuple of 3 int
         First voxel and number of voxels of the box; sizes even.
+    displacement : (3, A/2, B/2, C/2) float32 tensor, optional
+        From the scan to the groupwise template, in template voxels, over the whole template; the coordinates are then
+        those of the groupwise template.
     """
-    axes = [
-        ((torch.arange(n // 2, dtype=torch.float32) * 2 + 0.5 + s) / (whole - 1)) * 2 - 1
-        for whole, s, n in zip(shape, start, size, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    axes = [torch.arange(n // 2, dtype=torch.float32) * 2 + 0.5 + s for s, n in zip(start, size, strict=True)]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    if displacement is not None:
+        places = places + displacement_at(displacement, places)
+    return coordinate_channels(places, shape)
+
+
+def coordinate_channels(places: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(1, 3, X, Y, Z) float32: (X, Y, Z, 3) template voxels scaled to -1..1 over a template of that shape."""
+    last = torch.tensor(shape, dtype=torch.float32, device=places.device) - 1
+    return ((places / last) * 2 - 1).permute(3, 0, 1, 2)[None]

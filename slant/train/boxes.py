@@ -76,7 +76,7 @@ def _offsets(edge: int) -> Tensor:
     return torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
-def _rows(first: Tensor, edge: int, shape: Shape) -> Tensor:
+def rows(first: Tensor, edge: int, shape: Shape) -> Tensor:
     """(B * edge^3,) flat indices of cubes of voxels, clamped into the array."""
     index = first[:, None, :] + _offsets(edge)[None]
     index = torch.minimum(index.clamp(min=0), torch.tensor(shape) - 1)
@@ -87,8 +87,8 @@ def gather(array: Tensor, first: Tensor, edge: int) -> Tensor:
     """(B, C, edge, edge, edge) cubes of a (1, C, X, Y, Z) array; differentiable, channels last in memory."""
     _, channels, x, y, z = array.shape
     table = array[0].permute(1, 2, 3, 0).reshape(-1, channels)
-    rows = _rows(first, edge, (x, y, z)).to(table.device)
-    cubes = table.index_select(0, rows).reshape(len(first), edge, edge, edge, channels)
+    index = rows(first, edge, (x, y, z)).to(table.device)
+    cubes = table.index_select(0, index).reshape(len(first), edge, edge, edge, channels)
     return cubes.permute(0, 4, 1, 2, 3)
 
 
@@ -111,7 +111,7 @@ def prior_logits(frequency: Tensor, own: Tensor | None, boxes: Boxes, floor: flo
     """
     first = boxes.starts + torch.tensor(boxes.crop_start)
     phase = [int(p) for p in first[0] % SPACING]
-    cells = _rows(first // SPACING - 1, 5, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
+    cells = rows(first // SPACING - 1, 5, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
     cells = cells.to(frequency.device)
     channels = frequency.shape[-1]
     picked = frequency.reshape(-1, channels).index_select(0, cells)
@@ -120,6 +120,20 @@ def prior_logits(frequency: Tensor, own: Tensor | None, boxes: Boxes, floor: flo
     picked = picked / picked.sum(dim=-1, keepdim=True).clamp(min=floor)
     logs = torch.log(picked.clamp(min=floor)).reshape(-1, 5, 5, 5, channels)
     x, y, z = (interpolation_matrix(SPACING + p, EDGE, 5).to(logs) for p in phase)
+    return interpolated(logs, (x, y, z))
+
+
+def interpolated(logs: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """(B * 512, C) values at the voxels of boxes.
+
+    Parameters
+    ----------
+    logs : (B, I, J, K, C) float32
+        Values of the cells around each box.
+    weights : (8, I), (8, J) and (8, K) float32
+        See `slant.nets.prior.interpolation_matrix`.
+    """
+    x, y, z = weights
     logs = torch.einsum("bijkc,zk->bijzc", logs, z)
     logs = torch.einsum("bijzc,yj->biyzc", logs, y)
-    return torch.einsum("biyzc,xi->bxyzc", logs, x).reshape(-1, channels)
+    return torch.einsum("biyzc,xi->bxyzc", logs, x).reshape(-1, logs.shape[-1])

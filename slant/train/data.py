@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor
 from slant.errors import InputError
 from slant.nets.prior import SPACING, Prior, quantize
 from slant.train.loss import IGNORED
+
+if TYPE_CHECKING:
+    from slant.train.settings import GroupwiseSettings
+    from slant.volume import Volume
 
 SMOOTH_MM = 3.0
 """Gaussian smoothing of the labels before their frequencies are counted."""
@@ -51,6 +56,30 @@ class LabelledScan:
     frequency: Tensor
     near: Tensor | None = None
     covered: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Groupwise:
+    """The groupwise template of a run as training sees it.
+
+    Attributes
+    ----------
+    mean : Volume
+        Mean image, 2 mm.
+    votes : (X/2, Y/2, Z/2, C) tensor
+        Votes of all scans that make the template.
+    displacements : dict of str to (3, X/2, Y/2, Z/2) float32 tensor
+        Of every scan: template voxels from a place in it to that in the groupwise template.
+    own : dict of str to tuple of (X/2, Y/2, Z/2, 8) uint8 tensors
+        Of every scan: what the scans of the same subject voted, to be taken out again.
+    settings : GroupwiseSettings
+    """
+
+    mean: Volume
+    votes: Tensor
+    displacements: dict[str, Tensor]
+    own: dict[str, tuple[Tensor, ...]]
+    settings: GroupwiseSettings
 
 
 def labelled_names(folder: Path) -> list[str]:
@@ -191,3 +220,21 @@ def build_prior(scans: list[LabelledScan]) -> Prior:
     shares = total / total.sum(dim=-1, keepdim=True).clamp(min=1e-3 * len(scans))
     x, y, z = scans[0].channels.shape
     return Prior(quantize(np.asarray(shares)), (x, y, z))
+
+
+def stored_identity(path: Path) -> str:
+    """What a prepared file was made of; empty if it is absent or from another version."""
+    if not path.is_file():
+        return ""
+    with np.load(path) as stored:
+        return str(stored["identity"]) if "identity" in stored else ""
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(f"{path.stem}.part.npz")
+    try:
+        np.savez_compressed(partial, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from slant.errors import TrainingError
-from slant.nets.unet import place_channels
 from slant.train import augment
-from slant.train.data import own_frequency, total_frequency
+from slant.train.atlas import Atlas
 from slant.train.step import Lesson, step_loss
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from slant.nets.prior import Prior
     from slant.train.checkpoint import State
-    from slant.train.data import LabelledScan
+    from slant.train.data import Groupwise, LabelledScan
     from slant.train.settings import StageSettings
 
 WARM_UP = 20
@@ -36,7 +35,7 @@ def train_stage(
     lesson: Lesson,
     after_step: Callable[[State], bool],
     anchor: tuple[float, dict[str, Tensor]] | None = None,
-    prior: Prior | None = None,
+    given: tuple[Groupwise | None, Prior | None] = (None, None),
 ) -> State:
     """Train until ``stage.steps`` or until ``after_step`` returns False.
 
@@ -50,8 +49,8 @@ def train_stage(
     after_step : callable
     anchor : float and dict of Tensor, optional
         Share of the way to these weights that the network is pulled after each step.
-    prior : Prior, optional
-        Instead of that of the scans.
+    given : pair of Groupwise and Prior, each optional
+        Groupwise template of the run; affine prior to take instead of that of the scans.
 
     Raises
     ------
@@ -60,17 +59,13 @@ def train_stage(
     """
     stage = lesson.stage
     device = next(state.net.parameters()).device
-    # The prior is that of all scans: machine-made labels place a region as well as manual ones do.
-    everyone = [*scans[0], *scans[1]]
-    total = total_frequency(everyone, prior).to(device)
+    # The affine prior is that of all scans: machine-made labels place a region as well as manual ones do.
+    atlas = Atlas([*scans[0], *scans[1]], *given, device)
     with _memory_advice():
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
             scan = _draw(scans, stage, generator)
-            frequency = (total, own_frequency(scan, everyone, prior))
-            here = lesson.drawn(generator)
-            place = place_channels(here.seen.template_shape, here.seen.start, here.seen.shape).to(device)
-            loss = step_loss(state.net, scan, frequency, place, (here, generator))
+            loss = step_loss(state.net, scan, atlas, (lesson.drawn(generator), generator))
             _step(state, loss, stage)
             if anchor is not None:
                 _pull(state, *anchor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,17 @@ from slant.io.resources import load_protocol
 from slant.nets.weights import file_sha256
 from slant.pipeline import prepare
 from slant.resample import pick_labels
-from slant.train.data import LabelledScan, build_prior, label_frequency, labelled_names, load_scans
+from slant.train.data import (
+    Groupwise,
+    LabelledScan,
+    build_prior,
+    label_frequency,
+    labelled_names,
+    load_scans,
+    save_arrays,
+    stored_identity,
+)
+from slant.train.groupwise import carry_scans, count_votes, load_deformed, load_mean, make_template
 from slant.train.loss import IGNORED
 from slant.train.people import auxiliary_names, read_table, split
 from slant.volume import LabelMap
@@ -43,12 +53,15 @@ class TrainingScans:
         Trained on, labelled by hand or by machine; and those only judged on.
     given_prior : Prior, optional
         Of another model.
+    groupwise : Groupwise, optional
+        With the deformable atlas prior.
     """
 
     manual: list[LabelledScan]
     auxiliary: list[LabelledScan]
     held_out: list[LabelledScan]
     given_prior: Prior | None = None
+    groupwise: Groupwise | None = None
 
     @property
     def prior(self) -> Prior:
@@ -98,7 +111,47 @@ def load_training(settings: TrainSettings) -> TrainingScans:
     if settings.auxiliary is not None:
         names = auxiliary_names(settings, manual)
         auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary), names, covered)
-    return TrainingScans(ours[0], auxiliary, ours[1], _given_prior(settings, protocol))
+    found = TrainingScans(ours[0], auxiliary, ours[1], _given_prior(settings, protocol))
+    return found if settings.groupwise is None else replace(found, groupwise=_load_groupwise(settings, found))
+
+
+def template_scans(settings: TrainSettings) -> list[str]:
+    """Names of the scans that make the groupwise template: labelled by hand, all regions and voxels, none held out."""
+    regions = read_table(settings.scans).regions
+    trained, _ = split(settings, labelled_names(settings.data))
+    return [] if settings.ignore is not None else [name for name in trained if name not in regions]
+
+
+def prepare_groupwise(settings: TrainSettings) -> None:
+    """Make the groupwise template of a run and register every scan to it.
+
+    Raises
+    ------
+    TrainingError
+        If fewer than two scans can make it.
+    """
+    if settings.groupwise is None:
+        return
+    manual = labelled_names(settings.data)
+    voting = template_scans(settings)
+    images, folder = settings.work / "prepared", settings.run / "groupwise"
+    others = [] if settings.auxiliary is None else auxiliary_names(settings, manual)
+    make_template(images, voting, folder, settings.groupwise)
+    jobs = [(name, images / f"{name}.labels.npz" if name in voting else None) for name in [*manual, *others]]
+    carry_scans(images, jobs, folder, settings.groupwise)
+
+
+def _load_groupwise(settings: TrainSettings, scans: TrainingScans) -> Groupwise:
+    assert settings.groupwise is not None
+    folder, person = settings.run / "groupwise", read_table(settings.scans).person
+    names = [scan.name for scan in [*scans.manual, *scans.auxiliary, *scans.held_out]]
+    found = {name: load_deformed(folder, name) for name in names}
+    voting = template_scans(settings)
+    labels = {name: found[name][1] for name in voting}
+    own = {name: tuple(labels[other] for other in voting if person(other) == person(name)) for name in names}
+    votes = count_votes(list(labels.values()), len(load_protocol(settings.protocol)))
+    displacements = {name: pair[0] for name, pair in found.items()}
+    return Groupwise(load_mean(folder), votes, displacements, own, settings.groupwise)
 
 
 def _given_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:
@@ -149,10 +202,10 @@ def _prepare(settings: TrainSettings, folder: Path, name: str) -> str:
 def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
     source, path = folder / f"{name}_T1w.nii.gz", settings.work / "prepared" / f"{name}.npz"
     identity = file_sha256(source)
-    if _identity(path) == identity:
+    if stored_identity(path) == identity:
         return
     prepared = prepare(read_scan(source).volume, load_inputs())
-    _save(
+    save_arrays(
         path,
         image=prepared.image.data.astype(np.float16),
         home_from_template=prepared.home_from_template,
@@ -163,9 +216,9 @@ def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
 def _prepare_labels(settings: TrainSettings, folder: Path, name: str) -> None:
     image = settings.work / "prepared" / f"{name}.npz"
     source, path = folder / f"{name}_dseg.nii.gz", _labels_folder(settings, folder) / f"{name}.labels.npz"
-    made_of = (file_sha256(source), _identity(image), settings.protocol, settings.unknown, settings.ignore)
+    made_of = (file_sha256(source), stored_identity(image), settings.protocol, settings.unknown, settings.ignore)
     identity = " ".join(map(str, made_of))
-    if _identity(path) == identity:
+    if stored_identity(path) == identity:
         return
     labels = read_labels(source, read_scan(folder / f"{name}_T1w.nii.gz"))
     protocol = load_protocol(settings.protocol)
@@ -177,7 +230,7 @@ def _prepare_labels(settings: TrainSettings, folder: Path, name: str) -> None:
         raise InputError(
             f"{source} holds no region of protocol {protocol.name!r}; leave the scan out or mend its labels"
         )
-    _save(path, channels=carried, frequency=label_frequency(carried, len(protocol)), identity=np.array(identity))
+    save_arrays(path, channels=carried, frequency=label_frequency(carried, len(protocol)), identity=np.array(identity))
 
 
 def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettings) -> NDArray[np.uint8]:
@@ -196,20 +249,3 @@ def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettin
             f'{error}: unknown = "background" does so; ignore = ID says which voxels nobody has labelled'
         ) from error
     return np.where(skipped, np.uint8(IGNORED), channels)
-
-
-def _identity(path: Path) -> str:
-    """What a prepared file was made of; empty if it is absent or from another version."""
-    if not path.is_file():
-        return ""
-    with np.load(path) as stored:
-        return str(stored["identity"]) if "identity" in stored else ""
-
-
-def _save(path: Path, **arrays: Any) -> None:
-    partial = path.with_name(f"{path.stem}.part.npz")
-    try:
-        np.savez_compressed(partial, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

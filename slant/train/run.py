@@ -1,4 +1,4 @@
-"""A training run: prepare, pretrain, whole brain, tiles, export, evaluate, each resumable on its own."""
+"""A training run: prepare, groupwise template, pretrain, whole brain, tiles, export, evaluate, each resumable on its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slant.errors import SettingsError
 from slant.report.curves import draw_curves
 from slant.train.evaluate import evaluate, mean_by_person
 from slant.train.export import export
-from slant.train.prepare import prepare_scans
+from slant.train.prepare import prepare_groupwise, prepare_scans
 from slant.train.stages import network_of, train_tiles, train_whole
 from slant.train.tiling import chosen
 from slant.train.validate import usable_devices
@@ -17,7 +17,7 @@ from slant.train.validate import usable_devices
 if TYPE_CHECKING:
     from slant.train.settings import TrainSettings
 
-STAGES = ("prepare", "pretrain", "whole", "tiles", "export", "evaluate")
+STAGES = ("prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate")
 
 
 def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[str, ...], until: float | None) -> bool:
@@ -37,6 +37,8 @@ def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[st
     _check(settings, tiles)
     if "prepare" in wanted:
         prepare_scans(settings)
+    if "groupwise" in wanted:
+        prepare_groupwise(settings)
     try:
         for name in ("pretrain", "whole"):
             if name in wanted and not train_whole(settings, name, until):

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slant.config import SynSettings
 from slant.errors import SettingsError
+from slant.nets.groupwise import SPACING
 from slant.nets.memory import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
@@ -116,6 +118,38 @@ class TileSettings(StageSettings):
 
 
 @dataclass(frozen=True)
+class GroupwiseSettings:
+    """The groupwise template, from which each scan gets a deformable atlas prior.
+
+    Attributes
+    ----------
+    rounds : int
+        Times that all scans are registered to their mean, to make the next one.
+    error_mm : float
+        Standard deviation of the smooth error that training adds to the place of the prior, at most.
+    affine : float
+        Probability that a step takes the affine prior instead, as a scan does that cannot be deformed.
+    syn : SynSettings
+        How scans are registered to the template, at 2 mm.
+    """
+
+    rounds: int = 3
+    error_mm: float = 1.5
+    affine: float = 0.05
+    syn: SynSettings = field(default_factory=SynSettings)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise SettingsError(f"[groupwise] rounds must be at least 1, found {self.rounds}")
+        if self.error_mm < 0 or not 0 <= self.affine <= 1:
+            raise SettingsError(
+                f"[groupwise] error_mm must be at least 0 and affine from 0 to 1, found {self.error_mm}, {self.affine}"
+            )
+        if self.syn.resolution_mm != SPACING:
+            raise SettingsError(f"[groupwise.syn] resolution_mm must be {SPACING}, found {self.syn.resolution_mm}")
+
+
+@dataclass(frozen=True)
 class NetworkChoice:
     """Which network is trained; fields left out take the kind's own defaults.
 
@@ -167,6 +201,8 @@ class TrainSettings:
         The stage that fine-tunes a copy of it for each tile.
     pretrain : PretrainSettings, optional
         A stage before ``whole``, on the whole brain.
+    groupwise : GroupwiseSettings, optional
+        Make a groupwise template and train with the deformable atlas prior; without it the prior is affine.
     network : NetworkChoice
     augment : AugmentSettings
     loss : LossSettings
@@ -207,6 +243,7 @@ class TrainSettings:
     whole: StageSettings
     tile: TileSettings
     pretrain: PretrainSettings | None = None
+    groupwise: GroupwiseSettings | None = None
     network: NetworkChoice = field(default_factory=NetworkChoice)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     loss: LossSettings = field(default_factory=LossSettings)

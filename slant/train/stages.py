@@ -301,6 +301,6 @@ def _train(
             lesson,
             lambda now: after_step(now) and now.step < steps,
             anchor,
-            scans.given_prior,
+            (scans.groupwise, scans.given_prior),
         )
     return state.step >= steps

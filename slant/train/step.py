@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from slant.grid import Shape
-from slant.nets.prior import FLOOR
 from slant.train import anatomy, augment, boxes
 from slant.train.loss import IGNORED, LossSettings, merge_unlabelled
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from slant.labels import LabelProtocol
     from slant.nets.network import Network
+    from slant.train.atlas import Atlas
     from slant.train.data import LabelledScan
     from slant.train.settings import StageSettings
 
@@ -149,8 +149,7 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
 def step_loss(
     net: Network,
     scan: LabelledScan,
-    frequency: tuple[Tensor, Tensor | None],
-    place: Tensor,
+    atlas: Atlas,
     how: tuple[Lesson, torch.Generator],
 ) -> Tensor:
     """Loss of one scan, warped and changed as the generator says.
@@ -159,20 +158,19 @@ def step_loss(
     ----------
     net : Network
     scan : LabelledScan
-    frequency : pair of (X/4, Y/4, Z/4, C) tensors
-        Label frequencies of all scans, and this scan's own part of them to leave out.
-    place : Tensor
-        See `slant.nets.unet.place_channels`, on the network's device.
+    atlas : Atlas
+        Prior of all scans, on the network's device.
     how : Lesson and torch.Generator
     """
     lesson, generator = how
-    seen, stage, device = lesson.seen, lesson.stage, place.device
+    seen, stage, device = lesson.seen, lesson.stage, next(net.parameters()).device
     places = augment.random_places((seen.start, seen.shape), seen.template_shape, lesson.augmentation, generator)
     flip = lesson.augmentation.flip > 0 and augment.chance(generator) < lesson.augmentation.flip
     if flip:
         places = augment.flip_places(places, seen.mirror_x)
     regions = lesson.regions
     places = anatomy.aged_places(places, scan, regions.fluid, lesson.augmentation, generator)
+    prior = atlas.of_step(scan, places, seen, flip, generator)
     image = augment.sample_image(scan.image, places)
     image = anatomy.with_lesions(image, (scan.channels, regions.white), places, lesson.augmentation, generator)
     image = augment.vary_intensity(image, lesson.augmentation, generator)
@@ -188,11 +186,11 @@ def step_loss(
         truth = augment.flip_labels(truth, lesson.regions.mirrored)
     truth = truth.long().to(device)
     with mixed_precision(device, lesson.precision):
-        mixed = mixed_in_boxes(net, image[None, None].to(device), place, starts)
+        mixed = mixed_in_boxes(net, image[None, None].to(device), prior.place, starts)
         logits = net.logits(mixed).float()
         beside = net.tasks(mixed)
     if net.prior:
-        logits = logits + boxes.prior_logits(*frequency, drawn, FLOOR).to(device)
+        logits = logits + atlas.logits(prior, scan, drawn, lesson, flip)
     known = truth != IGNORED
     covered = scan.covered
     if covered is not None and flip:

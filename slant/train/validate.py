@@ -10,13 +10,16 @@ import torch
 
 from slant.fusion import VoteCounter
 from slant.nets.predict import Predictor, choose_device, label_tile, tile_votes
+from slant.train.groupwise import template_of
 from slant.train.loss import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from slant.nets.prior import Prior
     from slant.tiles import Tile, TileLayout
     from slant.train.checkpoint import State
+    from slant.train.data import LabelledScan
     from slant.train.prepare import TrainingScans
 
 
@@ -37,10 +40,14 @@ def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None)
     def judge(state: State) -> float:
         network = state.average
         device = next(network.parameters()).device
-        predictor = Predictor(layout, prior if network.prior else None, lambda _: network)
         scores = []
         for scan in scans.held_out:
             truth = scan.channels.numpy()
+            own = deformed_prior(scans, scan)
+            chosen, displacement = own or (prior, None)
+            predictor = Predictor(
+                layout, chosen if network.prior else None, lambda _: network, displacement=displacement
+            )
             if tile is None:
                 scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), truth))
             else:
@@ -50,6 +57,15 @@ def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None)
         return float(np.mean(found_any)) if found_any else np.nan
 
     return judge
+
+
+def deformed_prior(scans: TrainingScans, scan: LabelledScan) -> tuple[Prior, NDArray[np.float32]] | None:
+    """The deformable atlas prior of a scan and its displacement; None where a run has no groupwise template."""
+    if scans.groupwise is None:
+        return None
+    template = template_of(scans.groupwise.mean, scans.groupwise.votes)
+    displacement = scans.groupwise.displacements[scan.name].numpy()
+    return template.prior_at(displacement, scan.image.numpy() > 0), displacement
 
 
 def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
