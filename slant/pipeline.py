@@ -17,6 +17,7 @@ from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
+    from slant.nets.groupwise import Deformation
     from slant.nets.model import Inputs, Model
     from slant.template import Template
 
@@ -42,6 +43,8 @@ class Prepared:
     intensity_line : tuple of 2 float, optional
         Slope and intercept from intensities of the scan without its bias field to those of ``image``. Together with
         scan and image it gives the field, which is not kept.
+    deformation : Deformation, optional
+        Registration with the model's groupwise template, if it has one.
     """
 
     image: Volume
@@ -52,6 +55,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     intensity_line: tuple[float, float] | None = None
+    deformation: Deformation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
 
 
 def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = None) -> Prepared:
-    """Find the brain, register it, correct its bias and harmonize its intensities.
+    """Find the brain, register it, correct its bias, harmonize its intensities, and deform the atlas prior to it.
 
     Parameters
     ----------
@@ -125,6 +129,8 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     RegistrationError
         If the scan cannot be brought onto the template.
     """
+    from slant.nets.groupwise import deform
+
     settings = settings or SegmentSettings()
     clock = StageClock()
     with clock("brain"):
@@ -139,16 +145,32 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
         harmonized = intensity.harmonize(corrected, carried, inputs.reference, keep_head=keep_head)
         image = Volume(inputs.scaling(harmonized.data, carried.data != 0), inputs.template.grid)
         line = intensity.line_between(corrected, image, carried)
-    cut = brain.fov_cuts_brain(mask)
+    deformation, warnings = None, [brain.fov_cuts_brain(mask)]
+    if inputs.groupwise is not None:
+        with clock("deform"):
+            deformation = deform(image, inputs.groupwise)
+        warnings.append(_affine_warning(deformation))
     return Prepared(
         image,
         mask,
         scan.grid,
         registration.home_from_template,
         registration.similarity,
-        (cut,) if cut else (),
+        tuple(warning for warning in warnings if warning),
         clock.stages,
         line,
+        deformation,
+    )
+
+
+def _affine_warning(deformation: Deformation) -> str:
+    """What is said where the prior is not deformed; empty where it is."""
+    if deformation.accepted:
+        return ""
+    return (
+        f"the scan could not be deformed to the groupwise template: similarity {deformation.similarity:.2f} after, "
+        f"{deformation.affine_similarity:.2f} before; the atlas prior is only aligned by the affine, and regions are "
+        "less certain: look at the picture"
     )
 
 
@@ -185,7 +207,8 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     with clock("networks and vote"):
         device = choose_device(settings.device)
         counter = VoteCounter(model.layout)
-        for tile, channels in tile_votes(model.predictor, prepared.image.data, device, settings.thread_count):
+        predictor = model.predictor(prepared.image.data, prepared.deformation)
+        for tile, channels in tile_votes(predictor, prepared.image.data, device, settings.thread_count):
             counter.aggregate(channels, tile)
         vote = counter.finalize()
     with clock("inverse warp"):

@@ -17,9 +17,10 @@ from torch import Tensor
 from slant.io.resources import load_protocol
 from slant.nets.network import Network, NetworkSettings
 from slant.nets.registry import build_network
-from slant.nets.unet import UNetSettings, place_channels
+from slant.nets.unet import UNetSettings
 from slant.tiles import TileLayout
 from slant.train import data, log, loop, stages
+from slant.train.atlas import Atlas
 from slant.train.augment import AugmentSettings
 from slant.train.checkpoint import Identity, State, averaged_weights, new_state
 from slant.train.loop import train_stage
@@ -165,9 +166,8 @@ def loss_of(net: Network, scan: data.LabelledScan, lesson: Lesson, seed: int) ->
 
 
 def loss_tensor(net: Network, scan: data.LabelledScan, lesson: Lesson, seed: int) -> Tensor:
-    place = place_channels(SHAPE, lesson.seen.start, lesson.seen.shape)
     how = (lesson, torch.Generator().manual_seed(seed))
-    return step_loss(net, scan, (data.total_frequency([scan]), None), place, how)
+    return step_loss(net, (scan, None), Atlas([scan], None, None, torch.device("cpu")), how)
 
 
 def identity_of(*people: str) -> Identity:

@@ -230,6 +230,6 @@ def test_one_tile_of_the_full_size_is_labelled(tmp_path: Path, monkeypatch: pyte
     model = load_model(str(tmp_path / "ours"))
     assert json.loads((tmp_path / "ours" / MANIFEST).read_text("utf-8"))["network"]["settings"] == settings.as_dict()
     image = np.random.default_rng(0).random(LAYOUTS[8].shape, dtype=np.float32)
-    votes = label_tile(model.predictor, model.layout.tiles[0], image, torch.device("cpu"))
+    votes = label_tile(model.predictor(image), model.layout.tiles[0], image, torch.device("cpu"))
     assert votes.shape == (96, 128, 88)
     assert len(np.unique(votes)) > 1

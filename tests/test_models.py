@@ -84,7 +84,7 @@ def test_a_loaded_model_holds_all_that_training_fixed() -> None:
     assert model.protocol is load_protocol("braincolor")
     assert model.inputs.scaling == InputScaling()
     assert model.inputs.template.grid.shape == LAYOUT.shape
-    assert model.predictor.layout == LAYOUT
+    assert model.predictor(np.ones(LAYOUT.shape, np.float32)).layout == LAYOUT
 
 
 def test_a_model_is_loaded_without_torchs_compiler() -> None:

@@ -25,7 +25,9 @@ def train(  # noqa: PLR0913
     work: Path | None = None,
     fold: int | None = None,
     start: Path | None = None,
-    stages: Annotated[tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST] = (),
+    stages: Annotated[
+        tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST
+    ] = (),
     tiles: Annotated[tuple[str, ...], _LIST] = (),
     devices: Annotated[tuple[str, ...], _LIST] = (),
     minutes: float | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from slant.io.templates import load_intensity_reference, load_template
 from slant.labels import LabelProtocol, Region
 from slant.nets.inputs import Inputs, InputScaling
 from slant.nets.model import Model
+from slant.volume import Volume
 
 if TYPE_CHECKING:
     from slant.nets.weights import NetworkFolder
@@ -81,6 +82,7 @@ def load_model(name_or_folder: str = "slant27") -> Model:
     ModelError
         If it is not there, damaged, or made for another protocol or template.
     """
+    from slant.nets.groupwise import GroupwiseTemplate
     from slant.nets.weights import read_model
 
     folder = model_folder(name_or_folder)
@@ -100,6 +102,9 @@ def load_model(name_or_folder: str = "slant27") -> Model:
         raise ModelError(
             f"{folder}: the tiles cover {networks.layout.shape} voxels, the template has {inputs.template.grid.shape}"
         )
+    if networks.groupwise is not None:
+        image, votes = networks.groupwise
+        inputs = replace(inputs, groupwise=GroupwiseTemplate(Volume(image, inputs.template.image.grid), votes))
     return Model(name, protocol, inputs, networks)
 
 

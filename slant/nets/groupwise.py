@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from slant.config import SynSettings
 from slant.errors import ModelError
 from slant.nets.prior import FLOOR, Prior, quantize
+from slant.resample import IDENTITY
+from slant.syn import coarsened, local_correlation, register_syn
+from slant.warp import Chain, Warp, interpolate_at
 
 if TYPE_CHECKING:
     from slant.grid import Shape
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 SPACING = 2
 """Template voxels (1 mm) a cell of the votes spans along each axis."""
+
+LEAST_GAIN = 0.0
+"""Gain of similarity by deformation that is asked for before the prior is deformed; see docs/registration.md."""
 
 _CELLS_AT_A_TIME = 16_384
 _NEAR = 4  # cells around the brain where the prior is looked up; beyond them all is background
@@ -84,6 +91,54 @@ class GroupwiseTemplate:
             found[part] = quantize((share / share.sum(dim=1, keepdim=True).clamp(min=FLOOR)).numpy())
         steps[near.numpy()] = found
         return Prior(steps, (x, y, z), SPACING)
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """Where the cells of a scan lie in a groupwise template; picklable.
+
+    Attributes
+    ----------
+    displacement : (3, X/2, Y/2, Z/2) float16 array
+        Template voxels (1 mm) from a cell of the scan, in template space, to its place in the groupwise template.
+    similarity : float
+        Mean local correlation with the template's image in the scan's brain, 0 to 1.
+    affine_similarity : float
+        The same before the deformation.
+    """
+
+    displacement: NDArray[np.float16]
+    similarity: float
+    affine_similarity: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the scan is more similar to the template than before, by `LEAST_GAIN`."""
+        return self.similarity - self.affine_similarity > LEAST_GAIN
+
+
+def deform(image: Volume, template: GroupwiseTemplate, settings: SynSettings | None = None) -> Deformation:
+    """Register a prepared scan with a groupwise template (SyN at 2 mm).
+
+    Parameters
+    ----------
+    image : Volume
+        Template grid, 1 mm, network units, 0 outside the brain.
+    template : GroupwiseTemplate
+    settings : SynSettings, optional
+    """
+    settings = settings or SynSettings()
+    coarse, mean = coarsened(image, float(SPACING)), template.image
+    warp, _ = register_syn(coarse, mean, settings)
+    kept = warp.displacement_mm.astype(np.float16)
+    places = Chain(IDENTITY, Warp(kept.astype(np.float32), warp.grid), IDENTITY).voxels(coarse.grid, mean.grid)
+    similar = [_similarity(coarse, other, settings.radius) for other in (interpolate_at(mean.data, places), mean.data)]
+    return Deformation(kept, *similar)
+
+
+def _similarity(scan: Volume, other: NDArray[np.float32], radius: int) -> float:
+    inside = scan.data > 0
+    return float(np.sqrt(local_correlation(scan.data, other, radius))[inside].mean()) if inside.any() else 0.0
 
 
 def corners(places: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from slant.errors import SettingsError
 
 if TYPE_CHECKING:
     from slant.intensity import IntensityReference
+    from slant.nets.groupwise import GroupwiseTemplate
     from slant.template import Template
 
 
@@ -91,8 +92,11 @@ class Inputs:
     reference : IntensityReference
         The intensities they expect.
     scaling : InputScaling
+    groupwise : GroupwiseTemplate, optional
+        What the prior of a scan is deformed from; None for networks with an affine prior, or none.
     """
 
     template: Template
     reference: IntensityReference
     scaling: InputScaling
+    groupwise: GroupwiseTemplate | None = None

@@ -21,7 +21,7 @@ from torch import Tensor
 from slant.errors import DeviceError
 from slant.nets.inputs import InputScaling
 from slant.nets.network import Network, channels_last
-from slant.nets.prior import SPACING, Prior, interpolation_matrix
+from slant.nets.prior import Prior, interpolation_matrix
 from slant.nets.unet import place_channels
 from slant.tiles import Tile, TileLayout
 

@@ -22,7 +22,16 @@ from slant.nets.groupwise import displacement_at
 from slant.nets.memory import run_level
 from slant.nets.network import Network, NetworkSettings, channels_last, require_positive
 
-__all__ = ["CompactUNet", "ResidualUNet", "UNetSettings", "channels_last", "coordinate_channels", "fold", "place_channels", "unfold"]
+__all__ = [
+    "CompactUNet",
+    "ResidualUNet",
+    "UNetSettings",
+    "channels_last",
+    "coordinate_channels",
+    "fold",
+    "place_channels",
+    "unfold",
+]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 ``manifest.json`` says what the weights are (layout, protocol, network, input scaling, training data, licence) and
 the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``, those that are the
 same in all tiles once as ``shared/NAME``) or a ``TILE.safetensors`` for each tile (its tensors as ``NAME``), and
-``prior.npz`` for networks that take a prior. The SHA-256 of the manifest is therefore the identity of the model.
+``prior.npz`` for networks that take a prior, and ``groupwise.npz``, the groupwise template from which it is deformed,
+for those trained with one. The SHA-256 of the manifest is therefore the identity of the model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +19,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
 from slant.errors import LayoutError, ModelError, SettingsError
+from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.nets.network import Network, NetworkSettings
 from slant.nets.prior import Prior
 from slant.nets.registry import KINDS, build_network, settings_of
 from slant.tiles import TileLayout
 
-MANIFEST, WEIGHTS, PRIOR = "manifest.json", "weights.safetensors", "prior.npz"
+MANIFEST, WEIGHTS, PRIOR, GROUPWISE = "manifest.json", "weights.safetensors", "prior.npz", "groupwise.npz"
 
 SHARED = "shared/"
 """What the names of tensors begin with that all tiles share."""
@@ -61,6 +65,8 @@ class NetworkFolder:
     settings : NetworkSettings
     prior : Prior or None
         For networks that take one.
+    groupwise : pair of arrays, optional
+        Of the groupwise template, if there is one: mean image (X/2, Y/2, Z/2) float32, votes (X/2, Y/2, Z/2, C) uint8.
     """
 
     folder: Path
@@ -70,6 +76,7 @@ class NetworkFolder:
     kind: str
     settings: NetworkSettings
     prior: Prior | None
+    groupwise: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None
 
     def network(self, tile: str) -> Network:
         """The network of one tile, float32 on the CPU."""
@@ -134,7 +141,8 @@ def read_model(folder: Path) -> NetworkFolder:
         tensors = list(build_network(kind, settings).state_dict())
     _check_tensors(folder, weights, {f"{tile.name}/{name}" for tile in layout for name in tensors}, layout)
     prior = _read_prior(folder / PRIOR, layout) if takes_prior else None
-    return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, kind, settings, prior)
+    groupwise = _read_groupwise(folder / GROUPWISE, layout, settings.outputs) if GROUPWISE in hashes else None
+    return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, kind, settings, prior, groupwise)
 
 
 def _require(folder: Path, names: Iterable[str]) -> None:
@@ -152,6 +160,22 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def _read_prior(path: Path, layout: TileLayout) -> Prior:
     with np.load(path) as stored:
         return Prior(stored["steps"], layout.shape)
+
+
+def _read_groupwise(path: Path, layout: TileLayout, channels: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Mean image and votes; the file holds the votes channel by channel, which is smaller."""
+    try:
+        with np.load(path) as stored:
+            image, votes = stored["image"].astype(np.float32), stored["votes"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} cannot be read: {error!r}; install or export the model again") from error
+    wanted = tuple(n // SPACING for n in layout.shape)
+    if image.shape != wanted or votes.shape != (channels, *wanted) or votes.dtype != np.uint8:
+        raise ModelError(
+            f"{path} is the groupwise template of another grid or protocol: found an image of {image.shape} and votes "
+            f"of {votes.dtype} {votes.shape}, wanted {wanted} and uint8 {(channels, *wanted)}; export the model again"
+        )
+    return image, np.ascontiguousarray(np.moveaxis(votes, 0, -1))
 
 
 def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: TileLayout) -> None:
@@ -172,7 +196,11 @@ def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: Tile
 
 
 def write_model(
-    folder: Path, networks: dict[str, dict[str, Tensor]], prior: Prior | None, manifest: dict[str, Any]
+    folder: Path,
+    networks: dict[str, dict[str, Tensor]],
+    prior: Prior | None,
+    manifest: dict[str, Any],
+    groupwise: GroupwiseTemplate | None = None,
 ) -> None:
     """Write a model folder: float16 weights, those that all tiles have in common once, prior, manifest last.
 
@@ -187,6 +215,8 @@ def write_model(
     manifest : dict
         ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (the fields of
         `slant.nets.inputs.InputScaling`), ``training``, ``licence``; ``files`` is added.
+    groupwise : GroupwiseTemplate, optional
+        For networks trained with a deformable prior.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
@@ -200,9 +230,15 @@ def write_model(
         f"{tile}/{name}": value for tile, state in stored.items() for name, value in state.items() if name not in shared
     }
     (folder / WEIGHTS).write_bytes(save(tensors))
+    names = [WEIGHTS]
     if prior is not None:
         np.savez_compressed(folder / PRIOR, steps=prior.steps)
-    _write_manifest(folder, [WEIGHTS] if prior is None else [WEIGHTS, PRIOR], manifest)
+        names.append(PRIOR)
+    if groupwise is not None:
+        votes = np.ascontiguousarray(np.moveaxis(groupwise.votes, -1, 0))
+        np.savez_compressed(folder / GROUPWISE, image=groupwise.image.data.astype(np.float16), votes=votes)
+        names.append(GROUPWISE)
+    _write_manifest(folder, names, manifest)
 
 
 def write_shards(

@@ -60,7 +60,7 @@ class Atlas:
     def __init__(
         self, scans: list[LabelledScan], groupwise: Groupwise | None, prior: Prior | None, device: torch.device
     ) -> None:
-        self._scans, self._groupwise, self._given, self._device = scans, groupwise, prior, device
+        self._scans, self._groupwise, self._given, self.device = scans, groupwise, prior, device
         self._frequency = total_frequency(scans, prior).to(device)
         self._votes = None if groupwise is None else groupwise.votes.to(device)
 
@@ -80,7 +80,7 @@ class Atlas:
         generator : torch.Generator
         """
         if self._groupwise is None or augment.chance(generator) < self._groupwise.settings.affine:
-            return StepPrior(place_channels(seen.template_shape, seen.start, seen.shape).to(self._device))
+            return StepPrior(place_channels(seen.template_shape, seen.start, seen.shape).to(self.device))
         x, y, z, _ = places.shape
         coarse = places.reshape(x // 2, 2, y // 2, 2, z // 2, 2, 3).mean(dim=(1, 3, 5))
         cells = coarse + displacement_at(self._groupwise.displacements[scan.name], coarse)
@@ -88,21 +88,19 @@ class Atlas:
         error = augment.smooth_field((x // 2, y // 2, z // 2), ERROR_SPACING / 2, 3, generator) * strength
         cells = cells + error.permute(1, 2, 3, 0)
         shown = augment.flip_places(cells, seen.mirror_x) if flip else cells
-        return StepPrior(coordinate_channels(shown, seen.template_shape).to(self._device), cells.to(self._device))
+        return StepPrior(coordinate_channels(shown, seen.template_shape).to(self.device), cells.to(self.device))
 
-    def logits(
-        self, step: StepPrior, scan: LabelledScan, drawn: boxes.Boxes, lesson: Lesson, flip: bool
-    ) -> Tensor:
+    def logits(self, step: StepPrior, scan: LabelledScan, drawn: boxes.Boxes, lesson: Lesson, flip: bool) -> Tensor:
         """(B * 512, C) log-frequencies at the voxels of boxes, without the scan's own labels."""
         if step.cells is None:
             own = own_frequency(scan, self._scans, self._given)
-            return boxes.prior_logits(self._frequency, own, drawn, FLOOR).to(self._device)
+            return boxes.prior_logits(self._frequency, own, drawn, FLOOR).to(self.device)
         x, y, z, _ = step.cells.shape
-        rows = boxes.rows(drawn.starts // SPACING - 1, EDGE_CELLS, (x, y, z)).to(self._device)
+        rows = boxes.rows(drawn.starts // SPACING - 1, EDGE_CELLS, (x, y, z)).to(self.device)
         places = (step.cells.reshape(-1, 3).index_select(0, rows) - (SPACING - 1) / 2) / SPACING
         share = self._votes_without(scan, places)
         if flip:
-            share = share[:, lesson.regions.mirrored.long().to(self._device)]
+            share = share[:, lesson.regions.mirrored.long().to(self.device)]
         share = share / share.sum(dim=1, keepdim=True).clamp(min=FLOOR)
         logs = torch.log(share.clamp(min=FLOOR)).reshape(-1, EDGE_CELLS, EDGE_CELLS, EDGE_CELLS, share.shape[1])
         weights = interpolation_matrix(SPACING, boxes.EDGE, EDGE_CELLS, SPACING).to(logs)
@@ -119,7 +117,7 @@ class Atlas:
         index, weight = corners(places, (x, y, z))
         padded = torch.cat([share, share.new_zeros(len(share), 1)], dim=1)
         for labels in own:
-            table = labels.to(self._device).reshape(-1, SPACING**3)
+            table = labels.to(self.device).reshape(-1, SPACING**3)
             for corner in range(index.shape[1]):
                 found = table.index_select(0, index[:, corner]).long()
                 found = torch.where(found == IGNORED, channels, found)

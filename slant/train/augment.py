@@ -7,6 +7,7 @@ exchanged, `flip_labels` exchanges the regions' channels too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -48,6 +49,8 @@ class AugmentSettings:
         Probability of changing the border of the brain mask: pasting or removing a rim.
     flip : float
         Probability of exchanging left and right, of the image and of the labels.
+    mixup : float
+        Both parameters of the beta distribution that says how two scans are mixed (Zhang et al. 2018); 0 mixes none.
     """
 
     rotate_deg: float = 3.0
@@ -66,6 +69,7 @@ class AugmentSettings:
     thick_mm: float = 3.0
     rough_mask: float = 0.5
     flip: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -81,6 +85,15 @@ def normal(generator: Generator, *shape: int) -> Tensor:
 def chance(generator: Generator) -> float:
     """One number between 0 and 1."""
     return float(torch.rand(1, generator=generator))
+
+
+def mixup_share(settings: AugmentSettings, generator: Generator) -> float:
+    """Share of the second of two mixed scans, beta distributed (Johnk 1964), folded to at most a half."""
+    for _ in range(100):
+        a, b = (math.pow(chance(generator), 1 / settings.mixup) for _ in range(2))
+        if 0 < a + b <= 1:
+            return min(a, b) / (a + b)
+    return 0.0
 
 
 def smooth_field(shape: Shape, spacing: float, channels: int, generator: Generator) -> Tensor:

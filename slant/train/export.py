@@ -15,6 +15,7 @@ from slant.nets.registry import KINDS
 from slant.nets.weights import write_model
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
+from slant.train.groupwise import template_of
 from slant.train.prepare import TrainingScans, load_training
 from slant.train.stages import network_of
 from slant.train.validate import whole_tile
@@ -77,7 +78,8 @@ def _export_one(
     read = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
     weights = {tile: read[path] for tile, path in checkpoints.items()}
     prior = scans.prior if KINDS[kind].network.prior else None
-    write_model(folder, weights, prior, manifest)
+    groupwise = None if scans.groupwise is None else template_of(scans.groupwise.mean, scans.groupwise.votes)
+    write_model(folder, weights, prior, manifest, groupwise)
     return folder
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from slant.config import SynSettings
 from slant.errors import InputError, TrainingError
-from slant.io.templates import load_template, mni305_grids
+from slant.io.templates import load_template
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.resample import IDENTITY
 from slant.syn import coarsened, register_syn
@@ -158,7 +158,7 @@ def load_mean(folder: Path) -> Volume:
     if not path.is_file():
         raise InputError(f"no groupwise template {path}; run the stage groupwise of `slant train` first")
     with np.load(path) as stored:
-        return Volume(stored["image"], mni305_grids()[1])
+        return Volume(stored["image"], load_template().grid.with_voxels_mm(float(SPACING)))
 
 
 def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:

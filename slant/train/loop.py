@@ -65,7 +65,8 @@ def train_stage(
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
             scan = _draw(scans, stage, generator)
-            loss = step_loss(state.net, scan, atlas, (lesson.drawn(generator), generator))
+            second = _draw(scans, stage, generator) if lesson.augmentation.mixup else None
+            loss = step_loss(state.net, (scan, second), atlas, (lesson.drawn(generator), generator))
             _step(state, loss, stage)
             if anchor is not None:
                 _pull(state, *anchor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from slant.labels import LabelProtocol
     from slant.nets.prior import Prior
-    from slant.train.settings import TrainSettings
+    from slant.train.settings import GroupwiseSettings, TrainSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,9 @@ def load_training(settings: TrainSettings) -> TrainingScans:
         names = auxiliary_names(settings, manual)
         auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary), names, covered)
     found = TrainingScans(ours[0], auxiliary, ours[1], _given_prior(settings, protocol))
-    return found if settings.groupwise is None else replace(found, groupwise=_load_groupwise(settings, found))
+    if settings.groupwise is None:
+        return found
+    return replace(found, groupwise=_load_groupwise(settings, settings.groupwise, found))
 
 
 def template_scans(settings: TrainSettings) -> list[str]:
@@ -141,17 +143,16 @@ def prepare_groupwise(settings: TrainSettings) -> None:
     carry_scans(images, jobs, folder, settings.groupwise)
 
 
-def _load_groupwise(settings: TrainSettings, scans: TrainingScans) -> Groupwise:
-    assert settings.groupwise is not None
+def _load_groupwise(settings: TrainSettings, how: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
     folder, person = settings.run / "groupwise", read_table(settings.scans).person
     names = [scan.name for scan in [*scans.manual, *scans.auxiliary, *scans.held_out]]
     found = {name: load_deformed(folder, name) for name in names}
     voting = template_scans(settings)
-    labels = {name: found[name][1] for name in voting}
-    own = {name: tuple(labels[other] for other in voting if person(other) == person(name)) for name in names}
+    labels = {name: blocks for name in voting if (blocks := found[name][1]) is not None}
+    own = {name: tuple(labels[other] for other in labels if person(other) == person(name)) for name in names}
     votes = count_votes(list(labels.values()), len(load_protocol(settings.protocol)))
     displacements = {name: pair[0] for name, pair in found.items()}
-    return Groupwise(load_mean(folder), votes, displacements, own, settings.groupwise)
+    return Groupwise(load_mean(folder), votes, displacements, own, how)
 
 
 def _given_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:

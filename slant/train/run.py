@@ -1,4 +1,4 @@
-"""A training run: prepare, groupwise template, pretrain, whole brain, tiles, export, evaluate, each resumable on its own."""
+"""A training run: prepare, groupwise, pretrain, whole brain, tiles, export, evaluate, each resumable on its own."""
 
 from __future__ import annotations
 

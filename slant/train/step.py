@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slant.labels import LabelProtocol
     from slant.nets.network import Network
-    from slant.train.atlas import Atlas
+    from slant.train.atlas import Atlas, StepPrior
     from slant.train.data import LabelledScan
     from slant.train.settings import StageSettings
 
@@ -146,55 +146,100 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
     return nullcontext()
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """A scan as one step sees it.
+
+    Attributes
+    ----------
+    scan : LabelledScan
+    image : (X, Y, Z) float32 tensor
+        Warped, its intensities changed.
+    places : (X, Y, Z, 3) float32 tensor
+        Template voxels from where each voxel takes its value.
+    flip : bool
+        Whether left and right are exchanged.
+    prior : StepPrior
+    """
+
+    scan: LabelledScan
+    image: Tensor
+    places: Tensor
+    flip: bool
+    prior: StepPrior
+
+    def labels(self, at: Tensor, mirrored: Tensor) -> Tensor:
+        """(N,) int64 true channels at (..., 3) voxels of the crop."""
+        truth = augment.pick_labels(self.scan.channels, self.places[at[..., 0], at[..., 1], at[..., 2]]).flatten()
+        return (augment.flip_labels(truth, mirrored) if self.flip else truth).long()
+
+
+def view_of(scan: LabelledScan, atlas: Atlas, lesson: Lesson, generator: torch.Generator) -> View:
+    """The scan warped and changed as the generator says, with the prior that follows it."""
+    seen, strength, regions = lesson.seen, lesson.augmentation, lesson.regions
+    places = augment.random_places((seen.start, seen.shape), seen.template_shape, strength, generator)
+    flip = strength.flip > 0 and augment.chance(generator) < strength.flip
+    if flip:
+        places = augment.flip_places(places, seen.mirror_x)
+    places = anatomy.aged_places(places, scan, regions.fluid, strength, generator)
+    prior = atlas.of_step(scan, places, seen, flip, generator)
+    image = augment.sample_image(scan.image, places)
+    image = anatomy.with_lesions(image, (scan.channels, regions.white), places, strength, generator)
+    return View(scan, augment.vary_intensity(image, strength, generator), places, flip, prior)
+
+
 def step_loss(
     net: Network,
-    scan: LabelledScan,
+    scans: tuple[LabelledScan, LabelledScan | None],
     atlas: Atlas,
     how: tuple[Lesson, torch.Generator],
 ) -> Tensor:
-    """Loss of one scan, warped and changed as the generator says.
+    """Loss of one scan, warped and changed as the generator says, or of a mixture of two (Zhang et al. 2018).
 
     Parameters
     ----------
     net : Network
-    scan : LabelledScan
+    scans : LabelledScan and, for a mixture, a second one
     atlas : Atlas
         Prior of all scans, on the network's device.
     how : Lesson and torch.Generator
     """
     lesson, generator = how
-    seen, stage, device = lesson.seen, lesson.stage, next(net.parameters()).device
-    places = augment.random_places((seen.start, seen.shape), seen.template_shape, lesson.augmentation, generator)
-    flip = lesson.augmentation.flip > 0 and augment.chance(generator) < lesson.augmentation.flip
-    if flip:
-        places = augment.flip_places(places, seen.mirror_x)
-    regions = lesson.regions
-    places = anatomy.aged_places(places, scan, regions.fluid, lesson.augmentation, generator)
-    prior = atlas.of_step(scan, places, seen, flip, generator)
-    image = augment.sample_image(scan.image, places)
-    image = anatomy.with_lesions(image, (scan.channels, regions.white), places, lesson.augmentation, generator)
-    image = augment.vary_intensity(image, lesson.augmentation, generator)
+    seen, stage, device = lesson.seen, lesson.stage, atlas.device
+    view = view_of(scans[0], atlas, lesson, generator)
     candidates = boxes.candidate_starts(seen.shape, net.reach)
     middle = candidates + boxes.EDGE // 2
     x, y, z = middle[..., 0], middle[..., 1], middle[..., 2]
-    center = augment.pick_labels(scan.channels if scan.near is None else scan.near, places[x, y, z])
-    starts = boxes.draw_boxes(candidates, center, image[x, y, z] > 0, stage.boxes, stage.balanced, generator)
+    near = view.scan.channels if view.scan.near is None else view.scan.near
+    center = augment.pick_labels(near, view.places[x, y, z])
+    starts = boxes.draw_boxes(candidates, center, view.image[x, y, z] > 0, stage.boxes, stage.balanced, generator)
     drawn = boxes.Boxes(starts, seen.start, seen.shape)
-    at = boxes.box_places(drawn)
-    truth = augment.pick_labels(scan.channels, places[at[..., 0], at[..., 1], at[..., 2]]).flatten()
-    if flip:
-        truth = augment.flip_labels(truth, lesson.regions.mirrored)
-    truth = truth.long().to(device)
+    parts, image, place = [(view, 1.0)], view.image, view.prior.place
+    if scans[1] is not None:
+        second, share = view_of(scans[1], atlas, lesson, generator), augment.mixup_share(lesson.augmentation, generator)
+        image, place = torch.lerp(image, second.image, share), torch.lerp(place, second.prior.place, share)
+        parts = [(view, 1 - share), (second, share)]
     with mixed_precision(device, lesson.precision):
-        mixed = mixed_in_boxes(net, image[None, None].to(device), prior.place, starts)
+        mixed = mixed_in_boxes(net, image[None, None].to(device), place, starts)
         logits = net.logits(mixed).float()
         beside = net.tasks(mixed)
+    losses = [weight * _view_loss((net, logits, beside), part, drawn, atlas, lesson) for part, weight in parts]
+    return torch.stack(losses).sum()
+
+
+def _view_loss(
+    found: tuple[Network, Tensor, dict[str, Tensor]], view: View, drawn: boxes.Boxes, atlas: Atlas, lesson: Lesson
+) -> Tensor:
+    """Loss of the logits in the boxes for the labels of one view."""
+    net, logits, beside = found
+    mirrored = lesson.regions.mirrored
+    truth = view.labels(boxes.box_places(drawn), mirrored).to(logits.device)
     if net.prior:
-        logits = logits + atlas.logits(prior, scan, drawn, lesson, flip)
+        logits = logits + atlas.logits(view.prior, view.scan, drawn, lesson, view.flip)
     known = truth != IGNORED
-    covered = scan.covered
-    if covered is not None and flip:
-        covered = covered[lesson.regions.mirrored.long()]
+    covered = view.scan.covered
+    if covered is not None and view.flip:
+        covered = covered[mirrored.long()]
     loss = _region_part(logits[known], truth[known], covered, lesson)
     if beside and covered is None:
         loss = loss + lesson.loss.tasks * _task_part(beside, truth, known, lesson.regions)
