@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import syn_oracle
+import torch
 from scipy import ndimage
 
 from slant.config import SynSettings
 from slant.errors import GeometryError, SettingsError
 from slant.grid import axis_aligned_grid
-from slant.syn import local_correlation, register_syn
+from slant.resample import resample
+from slant.syn import coarsened, local_correlation, register_syn
 from slant.volume import Volume
 from slant.warp import Chain, Warp, interpolate_at
 
@@ -54,6 +60,69 @@ def test_known_deformation_is_found(warps: tuple[Warp, Warp]) -> None:
     assert back.displacement_mm[:, 17, 22, 16] == pytest.approx([8, -4, 0], abs=2)
 
 
+def assert_agree(found: tuple[Warp, Warp], wanted: tuple[Warp, Warp], mean_mm: float) -> None:
+    """In the brains the displacements are the same, and so is what they make of the other image."""
+    fixed, moving = pair()
+    for ours, theirs, target, source in zip(found, wanted, (fixed, moving), (moving, fixed), strict=True):
+        inside = target.data > 0
+        apart = np.linalg.norm(ours.displacement_mm - theirs.displacement_mm, axis=0)[inside]
+        assert apart.mean() < mean_mm
+        carried = (interpolate_at(source.data, Chain(IDENTITY, w, IDENTITY).voxels(GRID, GRID)) for w in (ours, theirs))
+        similar = [local_correlation(target.data, image, 2)[inside].mean() for image in carried]
+        assert similar[0] == pytest.approx(similar[1], abs=0.002)
+
+
+def test_oracle_agrees(warps: tuple[Warp, Warp]) -> None:
+    assert_agree(warps, syn_oracle.register_syn(*pair(), SynSettings(resolution_mm=4.0)), 0.01)
+
+
+def test_oracle_agrees_on_the_local_correlation() -> None:
+    fixed, moving = (image.data for image in pair())
+    for radius in (1, 2, 20):  # the last reaches over an edge
+        found = local_correlation(fixed, moving, radius)
+        assert found == pytest.approx(syn_oracle.local_correlation(fixed, moving, radius), abs=1e-3)
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bytes_whatever_the_threads(
+    threads: int, warps: tuple[Warp, Warp], torch_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
+    monkeypatch.setattr("slant.syn._WORTH_A_THREAD", 1)
+    found = register_syn(*pair(), SynSettings(resolution_mm=4.0))
+    assert [w.displacement_mm.tobytes() for w in found] == [w.displacement_mm.tobytes() for w in warps]
+    assert torch.get_num_threads() == threads
+
+
+def test_same_bytes_side_by_side(warps: tuple[Warp, Warp], torch_threads: None) -> None:
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(lambda _: register_syn(*pair(), SynSettings(resolution_mm=4.0)), range(3)))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    for there, back in runs:
+        assert there.displacement_mm.tobytes() == warps[0].displacement_mm.tobytes()
+        assert back.displacement_mm.tobytes() == warps[1].displacement_mm.tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees(warps: tuple[Warp, Warp]) -> None:
+    settings = SynSettings(resolution_mm=4.0)
+    found = register_syn(*pair(), settings, "cuda")
+    assert_agree(found, warps, 0.1)
+    back, there = register_syn(*pair()[::-1], settings, "cuda")
+    assert np.array_equal(there.displacement_mm, found[0].displacement_mm)
+    assert np.array_equal(back.displacement_mm, found[1].displacement_mm)
+
+
 def test_exchanged_images_exchange_the_warps_to_the_last_bit(warps: tuple[Warp, Warp]) -> None:
     fixed, moving = pair()
     there, back = register_syn(moving, fixed, SynSettings(resolution_mm=4.0))
@@ -92,3 +161,12 @@ def test_local_correlation_ignores_contrast_and_shading() -> None:
     inside = ndimage.binary_erosion(image > 0, iterations=3)
     assert local_correlation(image, shaded, 2)[inside].mean() > 0.99
     assert local_correlation(image, np.zeros_like(image), 2).max() == 0
+
+
+def test_coarsened_image_is_smooth_and_covers_the_same() -> None:
+    image = pair()[0]
+    assert coarsened(image, 4.0) is image
+    found = coarsened(image, 8.0)
+    assert found.grid.same_as(GRID.with_voxels_mm(8.0))
+    assert found.data.mean() == pytest.approx(image.data.mean(), rel=0.05)
+    assert found.data.std() < resample(image, found.grid).data.std()

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 import slant
 from slant.config import SynSettings
 from slant.multiatlas.scans import TemplateScan, load_arrays, save_arrays
-from slant.resample import IDENTITY, resample
-from slant.syn import local_correlation, register_syn
+from slant.resample import IDENTITY
+from slant.syn import coarsened, local_correlation, register_syn
 from slant.volume import Volume
 from slant.warp import Chain, Warp, interpolate_at
 
@@ -60,12 +59,7 @@ class CoarseScan:
 
 def coarse_scan(scan: TemplateScan, resolution_mm: float) -> CoarseScan:
     """The scan smoothed and sampled at a resolution."""
-    fine = scan.image
-    if resolution_mm == fine.grid.voxel_size_mm[0]:
-        return CoarseScan(scan.sha256, fine)
-    smooth = ndimage.gaussian_filter(fine.data, 0.4 * resolution_mm / fine.grid.voxel_size_mm[0])
-    image = resample(Volume(smooth, fine.grid), fine.grid.with_voxels_mm(resolution_mm))
-    return CoarseScan(scan.sha256, image)
+    return CoarseScan(scan.sha256, coarsened(scan.image, resolution_mm))
 
 
 def affine_similarity(target: CoarseScan, atlas: CoarseScan, settings: SynSettings) -> float:
