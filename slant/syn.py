@@ -92,14 +92,6 @@ def coarsened(image: Volume, resolution_mm: float) -> Volume:
     return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
 
 
-def coarsened(image: Volume, resolution_mm: float) -> Volume:
-    """The image smoothed and sampled at a resolution, the one a registration works at."""
-    if resolution_mm == image.grid.voxel_size_mm[0]:
-        return image
-    smooth = ndimage.gaussian_filter(image.data, 0.4 * resolution_mm / image.grid.voxel_size_mm[0])
-    return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
-
-
 def local_correlation(a: Array, b: Array, radius: int) -> Array:
     """(X, Y, Z) float32 squared correlation of two images in the cube around each voxel; 0 where either is flat.
 

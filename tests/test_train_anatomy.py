@@ -77,6 +77,22 @@ def test_sulci_open_at_the_expense_of_what_lies_beside_them(
     assert labelled[0] < 0.95 * labelled[1]
 
 
+def test_atrophy_draws_the_brain_away_from_its_mask_and_fluid_fills_the_gap(scan: LabelledScan) -> None:
+    tight = replace(scan, image=torch.where(ball(17), scan.image, torch.tensor(0.0)))  # no fluid around the brain
+    before, generator = still_places(), torch.Generator().manual_seed(0)
+    after = anatomy.widened_places(before, tight, FLUID, (0.0, 2.0), generator, beyond=True)
+    assert count(tight, after, 3) < 0.9 * count(tight, before, 3)
+    image = anatomy.with_fluid(augment.sample_image(tight.image, after), tight, (before, after), FLUID)
+    mask = augment.pick_labels((tight.image > 0).to(torch.uint8), before) > 0
+    assert (image[mask] > 0).all()
+    gap = mask & (augment.sample_image(tight.image, after) == 0)
+    assert gap.sum() > 500
+    assert image[gap].mean() == pytest.approx(0.3, abs=0.02)
+    assert (augment.pick_labels(tight.channels, after)[gap] == 0).float().mean() > 0.95
+    kept = augment.sample_image(tight.image, before)
+    assert anatomy.with_fluid(kept, tight, (before, before), FLUID) is kept
+
+
 @pytest.mark.parametrize("settings", [STILL, replace(AGED, ventricles_mm=0.0)])
 def test_nothing_ages_that_is_not_to(scan: LabelledScan, settings: augment.AugmentSettings) -> None:
     places = still_places()

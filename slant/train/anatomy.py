@@ -1,4 +1,4 @@
-"""Random changes to a training scan that its labels tell how to make: wider ventricles and sulci, lesions.
+"""Random changes to a training scan that its labels tell how to make: wider ventricles, sulci and gaps, lesions.
 
 The people whose labels there are to learn from are mostly young; those who get scanned are of any age. Fluid is
 widened by a deformation, so that the labels move with the image; lesions of the white matter change only the image.
@@ -46,11 +46,18 @@ def aged_places(
         return places
     most = (settings.ventricles_mm, settings.sulci_mm)
     ventricles, sulci = (mm * (1.2 * chance(generator) - 0.2) for mm in most)
-    return widened_places(places, scan, fluid, (ventricles, sulci), generator)
+    beyond = settings.sulci_mm > 0 and chance(generator) < 0.5
+    return widened_places(places, scan, fluid, (ventricles, sulci), generator, beyond=beyond)
 
 
 def widened_places(
-    places: Tensor, scan: LabelledScan, fluid: Tensor, apart_mm: tuple[float, float], generator: Generator
+    places: Tensor,
+    scan: LabelledScan,
+    fluid: Tensor,
+    apart_mm: tuple[float, float],
+    generator: Generator,
+    *,
+    beyond: bool = False,
 ) -> Tensor:
     """The places moved so that the walls of ventricles, and of sulci, lie about so many mm further apart.
 
@@ -63,9 +70,11 @@ def widened_places(
     apart_mm : pair of float
         Of ventricles and of sulci; below 0 they come nearer. Varies smoothly by a third.
     generator : torch.Generator
+    beyond : bool
+        Whether the brain also shrinks away from the border of its mask, as it does in atrophy; see `with_fluid`.
     """
     inside = _of(scan.channels, fluid)
-    between = (scan.channels == 0) & (scan.image > 0)
+    between = (scan.channels == 0) & ((scan.image > 0) | beyond)
     sizes = torch.tensor(scan.image.shape, dtype=torch.float32)
     unit = (places[::2, ::2, ::2] * (2 / (sizes - 1)) - 1).flip(-1)[None]
     pull = torch.zeros(1, 3, *unit.shape[1:4])
@@ -97,6 +106,29 @@ def _of(channels: Tensor, wanted: Tensor) -> Tensor:
     table = torch.zeros(256, dtype=torch.bool)
     table[: len(wanted)] = wanted
     return table[channels.int()]
+
+
+def with_fluid(image: Tensor, scan: LabelledScan, places: tuple[Tensor, Tensor], fluid: Tensor) -> Tensor:
+    """The warped image with fluid where the brain has shrunk away from the border of its mask.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) float32
+        Warped by the second places.
+    scan : LabelledScan
+    places : pair of (X, Y, Z, 3) float32
+        Before and after the brain was made older.
+    fluid : (C,) bool tensor
+        Channels of the ventricles, whose mean intensity the fluid has.
+    """
+    before, after = places
+    if before is after:
+        return image
+    mask = (scan.image > 0).to(torch.uint8)
+    left = pick_labels(mask, before).bool() & ~pick_labels(mask, after).bool()
+    ventricles = scan.image[::2, ::2, ::2][_of(scan.channels[::2, ::2, ::2], fluid)]
+    level = ventricles.mean() if len(ventricles) else torch.tensor(0.3)
+    return torch.where(left, torch.maximum(image, level.clamp(min=0.02)), image)
 
 
 def with_lesions(

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from slant.config import SynSettings
 from slant.errors import InputError, TrainingError
-from slant.io.templates import load_template
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.resample import IDENTITY
 from slant.syn import coarsened, register_syn
@@ -32,13 +31,14 @@ from slant.warp import Chain, Warp, interpolate_at, pick_at
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from slant.grid import Grid
     from slant.train.settings import GroupwiseSettings
 
 MOST_VOTES = 255
 """Votes that a cell of a template can hold; with more scans all are scaled down alike."""
 
 
-def make_template(prepared: Path, names: list[str], folder: Path, settings: GroupwiseSettings) -> None:
+def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
     """Write the mean of the prepared scans after deformation to ``template.npz``, unless it is there already.
 
     Parameters
@@ -49,6 +49,8 @@ def make_template(prepared: Path, names: list[str], folder: Path, settings: Grou
         Scans that make the template; nobody who is held out.
     folder : Path
         Where it is kept; made if absent.
+    grid : Grid
+        Of the prepared scans.
     settings : GroupwiseSettings
 
     Raises
@@ -66,7 +68,7 @@ def make_template(prepared: Path, names: list[str], folder: Path, settings: Grou
     if stored_identity(path) == identity:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    scans = [_coarse_image(prepared, name) for name in names]
+    scans = [_coarse_image(prepared, name, grid) for name in names]
     mean = Volume(np.mean([scan.data for scan in scans], axis=0), scans[0].grid)
     for _ in tqdm(range(settings.rounds), desc="groupwise template", unit="round", file=sys.stderr):
         mean = _next_mean(mean, scans, settings.syn)
@@ -99,14 +101,14 @@ def _warped(image: NDArray[np.float32], warp: Warp) -> NDArray[np.float32]:
     return interpolate_at(image, Chain(IDENTITY, warp, IDENTITY).voxels(warp.grid, warp.grid))
 
 
-def _coarse_image(prepared: Path, name: str) -> Volume:
+def _coarse_image(prepared: Path, name: str, grid: Grid) -> Volume:
     with np.load(prepared / f"{name}.npz") as stored:
         image = stored["image"].astype(np.float32)
-    return coarsened(Volume(image, load_template().grid), float(SPACING))
+    return coarsened(Volume(image, grid), float(SPACING))
 
 
 def carry_scans(
-    prepared: Path, names: list[tuple[str, Path | None]], folder: Path, settings: GroupwiseSettings
+    prepared: Path, names: list[tuple[str, Path | None]], folder: Path, grid: Grid, settings: GroupwiseSettings
 ) -> None:
     """Register every scan to the template and carry the labels of those that vote into it; what is there stays.
 
@@ -118,36 +120,38 @@ def carry_scans(
         Scans, with the file of their prepared labels for those that vote.
     folder : Path
         Of ``template.npz``; ``NAME.npz`` is written beside it.
+    grid : Grid
+        Of the prepared scans.
     settings : GroupwiseSettings
     """
     done = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(_carry)(prepared, name, labels, folder, settings.syn) for name, labels in names
+        delayed(_carry)(prepared, scan, folder, grid, settings.syn) for scan in names
     )
     for _ in tqdm(done, total=len(names), desc="deform", unit="scan", file=sys.stderr):
         pass
 
 
-def _carry(prepared: Path, name: str, labels: Path | None, folder: Path, syn: SynSettings) -> None:
+def _carry(prepared: Path, scan: tuple[str, Path | None], folder: Path, grid: Grid, syn: SynSettings) -> None:
+    name, labels = scan
     path = folder / f"{name}.npz"
     parts = [stored_identity(folder / "template.npz"), stored_identity(prepared / f"{name}.npz")]
     identity = _hash([*parts, "" if labels is None else stored_identity(labels)], repr(syn))
     if stored_identity(path) == identity:
         return
     torch.set_num_threads(1)
-    template, image = load_mean(folder), _coarse_image(prepared, name)
+    template, image = load_mean(folder, grid), _coarse_image(prepared, name, grid)
     there, back = register_syn(image, template, syn)
     arrays = {"displacement": there.displacement_mm.astype(np.float16), "identity": np.array(identity)}
     if labels is not None:
         with np.load(labels) as stored:
             channels = stored["channels"]
-        fine = load_template().grid
-        carried = pick_at(channels, Chain(IDENTITY, back, IDENTITY).voxels(fine, fine))
+        carried = pick_at(channels, Chain(IDENTITY, back, IDENTITY).voxels(grid, grid))
         arrays["labels"] = blocks(carried)
     save_arrays(path, **arrays)
 
 
-def load_mean(folder: Path) -> Volume:
-    """The mean image of the template in a folder.
+def load_mean(folder: Path, grid: Grid) -> Volume:
+    """The mean image of the template in a folder, made of scans on that grid.
 
     Raises
     ------
@@ -158,7 +162,7 @@ def load_mean(folder: Path) -> Volume:
     if not path.is_file():
         raise InputError(f"no groupwise template {path}; run the stage groupwise of `slant train` first")
     with np.load(path) as stored:
-        return Volume(stored["image"], load_template().grid.with_voxels_mm(float(SPACING)))
+        return Volume(stored["image"], grid.with_voxels_mm(float(SPACING)))
 
 
 def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ from slant.errors import InputError, ModelError, ProtocolError, SlantError
 from slant.io.models import load_inputs, load_model
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
+from slant.io.templates import load_template
 from slant.nets.weights import file_sha256
 from slant.pipeline import prepare
 from slant.resample import pick_labels
@@ -138,9 +139,10 @@ def prepare_groupwise(settings: TrainSettings) -> None:
     voting = template_scans(settings)
     images, folder = settings.work / "prepared", settings.run / "groupwise"
     others = [] if settings.auxiliary is None else auxiliary_names(settings, manual)
-    make_template(images, voting, folder, settings.groupwise)
+    grid = load_template().grid
+    make_template(images, voting, folder, grid, settings.groupwise)
     jobs = [(name, images / f"{name}.labels.npz" if name in voting else None) for name in [*manual, *others]]
-    carry_scans(images, jobs, folder, settings.groupwise)
+    carry_scans(images, jobs, folder, grid, settings.groupwise)
 
 
 def _load_groupwise(settings: TrainSettings, how: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
@@ -152,7 +154,7 @@ def _load_groupwise(settings: TrainSettings, how: GroupwiseSettings, scans: Trai
     own = {name: tuple(labels[other] for other in labels if person(other) == person(name)) for name in names}
     votes = count_votes(list(labels.values()), len(load_protocol(settings.protocol)))
     displacements = {name: pair[0] for name, pair in found.items()}
-    return Groupwise(load_mean(folder), votes, displacements, own, how)
+    return Groupwise(load_mean(folder, load_template().grid), votes, displacements, own, how)
 
 
 def _given_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:

@@ -181,9 +181,10 @@ def view_of(scan: LabelledScan, atlas: Atlas, lesson: Lesson, generator: torch.G
     flip = strength.flip > 0 and augment.chance(generator) < strength.flip
     if flip:
         places = augment.flip_places(places, seen.mirror_x)
-    places = anatomy.aged_places(places, scan, regions.fluid, strength, generator)
+    young, places = places, anatomy.aged_places(places, scan, regions.fluid, strength, generator)
     prior = atlas.of_step(scan, places, seen, flip, generator)
     image = augment.sample_image(scan.image, places)
+    image = anatomy.with_fluid(image, scan, (young, places), regions.fluid)
     image = anatomy.with_lesions(image, (scan.channels, regions.white), places, strength, generator)
     return View(scan, augment.vary_intensity(image, strength, generator), places, flip, prior)
 
