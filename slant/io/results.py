@@ -249,8 +249,8 @@ def record(run: Run) -> dict[str, Any]:
     Returns
     -------
     dict
-        Input and model with their SHA-256, versions, resolved settings, warnings, registration similarity, quality,
-        and seconds and peak memory of each stage.
+        Input and model with their SHA-256, versions, resolved settings, warnings, similarity after registration,
+        and after deformation, quality, and seconds and peak memory of each stage.
     """
     found = run.segmentation
     tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
@@ -262,6 +262,7 @@ def record(run: Run) -> dict[str, Any]:
         "requested": run.requested,
         "warnings": list(run.warnings),
         "registration_similarity": round(found.prepared.similarity, 6),
+        "deformation": _deformation(run),
         "home_from_template": found.prepared.home_from_template.tolist(),
         "intensity": _intensity(run),
         "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
@@ -274,6 +275,18 @@ def record(run: Run) -> dict[str, Any]:
 def _input(run: Run) -> dict[str, Any]:
     known: dict[str, Any] = {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256}
     return known if run.scan.source is None else {**known, "dicom": run.scan.source.plain()}
+
+
+def _deformation(run: Run) -> dict[str, float | bool] | None:
+    """How well the scan fits the model's groupwise template, before and after deformation; None without one."""
+    found = run.segmentation.prepared.deformation
+    if found is None:
+        return None
+    return {
+        "similarity": round(found.similarity, 6),
+        "affine_similarity": round(found.affine_similarity, 6),
+        "accepted": found.accepted,
+    }
 
 
 def _intensity(run: Run) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from slant.errors import DeviceError
 from slant.nets.inputs import InputScaling
 from slant.nets.network import Network, channels_last
-from slant.nets.prior import Prior, interpolation_matrix
+from slant.nets.prior import Prior, log_frequency, neighbours
 from slant.nets.unet import place_channels
 from slant.tiles import Tile, TileLayout
 
@@ -238,24 +238,25 @@ class TilePrior:
 
     def __init__(self, prior: Prior, tile: Tile, channels: NDArray[np.int64], device: torch.device) -> None:
         self.channels = channels
-        spans, self._weights = [], []
-        spacing = prior.spacing
+        spans, self._beside, spacing = [], [], prior.spacing
         for start, stop, cells in zip(tile.start, tile.stop, prior.steps.shape[:3], strict=True):
             first = max(0, min((start - spacing // 2) // spacing, cells - 1))
             last = min(cells, (stop + 1) // spacing + 2)
             spans.append(slice(first, last))
-            matrix = interpolation_matrix(start - first * spacing, stop - start, last - first, spacing)
-            self._weights.append(matrix.to(device))
-        self._coarse = prior.log_frequency_at(tuple(spans), channels).to(device)
+            beside = neighbours(start - first * spacing, stop - start, last - first, spacing)
+            self._beside.append(tuple(part.to(device) for part in beside))
+        x, y, z = spans
+        self._steps = torch.from_numpy(np.ascontiguousarray(prior.steps[x, y, z][..., channels])).to(device)
 
     def slab(self, start: int, stop: int) -> Tensor:
         """(stop - start, Y, Z, C) float32 log-frequencies of some planes of the tile."""
-        x, y, z = self._weights
-        used = torch.nonzero(x[start:stop].any(dim=0))[:, 0]
-        first, last = int(used[0]), int(used[-1]) + 1
-        planes = x[start:stop, first:last] @ self._coarse[first:last].flatten(1)
-        planes = planes.reshape(-1, *self._coarse.shape[1:])
-        return torch.einsum("xjzc,yj->xyzc", torch.einsum("xjkc,zk->xjzc", planes, z), y)
+        low, high, weight = (part[start:stop] for part in self._beside[0])
+        first = int(low[0])
+        planes: Tensor = log_frequency(self._steps[first : int(high[-1]) + 1])
+        for axis, (a, b, share) in enumerate([(low - first, high - first, weight), *self._beside[1:]]):
+            share = share.reshape(-1, *[1] * (planes.ndim - 1 - axis))  # noqa: PLW2901
+            planes = torch.lerp(planes.index_select(axis, a), planes.index_select(axis, b), share)
+        return planes
 
 
 def _winners(network: Network, mixed: Tensor, channels: Tensor, prior: TilePrior | None) -> NDArray[np.uint8]:

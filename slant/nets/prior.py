@@ -57,8 +57,7 @@ class Prior:
 
     def log_frequency_at(self, cells: tuple[slice, ...], channels: NDArray[np.int64]) -> Tensor:
         """(x, y, z, C) float32 natural logarithms of the frequencies in some cells, at least ``log(FLOOR)``."""
-        steps = np.ascontiguousarray(self.steps[cells][..., channels], dtype=np.float32)
-        return (torch.from_numpy(steps) / 255 - 1) * float(-np.log(FLOOR))
+        return log_frequency(torch.from_numpy(np.ascontiguousarray(self.steps[cells][..., channels])))
 
     def possible(self, start: Shape, stop: Shape, margin: int = 8) -> NDArray[np.int64]:
         """Channels seen in a box of template voxels widened by ``margin`` voxels, always with channel 0."""
@@ -76,14 +75,31 @@ def quantize(frequency: NDArray[np.floating]) -> NDArray[np.uint8]:
     return steps
 
 
+def log_frequency(steps: Tensor) -> Tensor:
+    """Float32 natural logarithms of the frequencies that uint8 steps stand for."""
+    return steps.float().div_(255).sub_(1).mul_(float(-np.log(FLOOR)))
+
+
+def neighbours(start: int, size: int, cells: int, spacing: int = SPACING) -> tuple[Tensor, Tensor, Tensor]:
+    """For the voxels ``start`` to ``start + size - 1`` the cells of ``spacing`` voxels beside them.
+
+    Returns
+    -------
+    low, high : (size,) int64 tensor
+    weight : (size,) float32 tensor
+        Of the high one; the low one has the rest.
+    """
+    at = np.clip((np.arange(start, start + size) - (spacing - 1) / 2) / spacing, 0, cells - 1)
+    low = np.minimum(at.astype(int), max(cells - 2, 0))
+    weight = torch.from_numpy((at - low).astype(np.float32))
+    return torch.from_numpy(low), torch.from_numpy(np.minimum(low + 1, cells - 1)), weight
+
+
 def interpolation_matrix(start: int, size: int, cells: int, spacing: int = SPACING) -> Tensor:
     """(size, cells) float32 weights of cells of ``spacing`` voxels for the voxels ``start`` to ``start + size - 1``."""
-    at = (np.arange(start, start + size) - (spacing - 1) / 2) / spacing
-    at = np.clip(at, 0, cells - 1)
-    low = np.minimum(at.astype(int), max(cells - 2, 0))
-    weights = np.zeros((size, cells), dtype=np.float32)
-    rows = np.arange(size)
-    weights[rows, low] = 1 - (at - low)
-    if cells > 1:
-        weights[rows, low + 1] = at - low
-    return torch.from_numpy(weights)
+    low, high, weight = neighbours(start, size, cells, spacing)
+    rows = torch.arange(size)
+    weights = torch.zeros(size, cells)
+    weights[rows, high] = weight
+    weights[rows, low] = 1 - weight
+    return weights

@@ -24,6 +24,7 @@ _MAD = 1.4826
 _COUNTS = {"missing": (0.5, 5.5), "volumes": (6.5, 40.5), "sides": (5.5, 30.5)}  # least limits of what is counted
 _LEAST = {"cut": 0.3, "lesion": 0.3, "dark": 0.2, "fragments": 0.1, "tilt": 2.0, "stretch": 0.02, "brain": 1.0,
     "rim": 1.0, "contrast": 0.03, "fluid": 0.1, "joint variation": 0.05, "noise": 0.01, "head": 0.1, "similarity": 0.03,
+    "deformation": 0.01,
 }  # fmt: skip # least spreads, so that two scanners are not taken for all
 _LEAST_SHARE = 0.02  # of the middle, least spread of all others
 _LEAST_LOG, _LEAST_PERCENT, _LEAST_VOTES = 0.05, 4.0, 0.01  # of volumes, asymmetries and shares of votes
@@ -45,7 +46,8 @@ def fit_reference(good: Sequence[Measures], about: str) -> Reference:
     about : str
         Which scans they are of.
     """
-    usual = {name: _usual([m.scan[name] for m in good], _LEAST.get(name, 0.0), _LEAST_SHARE) for name in good[0].scan}
+    measured = [name for name in good[0].scan if not all(math.isnan(m.scan[name]) for m in good)]
+    usual = {name: _usual([m.scan[name] for m in good], _LEAST.get(name, 0.0), _LEAST_SHARE) for name in measured}
     limits = {name: _limits(name, entry, [m.scan[name] for m in good]) for name, entry in usual.items()}
     ids, left = good[0].fractions, good[0].asymmetries
     logs = {i: [math.log(m.fractions[i]) for m in good if m.fractions[i] > 0] for i in ids}

@@ -89,6 +89,7 @@ def measure(finished: Finished, template: Template) -> Measures:
     apart = sum(counts[i] * share for i, share in pieces.items() if not math.isnan(share))
     scan = {
         "similarity": float(finished.record.get("registration_similarity", math.nan)),
+        "deformation": float((finished.record.get("deformation") or {}).get("similarity", math.nan)),
         "tilt": tilt_degrees(finished.home_from_template),
         "head": _head_size(finished.home_from_template),
         "stretch": stretch(finished.home_from_template),

@@ -33,6 +33,9 @@ _OTHER_IMAGE = "is it a T1-weighted scan, with white matter brighter than gray?"
 
 MEASURES: dict[str, Meaning] = {
     "similarity": Meaning("Fit to the template", low="the registration may be wrong: look at its picture"),
+    "deformation": Meaning(
+        "Fit to the groupwise template", low="the atlas prior may lie wrong: compare the regions with the picture"
+    ),
     "overlap": Meaning("Overlap with the template's brain", low="registration or brain mask may be wrong"),
     "tilt": Meaning("Tilt of the head", "°", high="the head is turned far: look at the registration"),
     "head": Meaning(

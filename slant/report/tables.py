@@ -221,6 +221,18 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
             f"The scan fits the template with a similarity of {similarity:.2f} "
             f"(heads that fit have 0.4 to 0.7; under {LEAST_SIMILARITY:.2f} a scan is refused)."
         )
+    deformation = finished.record.get("deformation")
+    if deformation is not None:
+        before, after = deformation["affine_similarity"], deformation["similarity"]
+        texts.append(
+            f"The model's groupwise template, deformed, fits the scan with a local correlation of {after:.2f} "
+            f"({before:.2f} before)."
+            + (
+                ""
+                if deformation["accepted"]
+                else " That is no gain, so the atlas prior was aligned by the affine only."
+            )
+        )
     inside = finished.confidence.data[finished.labels.data != 0]
     if inside.size:
         texts.append(
