@@ -83,7 +83,7 @@ def load_model(name_or_folder: str = "slant27") -> Model:
         If it is not there, damaged, or made for another protocol or template.
     """
     from slant.nets.groupwise import GroupwiseTemplate
-    from slant.nets.weights import read_model
+    from slant.nets.weights import GROUPWISE, read_model
 
     folder = model_folder(name_or_folder)
     networks = read_model(folder)
@@ -104,7 +104,9 @@ def load_model(name_or_folder: str = "slant27") -> Model:
         )
     if networks.groupwise is not None:
         image, votes = networks.groupwise
-        inputs = replace(inputs, groupwise=GroupwiseTemplate(Volume(image, inputs.template.image.grid), votes))
+        identity = str(manifest["files"][GROUPWISE])
+        groupwise = GroupwiseTemplate(Volume(image, inputs.template.image.grid), votes, identity)
+        inputs = replace(inputs, groupwise=groupwise)
     return Model(name, protocol, inputs, networks)
 
 

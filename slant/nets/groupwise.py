@@ -49,15 +49,18 @@ class GroupwiseTemplate:
         2 mm grid over the template's box, network units, 0 outside the brain.
     votes : (X/2, Y/2, Z/2, C) uint8 array
         How often each channel was found in a cell; only the shares of a cell's sum matter.
+    identity : str
+        SHA-256 of its file; empty for one that was never written.
 
     Raises
     ------
     ModelError
-        If the votes are not on the image's grid, or a cell has none.
+        If the votes are not on the image's grid.
     """
 
     image: Volume
     votes: NDArray[np.uint8]
+    identity: str = ""
 
     def __post_init__(self) -> None:
         if self.votes.dtype != np.uint8 or self.votes.ndim != 4 or self.votes.shape[:3] != self.image.grid.shape:
@@ -105,11 +108,14 @@ class Deformation:
         Mean local correlation with the template's image in the scan's brain, 0 to 1.
     affine_similarity : float
         The same before the deformation.
+    template : str
+        Identity of the groupwise template.
     """
 
     displacement: NDArray[np.float16]
     similarity: float
     affine_similarity: float
+    template: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -132,8 +138,10 @@ def deform(image: Volume, template: GroupwiseTemplate, settings: SynSettings | N
     warp, _ = register_syn(coarse, mean, settings)
     kept = warp.displacement_mm.astype(np.float16)
     places = Chain(IDENTITY, Warp(kept.astype(np.float32), warp.grid), IDENTITY).voxels(coarse.grid, mean.grid)
-    similar = [_similarity(coarse, other, settings.radius) for other in (interpolate_at(mean.data, places), mean.data)]
-    return Deformation(kept, *similar)
+    after, before = (
+        _similarity(coarse, other, settings.radius) for other in (interpolate_at(mean.data, places), mean.data)
+    )
+    return Deformation(kept, after, before, template.identity)
 
 
 def _similarity(scan: Volume, other: NDArray[np.float32], radius: int) -> float:

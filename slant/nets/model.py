@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slant.errors import ModelError
 from slant.nets.inputs import Inputs, InputScaling
 from slant.nets.predict import Predictor
 
@@ -63,11 +64,29 @@ class Model:
         image : (X, Y, Z) float32 array
             The scan in template space, 0 outside the brain.
         deformation : Deformation, optional
-            Its registration with the model's groupwise template; without one that was accepted, the prior is affine.
+            Its registration with the model's groupwise template; if that was not accepted, the prior is affine.
+
+        Raises
+        ------
+        ModelError
+            If the scan was not registered with this model's groupwise template.
         """
         networks, scaling, groupwise = self.networks, self.inputs.scaling, self.inputs.groupwise
+        wanted = None if groupwise is None else groupwise.identity
+        found = None if deformation is None else deformation.template
+        if wanted != found:
+            raise ModelError(
+                f"the scan was prepared for another model than {self.name}: it was registered with "
+                f"{_named(found)}, wanted {_named(wanted)}; prepare it with the inputs of this model"
+            )
         if groupwise is None or deformation is None or not deformation.accepted:
             return Predictor(networks.layout, networks.prior, networks.network, scaling)
         displacement = deformation.displacement.astype(np.float32)
         prior = groupwise.prior_at(displacement, image > 0)
         return Predictor(networks.layout, prior, networks.network, scaling, displacement)
+
+
+def _named(template: str | None) -> str:
+    return (
+        "no groupwise template" if template is None else f"the groupwise template {template[:12] or 'without a file'}"
+    )
