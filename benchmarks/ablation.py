@@ -3,7 +3,7 @@
     python benchmarks/ablation.py DATA AUX WORK [--rows recipe "no prior" ...] [--steps 300] [--seeds 0]
 
 DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans labelled by machine, WORK the prepared scans and what
-comes out; run again to continue. Every row trains the small network of whole.toml from random weights, with its
+comes out; run again to continue. Every row trains the small network of narrow.toml from random weights, with its
 augmentation and learning rate but fewer boxes a step and manual labels only, changed by what the row's name says; the
 last rows start from the network of `recipe`. Mean Dice on the people held out, in template space, by eight tiles, or as
 many as the name says: of their scans as they are, and with disturbances of disturbances.py at middle strength, by the
@@ -151,7 +151,7 @@ def arguments() -> argparse.Namespace:
 
 def fewer_people(given: argparse.Namespace) -> tuple[Path, Path]:
     """A folder of the people held out and every second other one, and a table that keeps the former held out."""
-    path = resource("configs", "train", "whole.toml")
+    path = resource("configs", "train", "narrow.toml")
     whole = build(TrainSettings, {**read_toml(path), "data": given.data, "auxiliary": given.auxiliary, "fold": 0}, "")
     trained, held_out = split(whole, labelled_names(given.data))
     folder = given.work / "ablation" / "fewer-people"
@@ -166,8 +166,8 @@ def fewer_people(given: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def recipe(given: argparse.Namespace, row: str, seed: int) -> TrainSettings:
-    """That of whole.toml with boxes of the size of a tile and manual labels only, in a folder of the row's own."""
-    path = resource("configs", "train", "whole.toml")
+    """That of narrow.toml with boxes of the size of a tile and manual labels only, in a folder of the row's own."""
+    path = resource("configs", "train", "narrow.toml")
     values = {**read_toml(path), "data": given.data, "fold": 0}
     if WHOLE.get(row) in (pretrained, mixed):
         values["auxiliary"] = given.relabelled if row == RELABELLED else given.auxiliary

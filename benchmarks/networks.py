@@ -79,7 +79,7 @@ def base(given: argparse.Namespace, config: str) -> TrainSettings:
 
 def from_scratch(given: argparse.Namespace, row: str) -> str:
     """Train one tile for the given minutes and judge it."""
-    settings = replace(base(given, "whole.toml"), **{"name": f"row-{row}", "tile": STAGE, **SCRATCH[row]})
+    settings = replace(base(given, "narrow.toml"), **{"name": f"row-{row}", "tile": STAGE, **SCRATCH[row]})
     start = time.monotonic()
     train_tiles(settings, (given.tile,), start + 60 * given.minutes)
     table = pd.read_csv(settings.run / settings.name / f"{given.tile}.tsv", sep="\t")

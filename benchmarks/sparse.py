@@ -87,7 +87,7 @@ def main() -> None:
     """Print a row for each number of slices."""
     given = arguments()
     stage = TileSettings(given.steps, learning_rate=4e-3, boxes=96, average=0.97, start="scratch")
-    settings = replace(base(given, "whole.toml"), tile=stage)
+    settings = replace(base(given, "narrow.toml"), tile=stage)
     tile = next(t for t in settings.layout if t.name == given.tile)
     trained, held_out = split(settings, labelled_names(given.data))
     prepared = settings.work / "prepared"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slant import bias, brain, intensity, register
+from slant._ants import load_ants
 from slant.config import SegmentSettings
 from slant.fusion import VoteCounter
 from slant.measure import VolumeRow, intracranial_volume_mm3, region_volumes
@@ -133,7 +135,8 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
 
     settings = settings or SegmentSettings()
     clock = StageClock()
-    with clock("brain"):
+    with clock("brain"), ThreadPoolExecutor(1) as beside:
+        beside.submit(load_ants)  # two to three seconds of import, while another core looks for the brain
         mask = brain_mask(scan, settings)
     with clock("register"):
         keep_head = inputs.scaling.keep_head
@@ -165,12 +168,14 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
 
 def _affine_warning(deformation: Deformation) -> str:
     """What is said where the prior is not deformed; empty where it is."""
+    from slant.nets.groupwise import LEAST_SIMILARITY
+
     if deformation.accepted:
         return ""
     return (
-        f"the scan could not be deformed to the groupwise template: similarity {deformation.similarity:.2f} after, "
-        f"{deformation.affine_similarity:.2f} before; the atlas prior is only aligned by the affine, and regions are "
-        "less certain: look at the picture"
+        f"the scan could not be deformed to the groupwise template: similarity {deformation.similarity:.2f}, at least "
+        f"{LEAST_SIMILARITY:.2f} is wanted and more than the {deformation.affine_similarity:.2f} of the affine; the "
+        "atlas prior is aligned by the affine only, which makes regions less certain: look at the picture"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from slant.errors import ModelError
 from slant.grid import axis_aligned_grid
-from slant.nets.groupwise import Deformation, GroupwiseTemplate, deform, displacement_at, votes_at
+from slant.nets.groupwise import GroupwiseTemplate, deform, displacement_at, votes_at
 from slant.nets.prior import FLOOR, Prior, quantize
 from slant.nets.unet import place_channels
 from slant.volume import Volume
@@ -112,11 +112,8 @@ def test_a_scan_is_deformed_to_the_template_and_only_a_gain_is_accepted() -> Non
     np.testing.assert_allclose(found.displacement[:, 9, 11, 8], [-2, 1, -1], atol=1)
     again = pickle.loads(pickle.dumps(found))  # noqa: S301
     assert again.displacement.tobytes() == found.displacement.tobytes()
-    assert not replace(found, similarity=found.affine_similarity).accepted
-
-
-def test_deformation_is_a_plain_value() -> None:
-    assert not Deformation(everywhere((0, 0, 0)), 0.3, 0.4).accepted
+    assert not replace(found, affine_similarity=found.similarity).accepted
+    assert not replace(found, similarity=0.79).accepted
 
 
 def test_affine_priors_keep_their_cells() -> None:

@@ -14,10 +14,17 @@ from slant.nets.memory import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
-from slant.train.settings import NetworkChoice, PretrainSettings, StageSettings, TileSettings, TrainSettings
+from slant.train.settings import (
+    GroupwiseSettings,
+    NetworkChoice,
+    PretrainSettings,
+    StageSettings,
+    TileSettings,
+    TrainSettings,
+)
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text("utf-8")
-TABLES = {"layout", "network", "loss", "memory", "augment", "pretrain", "whole", "tile"}
+TABLES = {"layout", "network", "loss", "memory", "augment", "groupwise", "pretrain", "whole", "tile"}
 IN_STAGES = [field.name for field in dataclasses.fields(StageSettings)]
 
 
@@ -38,10 +45,11 @@ HEADINGS = (
     "## Settings",
     "`[pretrain]`, `[whole]` and `[tile]`:",
     "Only in `[tile]`:",
+    "Only in `[groupwise]`",
     "The loss is computed",
     "## bf",
 )
-SETTINGS, STAGE, TILE, AUGMENT = (rows(*ends) for ends in pairwise(HEADINGS))
+SETTINGS, STAGE, TILE, GROUPWISE, AUGMENT = (rows(*ends) for ends in pairwise(HEADINGS))
 
 
 def written(value: Any) -> str:
@@ -71,6 +79,7 @@ def expected(kind: type, prefix: str = "", without: tuple[str, ...] = ()) -> dic
         (SETTINGS, MemorySettings, "memory.", ()),
         (STAGE, StageSettings, "", ("auxiliary",)),
         (TILE, TileSettings, "", tuple(IN_STAGES)),
+        (GROUPWISE, GroupwiseSettings, "", ("syn",)),
         (AUGMENT, AugmentSettings, "", ()),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -99,4 +108,5 @@ def test_nothing_is_documented_that_is_not_there() -> None:
     assert set(SETTINGS) - known == set()
     assert set(STAGE) - set(expected(StageSettings)) == set()
     assert set(TILE) - set(expected(TileSettings)) == set()
+    assert set(GROUPWISE) - set(expected(GroupwiseSettings)) == set()
     assert set(AUGMENT) - set(expected(AugmentSettings)) == set()

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 SPACING = 2
 """Template voxels (1 mm) a cell of the votes spans along each axis."""
 
-LEAST_GAIN = 0.0
-"""Gain of similarity by deformation that is asked for before the prior is deformed; see docs/registration.md."""
+LEAST_SIMILARITY = 0.80
+"""Similarity after deformation under which the prior stays affine; docs/registration.md tells how it was measured."""
 
 _CELLS_AT_A_TIME = 16_384
 _NEAR = 4  # cells around the brain where the prior is looked up; beyond them all is background
@@ -119,8 +119,8 @@ class Deformation:
 
     @property
     def accepted(self) -> bool:
-        """Whether the scan is more similar to the template than before, by `LEAST_GAIN`."""
-        return self.similarity - self.affine_similarity > LEAST_GAIN
+        """Whether the scan is more similar to the template than before, and at least by `LEAST_SIMILARITY`."""
+        return self.similarity >= LEAST_SIMILARITY and self.similarity > self.affine_similarity
 
 
 def deform(image: Volume, template: GroupwiseTemplate, settings: SynSettings | None = None) -> Deformation:

@@ -230,7 +230,7 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
             + (
                 ""
                 if deformation["accepted"]
-                else " That is no gain, so the atlas prior was aligned by the affine only."
+                else " That is too little, so the atlas prior was aligned by the affine only."
             )
         )
     inside = finished.confidence.data[finished.labels.data != 0]
