@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -30,12 +31,14 @@ from slant.io.resources import load_protocol
 from slant.nets.memory import MemorySettings
 from slant.nets.slant2018 import Slant2018Settings
 from slant.nets.unet import UNetSettings
-from slant.train import augment
+from slant.train import augment, loop
+from slant.train.atlas import Atlas
 from slant.train.checkpoint import new_state
+from slant.train.data import LabelledScan
 from slant.train.loop import train_stage
 from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
 from slant.train.settings import StageSettings
-from slant.train.step import task_classes
+from slant.train.step import step_loss, task_classes
 
 SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT][1]}
 """Intensities of the regions after a flip."""
@@ -190,3 +193,57 @@ def test_memory_settings_change_no_bit(kind: str, memory: MemorySettings) -> Non
         states.append(trained([phantom(0)], lesson, state=state))
     assert states[0].losses == states[1].losses
     assert same_weights(states[0].net, states[1].net)
+
+
+# MixUp
+
+
+MIXED = replace(STILL, mixup=0.4)
+
+
+def mixed_loss(scans: tuple[LabelledScan, LabelledScan | None], share: float) -> float:
+    """Loss of one step on two scans mixed by a share of the second."""
+    net, lesson = fresh_network(*NETWORK), lesson_of(augmentation=MIXED)
+    atlas = Atlas([phantom(0), phantom(1)], None, None, torch.device("cpu"))
+    kept = patch.object(augment, "vary_intensity", lambda image, *_: image)
+    with kept, patch.object(augment, "mixup_share", lambda *_: share):
+        return float(step_loss(net, scans, atlas, (lesson, torch.Generator().manual_seed(3))).detach())
+
+
+def test_a_mixture_with_none_of_the_second_scan_is_the_first() -> None:
+    alone = mixed_loss((phantom(0), None), 0.0)
+    assert mixed_loss((phantom(0), phantom(1)), 0.0) == pytest.approx(alone, abs=1e-6)
+
+
+def test_images_and_losses_are_mixed_by_one_share() -> None:
+    """With images that are alike the network's answer is one, and its losses for both labels are averaged."""
+    first, second = phantom(0), replace(phantom(1), image=phantom(0).image)
+    same = [mixed_loss((first, second), share) for share in (0.0, 0.25, 0.5)]
+    assert same[0] != pytest.approx(same[2], abs=1e-4)
+    assert same[1] == pytest.approx((same[0] + same[2]) / 2, abs=1e-5)
+    other = mixed_loss((first, phantom(1)), 0.5)
+    assert other != pytest.approx(same[2], abs=1e-5)
+
+
+def test_shares_of_mixtures_are_at_most_a_half_and_mostly_small() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = [augment.mixup_share(MIXED, generator) for _ in range(400)]
+    assert all(0 <= share <= 0.5 for share in shares)
+    assert np.median(shares) < 0.2
+    assert max(shares) > 0.4
+    even = [augment.mixup_share(replace(MIXED, mixup=50.0), generator) for _ in range(20)]
+    assert min(even) > 0.3
+
+
+@pytest.mark.parametrize(("mixup", "pairs"), [(0.0, 0), (0.4, 4)])
+def test_a_second_scan_is_drawn_only_for_mixtures(mixup: float, pairs: int) -> None:
+    seen = []
+
+    def noted(net: object, scans: tuple[object, object], *how: object) -> torch.Tensor:
+        seen.append(scans[1])
+        return step_loss(net, scans, *how)
+
+    lesson = lesson_of(replace(STAGE, steps=4), augmentation=replace(STILL, mixup=mixup))
+    with patch.object(loop, "step_loss", noted):
+        trained([phantom(0), phantom(1)], lesson)
+    assert sum(second is not None for second in seen) == pairs

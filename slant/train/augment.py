@@ -7,7 +7,6 @@ exchanged, `flip_labels` exchanges the regions' channels too.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -88,12 +87,10 @@ def chance(generator: Generator) -> float:
 
 
 def mixup_share(settings: AugmentSettings, generator: Generator) -> float:
-    """Share of the second of two mixed scans, beta distributed (Johnk 1964), folded to at most a half."""
-    for _ in range(100):
-        a, b = (math.pow(chance(generator), 1 / settings.mixup) for _ in range(2))
-        if 0 < a + b <= 1:
-            return min(a, b) / (a + b)
-    return 0.0
+    """Share of the second of two mixed scans: beta distributed, folded to at most a half."""
+    numbers = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    share = float(numbers.beta(settings.mixup, settings.mixup))
+    return min(share, 1 - share)
 
 
 def smooth_field(shape: Shape, spacing: float, channels: int, generator: Generator) -> Tensor:
