@@ -105,9 +105,10 @@ def measured(given: argparse.Namespace, kind: str, path: Path, change: str, leve
     elif kind == "bad":
         scan = FAULTS[change](scan, random)
     found = segment(scan, model, SegmentSettings(threads=1))
-    line = found.prepared.intensity_line
+    line, deformation = found.prepared.intensity_line, found.prepared.deformation
     record = {
         "registration_similarity": found.prepared.similarity,
+        "deformation": None if deformation is None else {"similarity": deformation.similarity},
         "home_from_template": found.prepared.home_from_template.tolist(),
         "intensity": {"slope": line[0]} if line else None,
     }

@@ -43,3 +43,8 @@ class Template:
     def __post_init__(self) -> None:
         if not self.image.grid.same_as(self.brain.grid):
             raise GeometryError(f"template {self.name}: image and brain mask are not on one grid")
+
+    @property
+    def mirror_x(self) -> float:
+        """Sum of the x of left-right partners, in voxels of the working grid: twice the plane of world x = 0."""
+        return 2 * float(self.grid.voxel_from_ras[0, 3])

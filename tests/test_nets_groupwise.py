@@ -12,13 +12,16 @@ import torch
 from slant.errors import ModelError
 from slant.grid import axis_aligned_grid
 from slant.nets.groupwise import GroupwiseTemplate, deform, displacement_at, votes_at
+from slant.nets.predict import Mirroring, Predictor, label_tile, mirror_tile
 from slant.nets.prior import FLOOR, Prior, quantize
-from slant.nets.unet import place_channels
+from slant.nets.unet import CompactUNet, UNetSettings, place_channels
+from slant.tiles import TileLayout
 from slant.volume import Volume
 
 SHAPE = (7, 8, 9)
 FINE = tuple(2 * n for n in SHAPE)
 CHANNELS = 4
+CPU = torch.device("cpu")
 
 
 def template(votes: np.ndarray | None = None) -> GroupwiseTemplate:
@@ -120,3 +123,50 @@ def test_affine_priors_keep_their_cells() -> None:
     with pytest.raises(ModelError, match="needs uint8 cells"):
         Prior(np.zeros((*SHAPE, CHANNELS), np.uint8), FINE)
     assert Prior(np.zeros((*SHAPE, CHANNELS), np.uint8), FINE, 2).possible((0, 0, 0), (4, 4, 4)).tolist() == [0]
+
+
+# Mirror images
+
+
+def test_every_second_tile_labels_the_mirror_image_with_its_partners_network() -> None:
+    """A scan and its mirror image, labelled by mirroring and by plain tiles, are each other's mirror images."""
+    layout = TileLayout((20, 28, 24), (12, 16, 12), (2, 2, 2))
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0.5, 1.5, layout.shape).astype(np.float32)
+    steps = rng.integers(0, 120, (10, 14, 12, 5)).astype(np.uint8)
+    moved = rng.normal(0, 1, (3, 10, 14, 12)).astype(np.float32)
+    partners, mirror_x = np.array([0, 2, 1, 3, 4], np.uint8), 21.5
+    nets = {}
+    for i, tile in enumerate(layout):
+        torch.manual_seed(i)
+        nets[tile.name] = CompactUNet(UNetSettings(5, (4, 6), detail=2, mixed=4)).eval()
+        torch.nn.init.normal_(nets[tile.name].head.weight)
+    prior = Prior(steps, layout.shape, 2)
+    mirroring = Predictor(layout, prior, nets.__getitem__, displacement=moved, mirroring=Mirroring(partners, mirror_x))
+    other = moved[:, ::-1].copy()
+    other[0] = mirror_x - 19 - other[0]
+    flipped = Prior(steps[::-1][..., partners].copy(), layout.shape, 2)
+    plain = Predictor(layout, flipped, nets.__getitem__, displacement=other)
+    names = {tile.name: tile for tile in layout}
+    for tile in layout:
+        found = label_tile(mirroring, tile, image, CPU)
+        if sum(map(int, tile.name.split("_"))) % 2 == 0:
+            still = Predictor(layout, prior, nets.__getitem__, displacement=moved)
+            np.testing.assert_array_equal(found, label_tile(still, tile, image, CPU))
+            continue
+        partner = names[f"{3 - int(tile.name[0])}{tile.name[1:]}"]
+        seen = label_tile(plain, partner, image[::-1].copy(), CPU)
+        np.testing.assert_array_equal(found, partners[seen[::-1]])
+        assert not np.array_equal(found, label_tile(replace(mirroring, mirroring=None), tile, image, CPU))
+
+
+def test_tiles_without_a_partner_and_cells_that_do_not_fit_are_not_mirrored() -> None:
+    layout = TileLayout((20, 28, 24), (20, 28, 24), (1, 1, 1))
+    how = Mirroring(np.arange(4, dtype=np.uint8), 19.0)
+    prior = Prior(np.zeros((10, 14, 12, 4), np.uint8), layout.shape, 2)
+    (tile,) = layout.tiles
+    assert mirror_tile(Predictor(layout, prior, lambda _: None, mirroring=how), tile) == tile
+    odd = TileLayout((21, 28, 24), (21, 28, 24), (1, 1, 1))
+    prior = Prior(np.zeros((11, 14, 12, 4), np.uint8), odd.shape, 2)
+    assert mirror_tile(Predictor(odd, prior, lambda _: None, mirroring=how), odd.tiles[0]) is None
+    assert mirror_tile(Predictor(layout, None, lambda _: None), tile) is None

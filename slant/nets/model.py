@@ -9,7 +9,7 @@ import numpy as np
 
 from slant.errors import ModelError
 from slant.nets.inputs import Inputs, InputScaling
-from slant.nets.predict import Predictor
+from slant.nets.predict import Mirroring, Predictor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,13 @@ class Model:
         """Licence of the weights."""
         return str(self.networks.manifest["licence"])
 
+    @property
+    def mirroring(self) -> Mirroring | None:
+        """How every second tile labels the mirror image of a scan, if the manifest says so."""
+        if not self.networks.manifest.get("mirror", False):
+            return None
+        return Mirroring(self.protocol.mirrored_channels, self.inputs.template.mirror_x)
+
     def predictor(self, image: NDArray[np.float32], deformation: Deformation | None = None) -> Predictor:
         """What runs the networks on one scan.
 
@@ -79,11 +86,12 @@ class Model:
                 f"the scan was prepared for another model than {self.name}: it was registered with "
                 f"{_named(found)}, wanted {_named(wanted)}; prepare it with the inputs of this model"
             )
+        mirroring = self.mirroring
         if groupwise is None or deformation is None or not deformation.accepted:
-            return Predictor(networks.layout, networks.prior, networks.network, scaling)
+            return Predictor(networks.layout, networks.prior, networks.network, scaling, mirroring=mirroring)
         displacement = deformation.displacement.astype(np.float32)
         prior = groupwise.prior_at(displacement, image > 0)
-        return Predictor(networks.layout, prior, networks.network, scaling, displacement)
+        return Predictor(networks.layout, prior, networks.network, scaling, displacement, mirroring)
 
 
 def _named(template: str | None) -> str:

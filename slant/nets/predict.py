@@ -35,6 +35,22 @@ Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
+class Mirroring:
+    """What it takes to label the mirror image of a scan, for networks trained with left and right exchanged.
+
+    Attributes
+    ----------
+    partners : (C,) uint8 array
+        Channel of each channel's left-right partner.
+    mirror_x : float
+        Template voxels x and ``mirror_x - x`` are left-right partners.
+    """
+
+    partners: NDArray[np.uint8]
+    mirror_x: float
+
+
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """What every tile of a model shares when it is run.
 
@@ -49,6 +65,9 @@ class Predictor:
         Its range and axes of a tile.
     displacement : (3, X/2, Y/2, Z/2) float32 array, optional
         Of the scan that is labelled: template voxels to the groupwise template, whose coordinates the networks see.
+    mirroring : Mirroring, optional
+        If given, every second tile labels the mirror image of the scan, with the network of its mirror tile, so that
+        the votes of neighbouring tiles are less alike.
     """
 
     layout: TileLayout
@@ -56,6 +75,7 @@ class Predictor:
     network: Callable[[str], Network]
     scaling: InputScaling = field(default_factory=InputScaling)
     displacement: NDArray[np.float32] | None = None
+    mirroring: Mirroring | None = None
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
 
@@ -157,18 +177,63 @@ def label_tile(
     wanted : 3 slices, optional
         Part of the tile that is asked for; the rest is 0, as is what lies `AROUND` voxels from all that is not 0.
     """
-    labels = np.zeros(predictor.layout.size, np.uint8)
-    box = _needed(image[tile.box], wanted or tile_box(predictor.layout))
+    wanted = wanted or tile_box(predictor.layout)
+    partner = mirror_tile(predictor, tile)
+    if partner is None:
+        return _labelled(predictor, _Look(tile, image, predictor.prior, predictor.displacement), device, wanted)
+    size = predictor.layout.size[0]
+    flipped = (slice(size - wanted[0].stop, size - wanted[0].start), *wanted[1:])
+    return np.ascontiguousarray(_labelled(predictor, _mirrored(predictor, partner, image), device, flipped)[::-1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What one tile sees: the scan or its mirror image, with the prior and displacement of the same."""
+
+    tile: Tile
+    image: NDArray[np.float32]
+    prior: Prior | None
+    displacement: NDArray[np.float32] | None
+    partners: NDArray[np.uint8] | None = None
+
+
+def mirror_tile(predictor: Predictor, tile: Tile) -> Tile | None:
+    """The tile on the other side, if this one is to label the mirror image of the scan; else None."""
+    if predictor.mirroring is None or sum(map(int, tile.name.split("_"))) % 2 == 0:
+        return None
+    if predictor.prior is not None and predictor.layout.shape[0] % predictor.prior.spacing:
+        return None  # the mirrored cells would lie elsewhere
+    first = predictor.layout.shape[0] - tile.stop[0]
+    start = (first, *tile.start[1:])
+    return next((other for other in predictor.layout if other.start == start), None)
+
+
+def _mirrored(predictor: Predictor, partner: Tile, image: NDArray[np.float32]) -> _Look:
+    """The mirror image; the displacement then leads to mirrored coordinates."""
+    how, prior, moved = predictor.mirroring, predictor.prior, predictor.displacement
+    assert how is not None  # noqa: S101
+    if prior is not None:
+        prior = Prior(prior.steps[::-1], prior.shape, prior.spacing)
+    if moved is not None:
+        moved = np.ascontiguousarray(moved[:, ::-1])
+        moved[0] = np.float32(how.mirror_x - (predictor.layout.shape[0] - 1)) - moved[0]
+    return _Look(partner, image[::-1], prior, moved, how.partners)
+
+
+def _labelled(predictor: Predictor, look: _Look, device: torch.device, wanted: Box) -> NDArray[np.uint8]:
+    labels, tile = np.zeros(predictor.layout.size, np.uint8), look.tile
+    box = _needed(look.image[tile.box], wanted)
     if box is None:
         return labels
     network = predictor.ready(tile.name, device)
-    mixed = _features(predictor, network, (tile, box), image, device)
-    if predictor.prior is None:
+    mixed = _features(predictor, network, (look, box), device)
+    if look.prior is None:
         channels, prior = np.arange(network.settings.outputs), None
     else:
-        channels = predictor.prior.possible(tile.start, tile.stop)
-        prior = TilePrior(predictor.prior, _part(tile, box), channels, device)
-    labels[box] = _winners(network, mixed, torch.from_numpy(channels).to(device), prior)
+        channels = look.prior.possible(tile.start, tile.stop)
+        prior = TilePrior(look.prior, _part(tile, box), channels, device)
+    outputs = channels if look.partners is None else look.partners[channels].astype(np.int64)
+    labels[box] = _winners(network, mixed, (torch.from_numpy(outputs).to(device), channels), prior)
     return labels
 
 
@@ -203,16 +268,14 @@ def _part(tile: Tile, box: Box) -> Tile:
     return Tile(tile.name, start, stop, start, stop)
 
 
-def _features(
-    predictor: Predictor, network: Network, where: tuple[Tile, Box], image: NDArray[np.float32], device: torch.device
-) -> Tensor:
+def _features(predictor: Predictor, network: Network, where: tuple[_Look, Box], device: torch.device) -> Tensor:
     """(X, Y, Z, mixed) float32 features of a box of one tile, axes x, y, z."""
-    tile, box = where
-    scaling = predictor.scaling
-    part = np.pad(scaling.of_tile(image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size])
+    look, box = where
+    tile, scaling = look.tile, predictor.scaling
+    part = np.pad(scaling.of_tile(look.image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size])
     order = [2 + axis for axis in scaling.order]
     size = (part.shape[0], part.shape[1], part.shape[2])
-    displacement = None if predictor.displacement is None else torch.from_numpy(predictor.displacement)
+    displacement = None if look.displacement is None else torch.from_numpy(look.displacement)
     place = place_channels(predictor.layout.shape, tile.start, size, displacement)
     crop = torch.from_numpy(part)[None, None].permute(0, 1, *order).contiguous().to(device)
     stride, reach = network.stride, network.reach
@@ -259,12 +322,15 @@ class TilePrior:
         return planes
 
 
-def _winners(network: Network, mixed: Tensor, channels: Tensor, prior: TilePrior | None) -> NDArray[np.uint8]:
-    lookup = channels.to(torch.uint8)
+def _winners(
+    network: Network, mixed: Tensor, channels: tuple[Tensor, NDArray[np.int64]], prior: TilePrior | None
+) -> NDArray[np.uint8]:
+    """The channels with the largest logits, of the outputs of the network that are told apart."""
+    outputs, lookup = channels[0], torch.from_numpy(channels[1]).to(mixed.device, torch.uint8)
     out = []
     for start in range(0, len(mixed), SLAB):
         onto = None if prior is None else prior.slab(start, min(start + SLAB, len(mixed))).flatten(0, 2)
-        logits = network.logits_of(mixed[start : start + SLAB].flatten(0, 2), channels, onto)
+        logits = network.logits_of(mixed[start : start + SLAB].flatten(0, 2), outputs, onto)
         out.append(lookup[logits.argmax(dim=1)].reshape(-1, *mixed.shape[1:3]))
     labels: NDArray[np.uint8] = torch.cat(out).cpu().numpy()
     return labels

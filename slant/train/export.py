@@ -75,6 +75,7 @@ def _export_one(
         _training(settings, name, scans),
         settings.licence,
     )
+    manifest["mirror"] = settings.mirror
     read = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
     weights = {tile: read[path] for tile, path in checkpoints.items()}
     prior = scans.prior if KINDS[kind].network.prior else None

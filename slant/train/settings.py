@@ -236,6 +236,8 @@ class TrainSettings:
         Where it runs; of several, each takes its share of the tiles.
     precision : {"auto", "float32"}
         ``auto`` computes layers in bfloat16 where the device multiplies it fast.
+    mirror : bool
+        Whether every second tile of the model labels the mirror image of a scan.
     """
 
     name: str
@@ -263,8 +265,13 @@ class TrainSettings:
     start: Path | None = None
     devices: tuple[str, ...] = ("cpu",)
     precision: Literal["auto", "float32"] = "auto"
+    mirror: bool = False
 
     def __post_init__(self) -> None:
+        if self.mirror and not self.augment.flip:
+            raise SettingsError(
+                "mirror = true needs networks that know mirrored scans: set [augment] flip, such as 0.5"
+            )
         if self.folds < 2:
             raise SettingsError(f"folds must be at least 2, found {self.folds}")
         if any(n % 2 for n in self.layout.size):

@@ -16,6 +16,7 @@ from slant.grid import Shape
 from slant.io.models import embedded_models, model_folder
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
+from slant.nets.predict import Mirroring
 from slant.nets.registry import KINDS, build_network, settings_of
 from slant.nets.weights import read_model
 from slant.train.checkpoint import Identity, averaged_weights, load_checkpoint, new_state, save_round
@@ -85,7 +86,9 @@ def train_whole(
     channels = np.arange(len(load_protocol(settings.protocol)))
     field = Field(*box, layout.shape, channels, _mirror_x())
     scans = load_training(settings)
-    judge = judge_of(scans, settings.layout) if stage.crop else judge_of(scans, layout, tile)
+    judge = (
+        judge_of(scans, settings.layout, None, _mirroring(settings)) if stage.crop else judge_of(scans, layout, tile)
+    )
     lesson = replace(_lesson(settings, field, stage), crop=cropped(settings) if stage.crop else None)
     device = usable_devices(settings.devices)[0]
     return _train(settings, (f"{name}.pt", start, None), (scans, lesson, judge), (device, until))
@@ -131,8 +134,13 @@ def _grown(seen: tuple[Shape, Shape], multiple: int) -> tuple[Shape, Shape]:
 
 
 def _mirror_x() -> float:
-    """Sum of the x of left-right partners, in voxels of the template: twice the plane of world x = 0."""
-    return 2 * float(load_template().grid.voxel_from_ras[0, 3])
+    return load_template().mirror_x
+
+
+def _mirroring(settings: TrainSettings) -> Mirroring | None:
+    if not settings.mirror:
+        return None
+    return Mirroring(load_protocol(settings.protocol).mirrored_channels, _mirror_x())
 
 
 def _lesson(settings: TrainSettings, field: Field, stage: StageSettings) -> Lesson:

@@ -16,6 +16,7 @@ from slant.train.loss import IGNORED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from slant.nets.predict import Mirroring
     from slant.nets.prior import Prior
     from slant.tiles import Tile, TileLayout
     from slant.train.checkpoint import State
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from slant.train.prepare import TrainingScans
 
 
-def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None) -> Callable[[State], float | None]:
+def judge_of(
+    scans: TrainingScans, layout: TileLayout, tile: Tile | None = None, mirroring: Mirroring | None = None
+) -> Callable[[State], float | None]:
     """A function that gives the mean Dice of a state's averaged weights; None if nobody is held out.
 
     Parameters
@@ -32,6 +35,8 @@ def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None)
     layout : TileLayout
     tile : Tile, optional
         Of that layout: the Dice in this tile; else that of the vote of all tiles, with one network for all.
+    mirroring : Mirroring, optional
+        With which every second tile labels the mirror image.
     """
     if not scans.held_out:
         return lambda _: None
@@ -43,10 +48,13 @@ def judge_of(scans: TrainingScans, layout: TileLayout, tile: Tile | None = None)
         scores = []
         for scan in scans.held_out:
             truth = scan.channels.numpy()
-            own = deformed_prior(scans, scan)
-            chosen, displacement = own or (prior, None)
+            own, displacement = deformed_prior(scans, scan) or (prior, None)
             predictor = Predictor(
-                layout, chosen if network.prior else None, lambda _: network, displacement=displacement
+                layout,
+                own if network.prior else None,
+                lambda _: network,
+                displacement=displacement,
+                mirroring=mirroring,
             )
             if tile is None:
                 scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), truth))
