@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slant import bias, brain, intensity, register
-from slant._ants import load_ants
 from slant.config import SegmentSettings
 from slant.fusion import VoteCounter
 from slant.measure import VolumeRow, intracranial_volume_mm3, region_volumes
@@ -135,8 +133,7 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
 
     settings = settings or SegmentSettings()
     clock = StageClock()
-    with clock("brain"), ThreadPoolExecutor(1) as beside:
-        beside.submit(load_ants)  # two to three seconds of import, while another core looks for the brain
+    with clock("brain"):
         mask = brain_mask(scan, settings)
     with clock("register"):
         keep_head = inputs.scaling.keep_head

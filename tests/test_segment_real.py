@@ -62,6 +62,8 @@ def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented:
     record = json.loads((out / NAMES.record).read_text("utf-8"))
     assert record["regions_found"] == 132
     assert record["registration_similarity"] > 0.5
+    assert record["deformation"]["accepted"]
+    assert record["deformation"]["similarity"] > 0.85 > record["deformation"]["affine_similarity"]
     assert 1.0e6 < record["total_intracranial_volume_mm3"] < 2.2e6
     assert max(stage["peak_mib"] for stage in record["stages"]) < 4096
     assert record["quality"]["grade"] == "pass", record["quality"]["reasons"]

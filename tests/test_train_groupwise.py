@@ -189,6 +189,9 @@ def test_a_run_makes_a_template_of_those_trained_on_that_its_model_carries(tmp_p
     np.testing.assert_array_equal(votes, scans.groupwise.votes.numpy())
     np.testing.assert_allclose(image, scans.groupwise.mean.data, atol=1e-3)
     assert GROUPWISE in loaded.manifest["files"]
+    assert loaded.manifest["mirror"] is False
+    mirrored = replace(settings, mirror=True, augment=replace(settings.augment, flip=0.5))
+    assert read_model(export(mirrored)[0]).manifest["mirror"] is True
 
 
 def test_changed_scans_are_deformed_again_and_missing_ones_named(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ PLAIN = {
         ({"layout": TileLayout(SHAPE, (19, 24, 24), (2, 2, 2))}, "size must be even"),
         ({"layout": TileLayout(SHAPE, (8, 24, 24), (4, 2, 2))}, r"at least 16 .* found \(8, 24, 24\)"),
         ({"devices": ()}, "devices is empty"),
+        ({"mirror": True}, r"mirror = true needs .* \[augment\] flip"),
         ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] wants auxiliary scans"),
         ({"whole": StageSettings(2, auxiliary=0.3)}, r"\[whole\] wants auxiliary scans"),
         ({"tile": TileSettings(2, auxiliary=0.3)}, r"\[tile\] wants auxiliary scans"),

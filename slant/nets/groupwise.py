@@ -83,7 +83,11 @@ class GroupwiseTemplate:
         steps = np.zeros(self.votes.shape, dtype=np.uint8)
         steps[..., 0] = 255
         pooled = functional.max_pool3d(torch.from_numpy(brain)[None].float(), SPACING)
-        near = functional.max_pool3d(pooled, 2 * _NEAR + 1, stride=1, padding=_NEAR)[0] > 0
+        for axis in range(3):  # a cube of cells, one axis after the other
+            kernel, padding = [1, 1, 1], [0, 0, 0]
+            kernel[axis], padding[axis] = 2 * _NEAR + 1, _NEAR
+            pooled = functional.max_pool3d(pooled, kernel, stride=1, padding=padding)
+        near = pooled[0] > 0
         cells = torch.nonzero(near)
         moved = torch.from_numpy(np.asarray(displacement, dtype=np.float32))[:, near].T
         votes = torch.from_numpy(self.votes)
