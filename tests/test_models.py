@@ -105,13 +105,12 @@ def test_scaling_comes_from_the_manifest(changed: Callable[..., Path]) -> None:
 
 
 def test_mirroring_comes_from_the_manifest(changed: Callable[..., Path]) -> None:
-    assert load_model(str(changed(lambda _: None))).mirroring is None
-    how = load_model(str(changed(lambda m: m.update(mirror=True)))).mirroring
-    assert how is not None
-    assert how.mirror_x == pytest.approx(2 * 86.095, abs=1e-3)
-    np.testing.assert_array_equal(how.partners, load_protocol().mirrored_channels)
-    predictor = load_model(str(changed(lambda m: m.update(mirror=True)))).predictor(np.ones(LAYOUT.shape, np.float32))
-    assert predictor.mirroring is not None
+    assert load_model(str(toy_model_folder())).mirroring is None
+    model = load_model(str(changed(lambda m: m.update(mirror=True))))
+    assert model.mirroring is not None
+    assert model.mirroring.mirror_x == pytest.approx(2 * 86.095, abs=1e-3)
+    np.testing.assert_array_equal(model.mirroring.partners, load_protocol().mirrored_channels)
+    assert model.predictor(np.ones(LAYOUT.shape, np.float32)).mirroring is not None
 
 
 @pytest.mark.parametrize(
