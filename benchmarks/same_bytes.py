@@ -43,7 +43,8 @@ def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict
 
 def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:
     """Labels in the template's space, with the layers of the networks in bfloat16 or not."""
-    predictor, counter, cpu = model.predictor, VoteCounter(model.layout), torch.device("cpu")
+    predictor = model.predictor(prepared.image.data, prepared.deformation)
+    counter, cpu = VoteCounter(model.layout), torch.device("cpu")
 
     def network(tile: str) -> CompactUNet:
         made = predictor.network(tile)

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from slant.fusion import VoteCounter
 from slant.io.models import load_model
+from slant.nets.groupwise import Deformation
+from slant.nets.model import Model
 from slant.nets.network import channels_last
-from slant.nets.predict import Predictor, TilePrior, _features, label_tile, tile_box
+from slant.nets.predict import Predictor, TilePrior, _features, _Look, label_tile, tile_box
 from slant.tiles import Tile, TileLayout
 from slant.train.validate import mean_dice_of
 
@@ -33,7 +35,8 @@ def probabilities(
 ) -> tuple[NDArray[np.int64], torch.Tensor]:
     """Channels that can occur in a tile, and their (X, Y, Z, K) probabilities."""
     network = channels_last(predictor.network(tile.name).eval())
-    mixed = _features(predictor, network, (tile, tile_box(predictor.layout)), image, CPU)
+    look = _Look(tile, image, predictor.prior, predictor.displacement)
+    mixed = _features(predictor, network, (look, tile_box(predictor.layout)), CPU)
     if predictor.prior is None:
         raise SystemExit("wanted a model with a prior")
     channels = predictor.prior.possible(tile.start, tile.stop)
@@ -74,6 +77,14 @@ def merged(predictor: Predictor, image: NDArray[np.float32]) -> Iterator[tuple[s
         yield name, np.asarray(total.argmax(dim=-1).to(torch.uint8))
 
 
+def predictor_of(model: Model, image: NDArray[np.float32], deformed: Path) -> Predictor:
+    """What labels a prepared scan, without mirror images."""
+    groupwise, deformation = model.inputs.groupwise, None
+    if groupwise is not None:
+        deformation = Deformation(np.load(deformed)["displacement"], 1.0, 0.0, groupwise.identity)
+    return replace(model.predictor(image, deformation), mirroring=None)
+
+
 def main() -> None:
     """Print a row a way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,7 +93,7 @@ def main() -> None:
     parser.add_argument("--people", nargs="+")
     given = parser.parse_args()
     folder = given.split / f"model-{given.model}"
-    predictor = load_model(str(folder)).predictor
+    model = load_model(str(folder))
     trained = set(json.loads((folder / "manifest.json").read_text())["training"]["people"])
     prepared = given.split.parent / "prepared"
     labelled = [path.name.removesuffix(".labels.npz") for path in sorted(prepared.glob("*.labels.npz"))]
@@ -91,6 +102,7 @@ def main() -> None:
     for name in people:
         image = np.load(prepared / f"{name}.npz")["image"].astype(np.float32)
         truth = np.load(prepared / f"{name}.labels.npz")["channels"]
+        predictor = predictor_of(model, image, given.split / "groupwise" / f"{name}.npz")
         for way, found in merged(predictor, image):
             scores.setdefault(way, []).append(mean_dice_of(found, truth))
     print(f"| tiles of {given.model} merged by | {' | '.join(people)} | mean |\n|---|{'--:|' * (len(people) + 1)}")

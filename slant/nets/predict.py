@@ -178,12 +178,13 @@ def label_tile(
         Part of the tile that is asked for; the rest is 0, as is what lies `AROUND` voxels from all that is not 0.
     """
     wanted = wanted or tile_box(predictor.layout)
-    partner = mirror_tile(predictor, tile)
-    if partner is None:
+    how, partner = predictor.mirroring, mirror_tile(predictor, tile)
+    if how is None or partner is None:
         return _labelled(predictor, _Look(tile, image, predictor.prior, predictor.displacement), device, wanted)
     size = predictor.layout.size[0]
     flipped = (slice(size - wanted[0].stop, size - wanted[0].start), *wanted[1:])
-    return np.ascontiguousarray(_labelled(predictor, _mirrored(predictor, partner, image), device, flipped)[::-1])
+    look = _mirrored(predictor, how, partner, image)
+    return np.ascontiguousarray(_labelled(predictor, look, device, flipped)[::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +209,9 @@ def mirror_tile(predictor: Predictor, tile: Tile) -> Tile | None:
     return next((other for other in predictor.layout if other.start == start), None)
 
 
-def _mirrored(predictor: Predictor, partner: Tile, image: NDArray[np.float32]) -> _Look:
+def _mirrored(predictor: Predictor, how: Mirroring, partner: Tile, image: NDArray[np.float32]) -> _Look:
     """The mirror image; the displacement then leads to mirrored coordinates."""
-    how, prior, moved = predictor.mirroring, predictor.prior, predictor.displacement
-    assert how is not None  # noqa: S101
+    prior, moved = predictor.prior, predictor.displacement
     if prior is not None:
         prior = Prior(prior.steps[::-1], prior.shape, prior.spacing)
     if moved is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,9 +60,9 @@ class Atlas:
     def __init__(
         self, scans: list[LabelledScan], groupwise: Groupwise | None, prior: Prior | None, device: torch.device
     ) -> None:
-        self._scans, self._groupwise, self._given, self.device = scans, groupwise, prior, device
+        self._scans, self._given, self.device = scans, prior, device
         self._frequency = total_frequency(scans, prior).to(device)
-        self._votes = None if groupwise is None else groupwise.votes.to(device)
+        self._groupwise = None if groupwise is None else replace(groupwise, votes=groupwise.votes.to(device))
 
     def of_step(
         self, scan: LabelledScan, places: Tensor, seen: Field, flip: bool, generator: torch.Generator
@@ -92,13 +92,13 @@ class Atlas:
 
     def logits(self, step: StepPrior, scan: LabelledScan, drawn: boxes.Boxes, lesson: Lesson, flip: bool) -> Tensor:
         """(B * 512, C) log-frequencies at the voxels of boxes, without the scan's own labels."""
-        if step.cells is None:
+        if step.cells is None or self._groupwise is None:
             own = own_frequency(scan, self._scans, self._given)
             return boxes.prior_logits(self._frequency, own, drawn, FLOOR).to(self.device)
         x, y, z, _ = step.cells.shape
         rows = boxes.rows(drawn.starts // SPACING - 1, EDGE_CELLS, (x, y, z)).to(self.device)
         places = (step.cells.reshape(-1, 3).index_select(0, rows) - (SPACING - 1) / 2) / SPACING
-        share = self._votes_without(scan, places)
+        share = self._votes_without(self._groupwise, scan, places)
         if flip:
             share = share[:, lesson.regions.mirrored.long().to(self.device)]
         share = share / share.sum(dim=1, keepdim=True).clamp(min=FLOOR)
@@ -106,14 +106,13 @@ class Atlas:
         weights = interpolation_matrix(SPACING, boxes.EDGE, EDGE_CELLS, SPACING).to(logs)
         return boxes.interpolated(logs, (weights, weights, weights))
 
-    def _votes_without(self, scan: LabelledScan, places: Tensor) -> Tensor:
+    def _votes_without(self, groupwise: Groupwise, scan: LabelledScan, places: Tensor) -> Tensor:
         """(N, C) votes at places in cells, less those of the scan's own subject."""
-        assert self._groupwise is not None and self._votes is not None  # noqa: S101, PT018
-        share = votes_at(self._votes, places)
-        own = self._groupwise.own[scan.name]
+        share = votes_at(groupwise.votes, places)
+        own = groupwise.own[scan.name]
         if not own:
             return share
-        x, y, z, channels = self._votes.shape
+        x, y, z, channels = groupwise.votes.shape
         index, weight = corners(places, (x, y, z))
         padded = torch.cat([share, share.new_zeros(len(share), 1)], dim=1)
         for labels in own:
