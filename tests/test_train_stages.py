@@ -156,15 +156,15 @@ def test_a_stage_on_crops_hands_one_network_to_all_tiles(tmp_path: Path, monkeyp
     settings = toy_settings(tmp_path, people=2, whole=stage, fold=0, layout=LAYOUT)
     real, seen = loop.step_loss, []
 
-    def watched(net, scan, frequency, place, how):
-        seen.append((how[0].seen.start, how[0].seen.shape, tuple(2 * n for n in place.shape[2:])))
-        return real(net, scan, frequency, place, how)
+    def watched(net, scans, atlas, how):
+        seen.append((how[0].seen.start, how[0].seen.shape))
+        return real(net, scans, atlas, how)
 
     monkeypatch.setattr(loop, "step_loss", watched)
     assert train_whole(settings)
-    assert {shape for _, shape, _ in seen} == {place for *_, place in seen} == {LAYOUT.size}
-    assert len({start for start, *_ in seen}) > 2
-    for start, size, _ in seen:
+    assert {shape for _, shape in seen} == {LAYOUT.size}
+    assert len({start for start, _ in seen}) > 2
+    for start, size in seen:
         assert all(a >= 0 and a + n <= whole for a, n, whole in zip(start, size, SHAPE, strict=True))
     (folder,) = export(settings)
     model = read_model(folder)

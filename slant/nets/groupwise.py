@@ -91,11 +91,13 @@ class GroupwiseTemplate:
         cells = torch.nonzero(near)
         moved = torch.from_numpy(np.asarray(displacement, dtype=np.float32))[:, near].T
         votes = torch.from_numpy(self.votes)
-        found = np.empty((len(cells), self.votes.shape[-1]), dtype=np.uint8)
+        found = np.zeros((len(cells), self.votes.shape[-1]), dtype=np.uint8)
         for start in range(0, len(cells), _CELLS_AT_A_TIME):
             part = slice(start, start + _CELLS_AT_A_TIME)
-            share = votes_at(votes, cells[part] + moved[part] / SPACING)
-            found[part] = quantize((share / share.sum(dim=1, keepdim=True).clamp(min=FLOOR)).numpy())
+            sums = votes_at(votes, cells[part] + moved[part] / SPACING)
+            share = (sums / sums.sum(dim=1, keepdim=True).clamp(min=FLOOR)).numpy()
+            there = share > FLOOR  # few of the regions are anywhere near
+            found[part][there] = quantize(share[there])
         steps[near.numpy()] = found
         return Prior(steps, (x, y, z), SPACING)
 

@@ -175,7 +175,7 @@ def _read_groupwise(path: Path, layout: TileLayout, channels: int) -> tuple[NDAr
             f"{path} is the groupwise template of another grid or protocol: found an image of {image.shape} and votes "
             f"of {votes.dtype} {votes.shape}, wanted {wanted} and uint8 {(channels, *wanted)}; export the model again"
         )
-    return image, np.ascontiguousarray(np.moveaxis(votes, 0, -1))
+    return image, torch.from_numpy(votes).permute(1, 2, 3, 0).contiguous().numpy()
 
 
 def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: TileLayout) -> None:
