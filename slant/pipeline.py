@@ -201,6 +201,8 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     ------
     DeviceError
         If the device asked for is not there.
+    ModelError
+        If the scan was prepared for a model with another groupwise template.
     """
     from slant.nets.predict import choose_device, tile_votes
 

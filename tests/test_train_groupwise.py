@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from phantoms import (
-    MIRROR_X,
     OUTPUTS,
     SHAPE,
     STILL,
@@ -28,7 +27,6 @@ from phantoms import (
 from slant.config import SynSettings
 from slant.errors import InputError, SettingsError, TrainingError
 from slant.grid import axis_aligned_grid
-from slant.io.resources import load_protocol
 from slant.nets.weights import GROUPWISE, read_model
 from slant.train import prepare, run
 from slant.train.atlas import Atlas
@@ -37,7 +35,7 @@ from slant.train.data import Groupwise, LabelledScan
 from slant.train.export import export
 from slant.train.groupwise import blocks, count_votes, inverted, template_of
 from slant.train.loss import IGNORED
-from slant.train.settings import GroupwiseSettings, StageSettings
+from slant.train.settings import GroupwiseSettings, NetworkChoice, StageSettings
 from slant.train.step import view_of
 from slant.train.validate import deformed_prior
 from slant.volume import Volume
@@ -212,11 +210,13 @@ def test_changed_scans_are_deformed_again_and_missing_ones_named(tmp_path: Path)
 
 def test_scans_of_one_subject_are_left_out_together(tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
-    table.write_text("name\tperson\np1\tone\np3\tone\n", "utf-8")
+    table.write_text("name\tperson\np0\ttwice\np2\ttwice\n", "utf-8")
     settings = settings_with(tmp_path, scans=table)
     prepare.prepare_groupwise(settings)
-    own = prepare.load_training(settings).groupwise.own
-    assert {name: len(votes) for name, votes in own.items()} == {"one": 2} or sorted(own)
+    scans = prepare.load_training(settings)
+    assert sorted(scan.name for scan in scans.held_out) == ["p1", "p4"]
+    own = {name: len(votes) for name, votes in scans.groupwise.own.items()}
+    assert own == {"p0": 2, "p1": 0, "p2": 2, "p3": 1, "p4": 0}
 
 
 def test_a_template_of_one_scan_is_refused(tmp_path: Path) -> None:
@@ -256,5 +256,9 @@ def test_impossible_settings_are_refused(wrong: dict[str, object], message: str)
 
 def test_the_stage_has_its_place() -> None:
     assert run.STAGES.index("prepare") < run.STAGES.index("groupwise") < run.STAGES.index("whole")
-    assert MIRROR_X
-    assert len(load_protocol()) == OUTPUTS
+
+
+def test_networks_without_a_prior_are_refused(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, network=NetworkChoice("slant2018"))
+    with pytest.raises(SettingsError, match=r"\[groupwise\] .* 'slant2018' takes no prior"):
+        run.run_stages(settings, ("groupwise",), (), None)

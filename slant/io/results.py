@@ -249,7 +249,7 @@ def record(run: Run) -> dict[str, Any]:
     Returns
     -------
     dict
-        Input and model with their SHA-256, versions, resolved settings, warnings, similarity after registration,
+        Input and model with their SHA-256, versions, resolved settings, warnings, similarity after registration
         and after deformation, quality, and seconds and peak memory of each stage.
     """
     found = run.segmentation

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from slant.errors import SettingsError
+from slant.nets.registry import KINDS
 from slant.report.curves import draw_curves
 from slant.train.evaluate import evaluate, mean_by_person
 from slant.train.export import export
@@ -60,7 +61,11 @@ def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[st
 
 def _check(settings: TrainSettings, tiles: tuple[str, ...]) -> None:
     """Refuse what cannot work before hours of work."""
-    network_of(settings)
+    kind, _ = network_of(settings)
+    if settings.groupwise is not None and not KINDS[kind].network.prior:
+        raise SettingsError(
+            f"[groupwise] makes a prior, but the network {kind!r} takes no prior; leave one of them out"
+        )
     chosen(settings.layout, tiles)
     usable_devices(settings.devices)
     if not settings.data.is_dir():
