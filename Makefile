@@ -13,7 +13,7 @@ install := $(bin)/python -m pip install -qq --disable-pip-version-check $(PIP_FL
 	--constraint constraints.txt --editable
 export T1 OUT
 
-.PHONY: help demo segment test fast lint format build clean
+.PHONY: help demo segment test fast lint format docs build clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -50,16 +50,20 @@ lint: $(dev) ## style, formatting, types and import contracts
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo --no-cache
 
-format: $(dev) ## mend style and formatting
+format: $(dev) ## fix style and formatting
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
+
+docs: $(dev) ## build the documentation site in site/
+	@$(bin)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict
 
 build: $(dev) ## wheel and sdist in dist/
 	$(bin)/python -m build --no-isolation
 
 clean: ## remove what demo, build and tests left behind, but not .venv
-	rm -rf demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find slant tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf demo dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find slant tests benchmarks experiments -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(bin)/pip:
 	@command -v "$(PYTHON)" >/dev/null || { \

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Without arguments, with scans in /INPUTS: the contract of the original container. `slant ...`: that command.
-# Anything else: the BIDS App.
+# Entry point of the container. Without arguments and with a folder /INPUTS, it has the interface of the original SLANT
+# container. `slant ...` runs that command. All other arguments go to the BIDS App.
 set -eu
 if [ $# -eq 0 ] && [ -d /INPUTS ]; then
-    exec slant original /INPUTS /OUTPUTS
+    exec slant legacy /INPUTS /OUTPUTS
 fi
 if [ "${1:-}" = slant ]; then
     exec "$@"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Segments one scan in the image as a cautious site would run it: a user id of its own, a read-only root, no network, no
-# HOME, and only the two folders of the contract to see. With buildah, as root, the same is done by hand.
+# Segments one scan in a locked-down container: another user id, a read-only root file system, no network, no HOME, and
+# no folders of the host except the input and output folders. With buildah, the script sets up the same restrictions
+# itself, which needs root.
 #
 #   docker/try.sh SCAN.nii.gz OUT [NAME]
 set -euo pipefail
 if [ $# -lt 2 ] || [ ! -f "$1" ]; then
-    echo "wanted a scan and a folder for the results: $0 SCAN.nii.gz OUT [NAME of the image]" >&2
+    echo "expected a scan and an output directory: $0 SCAN.nii.gz OUT [NAME of the image]" >&2
     exit 2
 fi
 scan=$(realpath "$1")
@@ -30,7 +31,8 @@ container=$("$engine" from "$name")
 root=$("$engine" mount "$container")
 trap 'rm -rf "$inputs"; "$engine" umount "$container" > /dev/null; "$engine" rm "$container" > /dev/null' EXIT
 mkdir -p "$root/INPUTS" "$root/OUTPUTS" "$root/tmp" "$root/proc" "$root/dev"
-# A mount namespace without network where the root is read-only; the entry point as that user with nothing but PATH.
+# Mount namespace without network and with a read-only root; the entry point runs as the other user with a minimal
+# environment.
 # shellcheck disable=SC2016
 unshare --mount --net bash -euc '
     root=$1 inputs=$2 out=$3 id=$4

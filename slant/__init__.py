@@ -2,8 +2,8 @@
 
 >>> import slant
 >>> scan = slant.read_scan("sub-01_T1w.nii.gz")               # doctest: +SKIP
->>> found = slant.segment(scan.volume, slant.load_model())    # doctest: +SKIP
->>> found.labels.data, found.labels.grid.ras_from_voxel       # doctest: +SKIP
+>>> result = slant.segment(scan.volume, slant.load_model())   # doctest: +SKIP
+>>> result.labels.data, result.labels.grid.ras_from_voxel     # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
     "segment",
 ]
 
-_HOMES = {
+_MODULES = {
     "slant.config": ("SegmentSettings",),
     "slant.errors": ("SlantError",),
     "slant.grid": ("Grid",),
@@ -65,8 +65,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for, so that ``import slant`` is quick."""
-    for home, names in _HOMES.items():
+    """Import a public name on first access, so that ``import slant`` is fast."""
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'slant' has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Removes the slow shading of a scan with N4 (Tustison et al. 2010), inside the brain.
+"""Corrects the bias field of a scan with N4 (Tustison et al. 2010), inside the brain.
 
-The field is estimated on every sixth voxel, where it is as smooth as ever and a hundred times quicker, and interpolated
-to the rest. Voxels are picked, not averaged: N4 sharpens the histogram, and averages of two tissues would blur it.
+The field is estimated on every sixth voxel along each axis, which is a hundred times faster, and interpolated to all
+voxels; it is smooth, so this loses nothing. Voxels are sampled, not averaged: N4 sharpens the histogram, and averages
+of two tissues would blur it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from slant.resample import resample
 from slant.volume import LabelMap, Volume
 
 STRIDE = 6
-"""Voxels from one that is looked at to the next."""
+"""Voxels from one sampled voxel to the next along each axis."""
 
 LEVELS, ITERATIONS, TOLERANCE = 4, 50, 1e-7  # ANTs' defaults
 
 
 def correct_bias(volume: Volume, mask: LabelMap) -> tuple[Volume, Volume]:
-    """The scan without its bias field, and the field.
+    """Estimate the bias field of a scan and divide the scan by it.
 
     Parameters
     ----------
     volume : Volume
-        Axis-aligned grid, such as the template's.
+        On an axis-aligned grid, for example the template's.
     mask : LabelMap
         Brain mask on the same grid.
 
@@ -34,14 +35,14 @@ def correct_bias(volume: Volume, mask: LabelMap) -> tuple[Volume, Volume]:
     corrected : Volume
         ``volume / field`` inside the mask, 0 outside.
     field : Volume
-        Geometric mean 1 inside the mask.
+        Bias field with geometric mean 1 inside the mask.
     """
     inside = mask.data != 0
-    picked = (slice(STRIDE // 2, None, STRIDE),) * 3
-    grid = _coarse_grid(volume.grid, volume.data[picked].shape)
+    sampled = (slice(STRIDE // 2, None, STRIDE),) * 3
+    grid = _coarse_grid(volume.grid, volume.data[sampled].shape)
     field = load_ants().n4_bias_field_correction(
-        to_ants(Volume(volume.data[picked], grid)),
-        mask=to_ants(LabelMap((inside & (volume.data > 0))[picked].astype(np.uint8), grid)),
+        to_ants(Volume(volume.data[sampled], grid)),
+        mask=to_ants(LabelMap((inside & (volume.data > 0))[sampled].astype(np.uint8), grid)),
         shrink_factor=1,
         convergence={"iters": [ITERATIONS] * LEVELS, "tol": TOLERANCE},
         return_bias_field=True,
@@ -54,7 +55,7 @@ def correct_bias(volume: Volume, mask: LabelMap) -> tuple[Volume, Volume]:
 
 
 def _coarse_grid(grid: Grid, shape: tuple[int, ...], margin: int = 0) -> Grid:
-    """The grid of the picked voxels, begun ``margin`` of them earlier."""
+    """The grid of the sampled voxels, extended by ``margin`` of them before the first."""
     first = STRIDE // 2 - margin * STRIDE
     matrix = grid.ras_from_voxel @ np.diag([STRIDE, STRIDE, STRIDE, 1.0])
     matrix[:3, 3] = (grid.ras_from_voxel @ [first, first, first, 1.0])[:3]

@@ -1,6 +1,6 @@
-"""Finds the brain in a scan, with deepbet or by the zeros that an earlier brain extraction left.
+"""Brain extraction with deepbet, or from the zero background of a skull-stripped scan.
 
-deepbet (Fisch et al. 2024, MIT licence) brings its weights in its package.
+The package of deepbet (Fisch et al. 2024, MIT licence) includes its weights.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from slant.volume import LabelMap, Volume
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LEAST_BRAIN_MM3, LARGEST_BRAIN_MM3 = 0.5e6, 2.4e6
-"""Volumes a brain mask may have, from small children to loose masks of large heads."""
+MIN_BRAIN_MM3, MAX_BRAIN_MM3 = 0.5e6, 2.4e6
+"""Range of plausible volumes of a brain mask, from small children to loose masks of large heads."""
 
-CUT_MM2 = 400.0
-"""Area of brain on a face of the field of view from which it counts as cut."""
+TRUNCATION_MM2 = 400.0
+"""Area of brain on a face of the field of view above which the brain counts as truncated there."""
 
-CUT_BELOW_MM2 = 1500.0
-"""The same on the lower face, where brain stem and cerebellum are often cut harmlessly."""
+INFERIOR_TRUNCATION_MM2 = 1500.0
+"""The same for the inferior face, where the field of view often ends at brain stem and cerebellum without harm."""
 
-_LEFT_OVER = 0.005  # share of a stripped scan's non-zero voxels that may lie apart from the brain
+_MAX_DETACHED_FRACTION = 0.005  # of the non-zero voxels of a skull-stripped scan that are not connected to the brain
 
 
 def is_skull_stripped(scan: Volume) -> bool:
-    """Whether the background is exactly zero and what is left is one piece of the size of a brain.
+    """Whether the background is exactly zero and the foreground is one component with the volume of a brain.
 
     Parameters
     ----------
     scan : Volume
     """
-    filled = scan.data != 0
-    if not LEAST_BRAIN_MM3 <= filled.sum() * scan.grid.voxel_volume_mm3 <= LARGEST_BRAIN_MM3:
+    foreground = scan.data != 0
+    if not MIN_BRAIN_MM3 <= foreground.sum() * scan.grid.voxel_volume_mm3 <= MAX_BRAIN_MM3:
         return False
-    return bool(filled.sum() - _largest_piece(filled).sum() <= _LEFT_OVER * filled.sum())
+    return bool(foreground.sum() - _largest_component(foreground).sum() <= _MAX_DETACHED_FRACTION * foreground.sum())
 
 
 def brain_from_zero_background(scan: Volume) -> LabelMap:
-    """The brain mask of a skull-stripped scan: the largest piece that is not zero, its holes filled.
+    """The brain mask of a skull-stripped scan: its largest non-zero component, with holes filled.
 
     Raises
     ------
     InputError
-        If it has not the size of a brain.
+        If its volume is not plausible for a brain.
     """
-    return _plausible(ndimage.binary_fill_holes(_largest_piece(scan.data != 0)), scan)
+    return _plausible(ndimage.binary_fill_holes(_largest_component(scan.data != 0)), scan)
 
 
 def extract_brain(scan: Volume) -> LabelMap:
@@ -71,12 +71,12 @@ def extract_brain(scan: Volume) -> LabelMap:
     Raises
     ------
     InputError
-        If no brain is found, or what is found has not the size of one.
+        If no brain is found, or if the volume of the mask is not plausible for a brain.
     """
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # its sums depend on the number of threads
+    torch.set_num_threads(1)  # the sums of deepbet depend on the number of threads
     try:
         extraction = _deepbet()
         mask = extraction.run_model(scan.data.copy()) > 0.5
@@ -97,40 +97,40 @@ def _deepbet() -> Any:
         return BrainExtraction(no_gpu=True)
 
 
-def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    pieces, count = ndimage.label(mask)
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    components, count = ndimage.label(mask)
     if count <= 1:
         return mask
-    largest: NDArray[np.bool_] = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    largest: NDArray[np.bool_] = components == 1 + int(np.argmax(np.bincount(components.ravel())[1:]))
     return largest
 
 
 def _plausible(mask: NDArray[np.bool_], scan: Volume) -> LabelMap:
     volume_mm3 = float(mask.sum()) * scan.grid.voxel_volume_mm3
-    if not LEAST_BRAIN_MM3 <= volume_mm3 <= LARGEST_BRAIN_MM3:
+    if not MIN_BRAIN_MM3 <= volume_mm3 <= MAX_BRAIN_MM3:
         raise InputError(
-            f"no plausible brain was found: {volume_mm3 / 1000:.0f} cm3, wanted {LEAST_BRAIN_MM3 / 1000:.0f} to "
-            f"{LARGEST_BRAIN_MM3 / 1000:.0f}; is it a T1-weighted scan of a whole head with the right voxel size?"
+            f"no plausible brain was found: {volume_mm3 / 1000:.0f} cm3, expected {MIN_BRAIN_MM3 / 1000:.0f} to "
+            f"{MAX_BRAIN_MM3 / 1000:.0f}; is it a T1-weighted scan of a whole head with the right voxel size?"
         )
     return LabelMap(mask.astype(np.uint8), scan.grid)
 
 
-def fov_cuts_brain(brain: LabelMap) -> str | None:
-    """A warning if the brain reaches the edge of the field of view, naming the faces; None if it does not.
+def fov_truncation_warning(brain: LabelMap) -> str | None:
+    """A warning that names the faces where the field of view truncates the brain; None if there are none.
 
     Parameters
     ----------
     brain : LabelMap
-        On a grid with axes near R, A, S.
+        Brain mask on a grid with axes near R, A, S.
     """
     sizes = brain.grid.voxel_size_mm
-    cut = []
+    truncated = []
     for axis, names in enumerate((("left", "right"), ("back", "front"), ("bottom", "top"))):
         area_mm2 = float(np.prod(sizes)) / sizes[axis]
         for name, index in zip(names, (0, -1), strict=True):
             touching_mm2 = np.count_nonzero(np.take(brain.data, index, axis=axis)) * area_mm2
-            if touching_mm2 > (CUT_BELOW_MM2 if name == "bottom" else CUT_MM2):
-                cut.append(f"{name} ({touching_mm2 / 100:.0f} cm2)")
-    if not cut:
+            if touching_mm2 > (INFERIOR_TRUNCATION_MM2 if name == "bottom" else TRUNCATION_MM2):
+                truncated.append(f"{name} ({touching_mm2 / 100:.0f} cm2)")
+    if not truncated:
         return None
-    return f"the field of view cuts the brain at the {', '.join(cut)}; regions there are incomplete"
+    return f"the field of view truncates the brain at the {', '.join(truncated)}; regions there are incomplete"

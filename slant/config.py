@@ -1,4 +1,4 @@
-"""Settings are frozen values: from the command line, from a TOML file, or made in Python."""
+"""Settings as frozen dataclasses, from the command line, a TOML file or Python."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SegmentSettings:
-    """How a scan is segmented.
+    """Settings of the segmentation of a scan.
 
     Attributes
     ----------
     model : str
-        Embedded model (slant27, slant8, whole) or the folder of one's own.
+        Embedded model (slant27, slant8, whole) or the path of a model folder.
     device : str
-        Where the networks run: auto, cpu, cuda, cuda:N or mps.
+        Device for network inference: auto, cpu, cuda, cuda:N or mps.
     threads : int, optional
-        Processor threads; by default all that this process may use. The labels do not depend on it.
+        CPU threads (default: all available); does not change the labels.
     skull_stripped : bool, optional
-        Whether the scan's background is already zero; by default this is found out.
-    warp : {"vote", "nearest"}
-        How labels come back to the scan: trilinear weights vote, or the nearest voxel decides.
+        Input is skull-stripped, background exactly 0 (default: detect).
+    interpolation : {"multilabel", "nearest"}
+        Interpolation of labels to native space: a vote with trilinear weights, or the nearest voxel.
     """
 
     model: str = "slant27"
     device: str = "auto"
     threads: int | None = None
     skull_stripped: bool | None = None
-    warp: Literal["vote", "nearest"] = "vote"
+    interpolation: Literal["multilabel", "nearest"] = "multilabel"
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads must be at least 1, found {self.threads}")
-        if self.warp not in ("vote", "nearest"):
-            raise SettingsError(f"warp must be 'vote' or 'nearest', found {self.warp!r}")
+        if self.interpolation not in ("multilabel", "nearest"):
+            raise SettingsError(f"interpolation must be 'multilabel' or 'nearest', found {self.interpolation!r}")
 
     @property
     def thread_count(self) -> int:
-        """Threads to use: those asked for, or all that this process may run on."""
+        """Number of threads to use: ``threads``, or all that are available to this process."""
         if self.threads is not None:
             return self.threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
-class PageSettings:
-    """How the page of a scan is drawn.
+class ReportSettings:
+    """Settings of the report of a scan.
 
     Attributes
     ----------
     convention : {"neurological", "radiological"}
-        Whether pictures show the person's left on the left, or on the right.
+        Display convention: left on the left (neurological) or on the right (radiological).
     pdf : bool
-        Write the page as PDF too.
+        Write the report as PDF too.
     """
 
     convention: Literal["neurological", "radiological"] = "neurological"
@@ -76,22 +76,22 @@ class PageSettings:
 
     @property
     def radiological(self) -> bool:
-        """Whether left is on the right."""
+        """Whether the left side of the subject is displayed on the right."""
         return self.convention == "radiological"
 
 
 @dataclass(frozen=True)
-class RunPages(PageSettings):
-    """The pages that a run leaves beside its results.
+class RunReportSettings(ReportSettings):
+    """Settings of the report that a run writes with its results.
 
     Attributes
     ----------
     convention : {"neurological", "radiological"}
-        Whether pictures show the person's left on the left, or on the right.
+        Display convention: left on the left (neurological) or on the right (radiological).
     pdf : bool
-        Write the page as PDF too.
+        Write the report as PDF too.
     report : bool
-        Write a page to judge the results by.
+        Write an HTML quality-control report.
     """
 
     report: bool = True
@@ -99,56 +99,59 @@ class RunPages(PageSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pdf and not self.report:
-            raise SettingsError("--pdf asks for the page as PDF and --no-report for no page; leave one of them out")
+            raise SettingsError(
+                "--pdf asks for the report as PDF, but --no-report for no report; leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
 class DicomSettings:
-    """What is asked of a scan that is a folder of DICOM files.
+    """Settings of a scan that is given as a folder of DICOM files.
 
     Attributes
     ----------
     series : str, optional
-        Number or SeriesInstanceUID of the series to take; by default the only T1-weighted one.
+        Series number or UID (default: the T1-weighted series, if there is exactly one).
     dicom_seg : bool
-        Write the labels as a DICOM Segmentation too, which refers to the series and holds the patient's data.
+        Write the labels as a DICOM Segmentation too; it refers to the series and contains the patient's data.
     """
 
     series: str | None = None
     dicom_seg: bool = False
 
     def check_file(self, path: Path) -> None:
-        """Refuse a scan in one file, of which neither can be asked.
+        """Check that no DICOM option is set for a scan that is a single file.
 
         Raises
         ------
         SettingsError
+            If one is set.
         """
-        asked = "--series" if self.series is not None else "--dicom-seg" if self.dicom_seg else None
-        if asked:
-            raise SettingsError(f"{asked} is for DICOM: found {path}, wanted the folder of a DICOM series")
+        option = "--series" if self.series is not None else "--dicom-seg" if self.dicom_seg else None
+        if option:
+            raise SettingsError(f"{option} is for DICOM: found {path}, expected the folder of a DICOM series")
 
 
 COARSEST_MM = 8.0
-"""Voxels of the coarsest level of SyN."""
+"""Approximate voxel size (mm) of the coarsest SyN level."""
 
 
 @dataclass(frozen=True)
 class SynSettings:
-    """How two images are registered.
+    """Settings of the nonlinear registration of two images (SyN).
 
     Attributes
     ----------
     resolution_mm : float
-        Voxels of the finest level and of the warp.
+        Voxel size (mm) of the finest SyN level.
     radius : int
-        Voxels from the middle of a cube to its faces.
+        Radius in voxels of the cubes over which the local correlation is computed.
     iterations : tuple of 3 int
-        On the coarsest level, on each level between, and on the finest.
+        Iterations on the coarsest level, on each intermediate level, and on the finest level.
     step : float
         Largest step of an iteration, in voxels of the level.
     update_sigma, total_sigma : float
-        Gaussian smoothing of the step and of the whole half field, in voxels of the level.
+        Standard deviations of the Gaussian smoothing of each step and of the total half field, in voxels of the level.
     """
 
     resolution_mm: float = 2.0
@@ -160,26 +163,26 @@ class SynSettings:
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.resolution_mm <= COARSEST_MM:
-            raise SettingsError(f"the resolution must be 0.5 to {COARSEST_MM:g} mm, found {self.resolution_mm}")
+            raise SettingsError(f"resolution_mm must be 0.5 to {COARSEST_MM:g} mm, found {self.resolution_mm}")
         if self.radius < 1 or min(self.iterations) < 0 or self.step <= 0:
-            raise SettingsError(f"radius and step must be positive, iterations not negative, found {self}")
+            raise SettingsError(f"radius and step must be positive and iterations not negative, found {self}")
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
-        """Shrink factor and iterations of every level, the coarsest first."""
+        """Shrink factor and number of iterations of every level, from coarse to fine."""
         steps = max(0, round(math.log2(COARSEST_MM / self.resolution_mm)))
-        coarsest, between, finest = self.iterations
-        counts = [coarsest] * min(steps, 1) + [between] * (steps - 1) + [finest]
+        coarsest, intermediate, finest = self.iterations
+        counts = [coarsest] * min(steps, 1) + [intermediate] * (steps - 1) + [finest]
         return tuple((2 ** (steps - i), count) for i, count in enumerate(counts))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Read the tables of a TOML file.
 
     Raises
     ------
     SettingsError
-        If it is missing or not TOML; the message gives the line.
+        If the file is missing or is not TOML; the message gives the line.
     """
     try:
         with path.open("rb") as stream:
@@ -193,54 +196,54 @@ def read_toml(path: Path) -> dict[str, Any]:
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def build(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """A settings dataclass from plain values, nested tables and lists included.
+def build(kind: type[T], values: dict[str, Any], source: str) -> T:
+    """Build a settings dataclass from plain values, including nested tables and lists.
 
     Parameters
     ----------
     kind : dataclass type
     values : dict
-        Field names to values; fields left out keep their defaults.
-    where : str
-        Said in errors: the file or table the values come from.
+        Values by field name; omitted fields keep their defaults.
+    source : str
+        File or table that the values come from, for error messages.
 
     Raises
     ------
     SettingsError
-        For an unknown key (with the nearest name), a missing one, or a value of another type.
+        If a key is unknown (the message suggests the nearest name) or missing, or if a value has the wrong type.
     """
     import dacite
 
-    _check_keys(kind, values, where)
-    config = dacite.Config(strict=True, type_hooks={int: _whole, float: _number, Path: _path}, cast=[tuple])
+    _check_keys(kind, values, source)
+    config = dacite.Config(strict=True, type_hooks={int: _integer, float: _number, Path: _path}, cast=[tuple])
     try:
         return dacite.from_dict(kind, values, config)
     except dacite.DaciteError as error:
-        raise SettingsError(f"{where}: {error}") from error
+        raise SettingsError(f"{source}: {error}") from error
 
 
-def _check_keys(kind: type[DataclassInstance], values: dict[str, Any], where: str, table: str = "") -> None:
+def _check_keys(kind: type[DataclassInstance], values: dict[str, Any], source: str, table: str = "") -> None:
     known = [table + field.name for field in dataclasses.fields(kind)]
     hints = []
     for key in sorted(table + key for key in values if table + key not in known):
         near = difflib.get_close_matches(key, known, n=1)
         hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if hints:
-        raise SettingsError(f"{where}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}")
+        raise SettingsError(f"{source}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}")
     types = get_type_hints(kind)
     for key, value in values.items():
         if isinstance(value, dict) and dataclasses.is_dataclass(types[key]):
-            _check_keys(types[key], value, where, f"{table}{key}.")
+            _check_keys(types[key], value, source, f"{table}{key}.")
 
 
-def _whole(value: object) -> object:
-    """Truth values pass neither for whole numbers nor for decimals."""
+def _integer(value: object) -> object:
+    """Make booleans fail the type check where an integer or a float is expected."""
     return str(value) if isinstance(value, bool) else value
 
 
 def _number(value: object) -> object:
-    """Whole numbers pass where decimals are wanted."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else _whole(value)
+    """Accept integers where floats are expected."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else _integer(value)
 
 
 def _path(value: object) -> object:

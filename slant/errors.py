@@ -1,12 +1,12 @@
-"""Errors a user can cause, each of which names what was found and what was wanted."""
+"""Errors that a user can cause; each message says what was found and what was expected."""
 
 from __future__ import annotations
 
 
 class SlantError(Exception):
-    """Base of every error with a cause that the user can mend.
+    """Base class of all errors whose cause the user can fix.
 
-    The message says what was found, what was wanted, where, and what to do. The command line prints it without
+    The message says what was found, what was expected, where, and what to do. The command line prints it without
     a traceback and exits with status 2.
     """
 
@@ -16,15 +16,15 @@ class InputError(SlantError):
 
 
 class GeometryError(SlantError):
-    """Shapes or affines that do not fit together or do not describe a place in the world."""
+    """Shapes or affines that do not fit together or do not describe a position in world space."""
 
 
 class ProtocolError(SlantError):
-    """A region number, name or table that the label protocol does not know."""
+    """A region id, name or table that does not fit the label protocol."""
 
 
 class LayoutError(SlantError):
-    """A tile layout that does not cover its grid or that cannot be built."""
+    """A tile layout that is invalid or does not cover its grid."""
 
 
 class ModelError(SlantError):
@@ -32,11 +32,11 @@ class ModelError(SlantError):
 
 
 class RegistrationError(SlantError):
-    """A scan that could not be brought onto the template well enough to be labelled."""
+    """A scan whose registration to the template is not good enough for labelling."""
 
 
 class TrainingError(SlantError):
-    """A training that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class SettingsError(SlantError):
@@ -44,8 +44,8 @@ class SettingsError(SlantError):
 
 
 class DeviceError(SlantError):
-    """A computing device that was asked for and is not there."""
+    """A requested computing device that is not available."""
 
 
 class OutputError(SlantError):
-    """Results that cannot be written where they were asked for."""
+    """Results that cannot be written to the requested output directory."""

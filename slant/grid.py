@@ -1,8 +1,8 @@
-"""A `Grid` is a box of voxels with a place in the world.
+"""A `Grid` is a 3D array of voxels with a position in world space.
 
-Nouns used everywhere: a *voxel coordinate* is an array index ``(i, j, k)``, whole numbers at voxel centres; the
-*world* is the scanner's RAS+ space in mm (x to the Right, y to the Anterior, z to the Superior); a matrix
-``b_from_a`` takes homogeneous ``a`` coordinates to ``b`` coordinates, so ``c_from_b @ b_from_a`` reads true.
+Terms used everywhere: a *voxel coordinate* is an array index ``(i, j, k)``, with integers at voxel centres; *world
+space* is the scanner's RAS+ space in mm (x to the Right, y to the Anterior, z to the Superior); a matrix ``b_from_a``
+maps homogeneous ``a`` coordinates to ``b`` coordinates, so that the names of ``c_from_b @ b_from_a`` match.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slant.errors import GeometryError
 Shape = tuple[int, int, int]
 Matrix = NDArray[np.float64]
 
-_SINGULAR = 1e-6  # mm3; a voxel this small is a damaged header
+_MIN_VOXEL_MM3 = 1e-6  # a smaller voxel means a damaged header
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Grid:
     Raises
     ------
     GeometryError
-        If the shape is not three positive numbers or the matrix is not an invertible affine.
+        If the shape is not three positive integers or the matrix is not an invertible affine.
     """
 
     shape: Shape
@@ -42,11 +42,11 @@ class Grid:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or any(not float(n).is_integer() or n < 1 for n in self.shape):
-            raise GeometryError(f"a grid needs three positive whole numbers as shape, found {self.shape}")
+            raise GeometryError(f"the shape of a grid must be three positive integers, found {self.shape}")
         matrix = np.array(self.ras_from_voxel, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
             raise GeometryError(f"a grid needs a finite 4 x 4 affine with last row 0 0 0 1, found {matrix.tolist()}")
-        if abs(np.linalg.det(matrix[:3, :3])) < _SINGULAR:
+        if abs(np.linalg.det(matrix[:3, :3])) < _MIN_VOXEL_MM3:
             raise GeometryError(
                 f"the affine is not invertible: voxel volume {abs(np.linalg.det(matrix[:3, :3])):.3g} mm3; "
                 "the scan's header has no usable sform or qform"
@@ -57,7 +57,7 @@ class Grid:
 
     @property
     def voxel_from_ras(self) -> Matrix:
-        """(4, 4) float64: voxel coordinates of a world place."""
+        """(4, 4) float64 affine from RAS+ mm to voxel coordinates."""
         return np.asarray(np.linalg.inv(self.ras_from_voxel), dtype=np.float64)
 
     @property
@@ -73,22 +73,22 @@ class Grid:
 
     @property
     def center_ras_mm(self) -> NDArray[np.float64]:
-        """(3,) float64: world place in mm of the middle of the box."""
-        middle = np.append((np.array(self.shape) - 1) / 2, 1.0)
-        center: NDArray[np.float64] = (self.ras_from_voxel @ middle)[:3]
+        """(3,) float64 world coordinates in mm of the centre of the grid."""
+        center_voxel = np.append((np.array(self.shape) - 1) / 2, 1.0)
+        center: NDArray[np.float64] = (self.ras_from_voxel @ center_voxel)[:3]
         return center
 
     def same_as(self, other: Grid, atol_mm: float = 1e-3) -> bool:
-        """Whether both grids have one shape and no corner further apart than ``atol_mm``."""
+        """Whether both grids have the same shape and corners that differ by at most ``atol_mm`` along each axis."""
         if self.shape != other.shape:
             return False
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
         corners[:, :3] *= np.array(self.shape) - 1
-        apart = (self.ras_from_voxel - other.ras_from_voxel) @ corners.T
-        return bool(np.abs(apart).max() <= atol_mm)
+        difference_mm = (self.ras_from_voxel - other.ras_from_voxel) @ corners.T
+        return bool(np.abs(difference_mm).max() <= atol_mm)
 
     def with_voxels_mm(self, size_mm: float) -> Grid:
-        """The same box of space in cubic voxels of ``size_mm``, axes kept, outer faces within one voxel."""
+        """A grid of cubic voxels over the same box, with the same axes; outer faces agree to within one voxel."""
         factor = size_mm / np.array(self.voxel_size_mm)
         shape = np.maximum(1, np.ceil(np.array(self.shape) / factor - 1e-6)).astype(int)
         matrix = self.ras_from_voxel @ np.diag([*factor, 1.0])
@@ -97,15 +97,15 @@ class Grid:
 
 
 def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLike) -> Grid:
-    """A RAS+ grid of cubic voxels whose axes are the world's.
+    """A RAS+ grid of cubic voxels whose axes are those of world space.
 
     Parameters
     ----------
     shape : tuple of 3 int
     voxel_mm : float
-        Edge of a voxel.
+        Edge length of a voxel.
     first_voxel_ras_mm : (3,) array
-        World place of voxel ``(0, 0, 0)``'s centre.
+        World coordinates of the centre of voxel ``(0, 0, 0)``.
     """
     matrix = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     matrix[:3, 3] = np.asarray(first_voxel_ras_mm, dtype=np.float64)
@@ -113,6 +113,6 @@ def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLi
 
 
 def transform_points(b_from_a: Matrix, points: ArrayLike) -> NDArray[np.float64]:
-    """(N, 3) points in ``a`` coordinates carried to ``b`` coordinates by a (4, 4) affine."""
-    moved: NDArray[np.float64] = np.asarray(points, dtype=np.float64) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
-    return moved
+    """Map (N, 3) points from space ``a`` to space ``b`` by a (4, 4) affine; returns (N, 3) float64."""
+    mapped: NDArray[np.float64] = np.asarray(points, dtype=np.float64) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
+    return mapped

@@ -1,8 +1,8 @@
-"""Brings the intensities of a scan to those of the training scans (Huo et al. 2019, section 2.3).
+"""Intensity normalization of a scan to the training scans (Huo et al. 2019, section 2.3).
 
-The intensities in the brain are z-scored and sorted; a robust line (Huber 1964) maps the sorted vector onto the mean
-sorted vector of the training scans, and is applied to the whole brain. Sorted vectors are kept as quantiles, so that
-brains of any size compare.
+The intensities in the brain are z-scored and sorted. A robust linear fit (Huber 1964) maps the sorted vector to the
+mean sorted vector of the training scans, and is applied to the whole brain. Sorted vectors are stored as quantiles, so
+that brains of different sizes are comparable.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from slant.errors import InputError
 from slant.volume import LabelMap, Volume
 
 QUANTILES = 1001
-"""Length of a sorted intensity vector."""
+"""Number of quantiles that represent a sorted intensity vector."""
 
 HUBER_SCALE = 0.1
-"""Residual, in standard deviations of the brain's intensity, beyond which a quantile counts as an outlier."""
+"""Residual beyond which a quantile counts as an outlier, in standard deviations of the intensity in the brain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class IntensityReference:
     Attributes
     ----------
     quantiles : (K,) float64 array
-        Ascending, 0 to 1.
+        Cumulative fractions, ascending from 0 to 1.
     values : (K,) float64 array
         z-scored intensity at each quantile.
     """
@@ -39,8 +39,16 @@ class IntensityReference:
     values: NDArray[np.float64]
 
 
-def z_score(volume: Volume, mask: LabelMap, *, keep_head: bool = False) -> Volume:
-    """The volume with mean 0 and standard deviation 1 inside the mask; 0 outside, or scaled alike to keep the head.
+def z_score(volume: Volume, mask: LabelMap, *, mask_brain: bool = True) -> Volume:
+    """Scale a volume to mean 0 and standard deviation 1 inside the mask.
+
+    Parameters
+    ----------
+    volume : Volume
+    mask : LabelMap
+        Brain mask on the same grid.
+    mask_brain : bool
+        Set voxels outside the mask to 0; otherwise they are scaled like the brain.
 
     Raises
     ------
@@ -50,13 +58,15 @@ def z_score(volume: Volume, mask: LabelMap, *, keep_head: bool = False) -> Volum
     inside = mask.data != 0
     values = volume.data[inside].astype(np.float64)
     if not values.size or not values.std() > 0:
-        raise InputError(f"the intensity of the {values.size} voxels in the brain is constant; this is not an image")
+        raise InputError(
+            f"the intensity of the {values.size} voxels in the brain is constant; check the scan and its mask"
+        )
     scaled = (volume.data - values.mean()) / values.std()
-    return Volume((scaled if keep_head else np.where(inside, scaled, 0)).astype(np.float32), volume.grid)
+    return Volume((np.where(inside, scaled, 0) if mask_brain else scaled).astype(np.float32), volume.grid)
 
 
 def sorted_intensities(volume: Volume, mask: LabelMap) -> NDArray[np.float64]:
-    """(K,) float64 quantiles of the intensities in the mask, ascending."""
+    """Quantiles of the intensities in the mask, (K,) float64, ascending."""
     values = volume.data[mask.data != 0].astype(np.float64)
     return np.asarray(np.quantile(values, np.linspace(0, 1, QUANTILES)), dtype=np.float64)
 
@@ -66,38 +76,40 @@ def build_reference(vectors: list[NDArray[np.float64]]) -> IntensityReference:
     return IntensityReference(np.linspace(0, 1, QUANTILES), np.mean(vectors, axis=0))
 
 
-def harmonize(volume: Volume, mask: LabelMap, reference: IntensityReference, *, keep_head: bool = False) -> Volume:
-    """Intensities in the brain on the scale of the reference; 0 outside.
+def normalize_intensity(
+    volume: Volume, mask: LabelMap, reference: IntensityReference, *, mask_brain: bool = True
+) -> Volume:
+    """Map the intensities in the brain to the scale of the reference.
 
     Parameters
     ----------
     volume : Volume
-        Corrected for bias.
+        Volume after bias field correction.
     mask : LabelMap
         Brain mask on the same grid.
     reference : IntensityReference
-    keep_head : bool
-        Apply the line found in the brain to the whole image, as Huo et al. do.
+    mask_brain : bool
+        Set voxels outside the mask to 0; otherwise the fit is applied to the whole image, as in Huo et al.
 
     Returns
     -------
     Volume
-        z-scores of the reference inside the mask.
+        Intensities inside the mask in units of the reference (z-scores).
 
     Raises
     ------
     InputError
         If the intensity in the brain is constant.
     """
-    scored = z_score(volume, mask, keep_head=keep_head)
-    found = np.interp(reference.quantiles, np.linspace(0, 1, QUANTILES), sorted_intensities(scored, mask))
-    slope, intercept = huber_line(found, reference.values)
-    line = Volume(slope * scored.data + intercept, volume.grid)
-    return line if keep_head else line.masked(mask)
+    scored = z_score(volume, mask, mask_brain=mask_brain)
+    own_values = np.interp(reference.quantiles, np.linspace(0, 1, QUANTILES), sorted_intensities(scored, mask))
+    slope, intercept = huber_line(own_values, reference.values)
+    normalized = Volume(slope * scored.data + intercept, volume.grid)
+    return normalized.masked(mask) if mask_brain else normalized
 
 
 def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and intercept of ``y = slope * x + intercept`` by Huber's robust regression."""
+    """Slope and intercept of ``y = slope * x + intercept`` by robust regression with Huber's loss."""
 
     def residuals(line: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(line[0] * x + line[1] - y, dtype=np.float64)
@@ -107,18 +119,18 @@ def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, f
 
 
 def line_between(before: Volume, after: Volume, mask: LabelMap) -> tuple[float, float]:
-    """Slope and intercept of the line that took one image to another in the brain.
+    """Slope and intercept of the linear map from one image to another in the brain.
 
     Parameters
     ----------
     before, after : Volume
-        On one grid; ``after`` a line of ``before``, but for values that a limit cut off at either end.
+        Images on one grid. ``after`` is a linear function of ``before``, except for values clipped at either end.
     mask : LabelMap
         Brain mask on the same grid, not empty.
     """
     inside = mask.data != 0
-    given, made = before.data[inside].astype(np.float64), after.data[inside].astype(np.float64)
-    low, high = np.percentile(given, (5, 95))
-    kept = (given >= low) & (given <= high) if low < high else np.ones(given.shape, dtype=np.bool_)
-    slope, intercept = np.polyfit(given[kept], made[kept], 1)
+    x, y = before.data[inside].astype(np.float64), after.data[inside].astype(np.float64)
+    low, high = np.percentile(x, (5, 95))
+    unclipped = (x >= low) & (x <= high) if low < high else np.ones(x.shape, dtype=np.bool_)
+    slope, intercept = np.polyfit(x[unclipped], y[unclipped], 1)
     return float(slope), float(intercept)

@@ -1,4 +1,4 @@
-"""One scan through the whole pipeline, in memory: `segment` is `label` after `prepare`."""
+"""The segmentation pipeline for one scan, in memory: `segment` runs `prepare` and then `label`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from slant import bias, brain, intensity, register
 from slant.config import SegmentSettings
-from slant.fusion import VoteCounter
-from slant.measure import VolumeRow, intracranial_volume_mm3, region_volumes
-from slant.resample import labels_to_home, pick_labels, resample
-from slant.stages import Stage, StageClock
+from slant.resample import pick_labels, resample, resample_labels
+from slant.timing import Timing, TimingLog
 from slant.volume import LabelMap, Volume
+from slant.volumes import VolumeRow, intracranial_volume_mm3, region_volumes
+from slant.vote import VoteCounter
 
 if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
@@ -24,59 +24,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A scan ready for the networks; picklable, so one process may make it and another label it.
+    """A scan ready for the networks; picklable, so that one process can prepare it and another can label it.
 
     Attributes
     ----------
     image : Volume
-        Template grid, network units: 0 outside the brain, about 1 on average inside, unless the model's inputs differ.
+        Image on the template grid in network units. For the default inputs it is 0 outside the brain, and about 1 on
+        average inside.
     brain : LabelMap
-        Brain mask (0 and 1) on the scan's own grid.
-    home : Grid
-        The scan's own grid.
-    home_from_template : (4, 4) float64 array
-        RAS mm in template space to RAS mm in the scan's space.
+        Brain mask (0 and 1) on the grid of the scan.
+    native_grid : Grid
+        Grid of the scan.
+    native_from_template : (4, 4) float64 array
+        Affine from RAS mm in template space to RAS mm in native space.
     similarity : float
-        How well the registered scan fits the template, see `slant.register`.
+        Correlation of the registered scan with the template, see `slant.register.Registration`.
     warnings : tuple of str
-    stages : tuple of Stage
+    timings : tuple of Timing
     intensity_line : tuple of 2 float, optional
-        Slope and intercept from intensities of the scan without its bias field to those of ``image``. Together with
-        scan and image it gives the field, which is not kept.
+        Slope and intercept of the linear map from intensities after bias field correction to those of ``image``. The
+        bias field, which is not stored, follows from the scan, the image and this map.
     deformation : Deformation, optional
-        Registration with the model's groupwise template, if it has one.
+        Registration to the model's groupwise template, if the model has one.
     """
 
     image: Volume
     brain: LabelMap
-    home: Grid
-    home_from_template: Matrix
+    native_grid: Grid
+    native_from_template: Matrix
     similarity: float
     warnings: tuple[str, ...] = ()
-    stages: tuple[Stage, ...] = ()
+    timings: tuple[Timing, ...] = ()
     intensity_line: tuple[float, float] | None = None
     deformation: Deformation | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The regions of one scan.
+    """The segmentation of one scan.
 
     Attributes
     ----------
     labels : LabelMap
-        Region ids on the scan's own grid.
+        Region ids in native space, on the grid of the scan.
     confidence : Volume
-        On the scan's own grid, 0 to 1: the share of the votes that the label won. Not a probability.
+        Vote fraction of each label in native space, 0 to 1. It is not a probability.
     template_labels : LabelMap
         Region ids on the template grid.
     volumes : tuple of VolumeRow
-        Of regions, tissues, lobes, brain and intracranial space in mm3.
+        Volumes of regions, tissues, lobes and brain, and the estimated total intracranial volume, in mm3.
     prepared : Prepared
-        What the networks saw.
+        The scan as it entered the networks.
     warnings : tuple of str
-    stages : tuple of Stage
-        Seconds and memory of all stages.
+    timings : tuple of Timing
+        Wall time and peak memory of all steps.
     """
 
     labels: LabelMap
@@ -85,16 +86,16 @@ class Segmentation:
     volumes: tuple[VolumeRow, ...]
     prepared: Prepared
     warnings: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    timings: tuple[Timing, ...]
 
 
 def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None) -> Segmentation:
-    """Label a T1-weighted scan.
+    """Segment a T1-weighted scan.
 
     Parameters
     ----------
     scan : Volume
-        Axes near R, A, S, as `slant.io.read.read_scan` gives it; any voxel size, oblique or not.
+        Scan with axes near R, A, S, as `slant.io.read.read_scan` returns it; any voxel size, oblique or not.
     model : Model
         See `slant.io.models.load_model`.
     settings : SegmentSettings, optional
@@ -104,22 +105,22 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
     InputError
         If no brain is found.
     RegistrationError
-        If the scan cannot be brought onto the template.
+        If the registration to the template fails.
     DeviceError
-        If the device asked for is not there.
+        If the requested device is not available.
     """
     settings = settings or SegmentSettings()
     return label(prepare(scan, model.inputs, settings), model, settings)
 
 
 def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = None) -> Prepared:
-    """Find the brain, register it, correct its bias, harmonize its intensities, and deform the atlas prior to it.
+    """Extract and register the brain, correct the bias field, normalize intensities, and deform the atlas prior.
 
     Parameters
     ----------
     scan : Volume
     inputs : Inputs
-        A model's ``inputs``.
+        The ``inputs`` of a model.
     settings : SegmentSettings, optional
 
     Raises
@@ -127,87 +128,115 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     InputError
         If no brain is found.
     RegistrationError
-        If the scan cannot be brought onto the template.
+        If the registration to the template fails.
     """
     from slant.nets.groupwise import deform
 
     settings = settings or SegmentSettings()
-    clock = StageClock()
+    clock = TimingLog()
     with clock("brain"):
         mask = brain_mask(scan, settings)
     with clock("register"):
-        keep_head = inputs.scaling.keep_head
-        moved, carried, registration = carry_to_template(scan, mask, inputs.template, keep_head=keep_head)
+        mask_brain = inputs.scaling.mask_brain
+        image, template_mask, registration = resample_to_template(scan, mask, inputs.template, mask_brain=mask_brain)
     with clock("bias"):
-        everywhere = LabelMap(np.ones(moved.grid.shape, np.uint8), moved.grid)
-        corrected, _ = bias.correct_bias(moved, everywhere if keep_head else carried)
-    with clock("harmonize"):
-        harmonized = intensity.harmonize(corrected, carried, inputs.reference, keep_head=keep_head)
-        image = Volume(inputs.scaling(harmonized.data, carried.data != 0), inputs.template.grid)
-        line = intensity.line_between(corrected, image, carried)
-    deformation, warnings = None, [brain.fov_cuts_brain(mask)]
+        everywhere = LabelMap(np.ones(image.grid.shape, np.uint8), image.grid)
+        corrected, _ = bias.correct_bias(image, template_mask if mask_brain else everywhere)
+    with clock("intensity"):
+        normalized = intensity.normalize_intensity(corrected, template_mask, inputs.reference, mask_brain=mask_brain)
+        image = Volume(inputs.scaling(normalized.data, template_mask.data != 0), inputs.template.grid)
+        line = intensity.line_between(corrected, image, template_mask)
+    deformation, warnings = None, [brain.fov_truncation_warning(mask)]
     if inputs.groupwise is not None:
         with clock("deform"):
             deformation = deform(image, inputs.groupwise)
-        warnings.append(_affine_warning(deformation))
+        warnings.append(_deformation_warning(deformation))
     return Prepared(
         image,
         mask,
         scan.grid,
-        registration.home_from_template,
+        registration.native_from_template,
         registration.similarity,
         tuple(warning for warning in warnings if warning),
-        clock.stages,
+        clock.timings,
         line,
         deformation,
     )
 
 
-def _affine_warning(deformation: Deformation) -> str:
-    """What is said where the prior is not deformed; empty where it is."""
-    from slant.nets.groupwise import LEAST_SIMILARITY
+def _deformation_warning(deformation: Deformation) -> str:
+    """A warning if the deformation is not accepted, so that the prior stays affine; otherwise an empty string."""
+    from slant.nets.groupwise import MIN_SIMILARITY
 
     if deformation.accepted:
         return ""
     return (
-        f"the scan could not be deformed to the groupwise template: similarity {deformation.similarity:.2f}, at least "
-        f"{LEAST_SIMILARITY:.2f} is wanted and more than the {deformation.affine_similarity:.2f} of the affine; the "
-        "atlas prior is aligned by the affine only, which makes regions less certain: look at the picture"
+        f"the scan could not be deformed to the groupwise template: similarity {deformation.similarity:.2f}, expected "
+        f"at least {MIN_SIMILARITY:.2f} and more than the {deformation.affine_similarity:.2f} of the affine; the atlas "
+        "prior is aligned by the affine only, which makes the labels less certain; check the overlay"
     )
 
 
 def brain_mask(scan: Volume, settings: SegmentSettings) -> LabelMap:
-    """The brain of a scan, by its zeros if it is skull stripped."""
+    """The brain mask of a scan, from its zero background if it is skull-stripped, otherwise by brain extraction."""
     stripped = settings.skull_stripped
     if stripped is None:
         stripped = brain.is_skull_stripped(scan)
     return brain.brain_from_zero_background(scan) if stripped else brain.extract_brain(scan)
 
 
-def carry_to_template(
-    scan: Volume, mask: LabelMap, template: Template, *, keep_head: bool = False
+def resample_to_template(
+    scan: Volume, mask: LabelMap, template: Template, *, mask_brain: bool = True
 ) -> tuple[Volume, LabelMap, register.Registration]:
-    """The brain of a scan, or its whole image, and its mask on the template's working grid, each resampled once."""
+    """Register a scan, and resample its image and brain mask to the working grid of the template, each once.
+
+    Parameters
+    ----------
+    scan : Volume
+    mask : LabelMap
+        Brain mask on the grid of the scan.
+    template : Template
+    mask_brain : bool
+        Set the image to 0 outside the mask.
+
+    Returns
+    -------
+    image : Volume
+    mask : LabelMap
+    registration : Registration
+
+    Raises
+    ------
+    RegistrationError
+        If the registration fails.
+    """
     registration = register.register_to_template(scan, mask, template)
-    carried = pick_labels(mask, template.grid, registration.home_from_template)
-    moved = resample(scan, template.grid, source_from_target=registration.home_from_template)
-    return moved if keep_head else moved.masked(carried), carried, registration
+    template_mask = pick_labels(mask, template.grid, registration.native_from_template)
+    image = resample(scan, template.grid, source_from_target=registration.native_from_template)
+    return image.masked(template_mask) if mask_brain else image, template_mask, registration
 
 
 def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = None) -> Segmentation:
-    """Run the networks, let the tiles vote, carry the labels home and measure them.
+    """Run the networks, fuse the tiles by vote, resample the labels to native space and measure the volumes.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    model : Model
+        The model whose inputs the scan was prepared with.
+    settings : SegmentSettings, optional
 
     Raises
     ------
     DeviceError
-        If the device asked for is not there.
+        If the requested device is not available.
     ModelError
-        If the scan was prepared for a model with another groupwise template.
+        If the scan was prepared for a model with a different groupwise template.
     """
     from slant.nets.predict import choose_device, tile_votes
 
     settings = settings or SegmentSettings()
-    clock = StageClock()
+    clock = TimingLog()
     with clock("networks and vote"):
         device = choose_device(settings.device)
         counter = VoteCounter(model.layout)
@@ -215,24 +244,28 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
         for tile, channels in tile_votes(predictor, prepared.image.data, device, settings.thread_count):
             counter.aggregate(channels, tile)
         vote = counter.finalize()
-    with clock("inverse warp"):
+    with clock("resample labels"):
         grid, ids = prepared.image.grid, model.protocol.ids_from_channels(vote.channels)
-        template_labels = LabelMap(_smallest(ids), grid)
-        template_from_home = np.asarray(np.linalg.inv(prepared.home_from_template), dtype=np.float64)
-        labels, confidence = labels_to_home(
-            template_labels, Volume(vote.share, grid), prepared.home, template_from_home, settings.warp
+        template_labels = LabelMap(_smallest_dtype(ids), grid)
+        template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
+        labels, confidence = resample_labels(
+            template_labels,
+            Volume(vote.fraction, grid),
+            prepared.native_grid,
+            template_from_native,
+            settings.interpolation,
         )
-    with clock("measure"):
-        intracranial_mm3 = intracranial_volume_mm3(model.inputs.template.intracranial_mm3, template_from_home)
+    with clock("volumes"):
+        intracranial_mm3 = intracranial_volume_mm3(model.inputs.template.intracranial_mm3, template_from_native)
         volumes = region_volumes(labels, model.protocol, intracranial_mm3)
     warnings = prepared.warnings + _missing_regions(volumes)
     return Segmentation(
-        labels, confidence, template_labels, volumes, prepared, warnings, prepared.stages + clock.stages
+        labels, confidence, template_labels, volumes, prepared, warnings, prepared.timings + clock.timings
     )
 
 
-def _smallest(ids: np.ndarray) -> np.ndarray:
-    """The ids in the smallest unsigned type that holds them."""
+def _smallest_dtype(ids: np.ndarray) -> np.ndarray:
+    """Convert ids to the smallest unsigned dtype that holds them."""
     return ids.astype(np.min_scalar_type(int(ids.max())))
 
 
@@ -240,4 +273,4 @@ def _missing_regions(volumes: tuple[VolumeRow, ...]) -> tuple[str, ...]:
     missing = [row.name for row in volumes if row.level == "region" and row.volume_mm3 == 0]
     if not missing:
         return ()
-    return (f"{len(missing)} regions were found nowhere in the scan: {', '.join(missing)}",)
+    return (f"no voxels were labelled as {len(missing)} regions: {', '.join(missing)}",)

@@ -1,4 +1,4 @@
-"""The space in which all scans are labelled: an image to register to and a grid to work on."""
+"""The template space in which scans are labelled: an image for registration and a grid for the networks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Template:
     ----------
     name : str
     image : Volume
-        Brain intensities, 2 mm, 0 outside the brain.
+        Intensities of the brain at 2 mm, 0 outside the brain.
     brain : LabelMap
         Brain mask (0 and 1) on the image's grid.
     grid : Grid
-        The working grid of the networks, 1 mm.
+        Working grid of the networks, 1 mm.
     intracranial_mm3 : float
-        Intracranial volume of the template.
+        Intracranial volume of the template in mm3.
 
     Raises
     ------
@@ -46,5 +46,5 @@ class Template:
 
     @property
     def mirror_x(self) -> float:
-        """Sum of the x of left-right partners, in voxels of the working grid: twice the plane of world x = 0."""
+        """Sum of the x coordinates of two mirrored points, in voxels of the working grid."""
         return 2 * float(self.grid.voxel_from_ras[0, 3])

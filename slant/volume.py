@@ -1,4 +1,4 @@
-"""Arrays that know where they are: a `Volume` may be interpolated, a `LabelMap` only picked."""
+"""Arrays on a grid: a `Volume` may be interpolated, a `LabelMap` is resampled by nearest voxel or by vote only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Volume:
     Parameters
     ----------
     data : (X, Y, Z) float32 array
-        Read-only after construction; other number types are converted.
+        Intensities, read-only after construction; other dtypes are converted.
     grid : Grid
 
     Raises
     ------
     GeometryError
-        If the array's shape is not the grid's.
+        If array and grid differ in shape.
     """
 
     data: NDArray[np.float32]
@@ -43,7 +43,7 @@ class Volume:
         object.__setattr__(self, "data", _frozen(data))
 
     def masked(self, mask: LabelMap) -> Volume:
-        """The same volume with zeros where ``mask`` is zero; the grids must agree."""
+        """The same volume with zeros where ``mask`` is zero; a GeometryError is raised if the grids differ."""
         if not mask.grid.same_as(self.grid):
             raise GeometryError(f"mask of shape {mask.grid.shape} is not on the volume's grid {self.grid.shape}")
         return Volume(np.where(mask.data != 0, self.data, np.float32(0)), self.grid)
@@ -51,18 +51,18 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Region ids (or a mask of 0 and 1) on a grid, never interpolated as numbers.
+    """Region ids (or a mask of 0 and 1) on a grid; ids are never averaged.
 
     Parameters
     ----------
     data : (X, Y, Z) array of any integer type or bool
-        Read-only after construction; bool becomes uint8.
+        Ids, read-only after construction; bool becomes uint8.
     grid : Grid
 
     Raises
     ------
     GeometryError
-        If the array's shape is not the grid's or its type is not a whole number.
+        If array and grid differ in shape, or if the dtype is not an integer or bool.
     """
 
     data: NDArray[np.integer]
@@ -73,12 +73,12 @@ class LabelMap:
         if data.dtype == np.bool_:
             data = data.astype(np.uint8)
         if not np.issubdtype(data.dtype, np.integer):
-            raise GeometryError(f"a label map holds whole numbers, found {data.dtype}")
+            raise GeometryError(f"a label map must have an integer dtype, found {data.dtype}")
         if data.shape != self.grid.shape:
             raise GeometryError(f"array of shape {data.shape} does not fit a grid of shape {self.grid.shape}")
         object.__setattr__(self, "data", _frozen(data))
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The distinct values that occur, ascending."""
+        """The distinct ids in the map, ascending."""
         return tuple(int(i) for i in np.unique(self.data))

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: where real data lies, and grids that catch axis mix-ups."""
+"""Fixtures shared by the tests: the folder of real data, a grid that reveals swapped axes, and a small scan."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def data_dir() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SLANT_DATA", default))
     if not (folder / "miccai2012-train").is_dir():
-        pytest.skip(f"real data is not at {folder}; set SLANT_DATA to its folder to run this test")
+        pytest.skip(f"found no real data in {folder}; set SLANT_DATA to its folder to run this test")
     return folder
 
 
 @pytest.fixture
 def oblique_grid() -> Grid:
     """A left-handed, anisotropic, oblique grid of 7 x 8 x 9 voxels."""
-    turn = np.deg2rad(20)
-    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    angle = np.deg2rad(20)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     matrix = np.eye(4)
     matrix[:3, :3] = rotation @ np.diag([-1.0, 1.5, 2.0])
     matrix[:3, 3] = (11, -7, 5)
@@ -34,7 +34,7 @@ def oblique_grid() -> Grid:
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
-    """File of a small head, as a user would give it."""
+    """Image file of a small head."""
     from toy import write_toy_scan
 
     return write_toy_scan(tmp_path / "toy_T1w.nii.gz")
@@ -42,7 +42,7 @@ def scan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if the work begins although it should have been refused."""
+    """Fail if the segmentation starts although the input should have been rejected."""
     from toy import forbid_pipeline
 
     forbid_pipeline(monkeypatch)

@@ -1,4 +1,4 @@
-"""DICOM series made of arrays: single-frame or enhanced multi-frame, of a made-up patient."""
+"""DICOM series from arrays: single-frame or enhanced multi-frame, of an invented patient."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def make_series(data: np.ndarray, ras_from_voxel: Matrix, **tags: Any) -> Series
     ras_from_voxel : (4, 4) array
         With orthogonal axes, left- or right-handed.
     tags : dict
-        Values of every image by their keywords; None takes one away.
+        Values of every image by their keywords; None removes one.
     """
     uid = generate_uid()
     images = []
     for k in range(data.shape[2]):
         image = _common(data, {"SOPClassUID": MR, "SeriesInstanceUID": uid})
-        image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing = _place(ras_from_voxel, k)
+        image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing = _geometry(ras_from_voxel, k)
         thickness = float(np.linalg.norm(ras_from_voxel[:3, 2]))
         image.SliceThickness = image.SpacingBetweenSlices = round(thickness, 6)
         image.InstanceNumber = k + 1
@@ -51,7 +51,7 @@ def make_enhanced(data: np.ndarray, ras_from_voxel: Matrix, **tags: Any) -> Seri
     image.InstanceNumber, image.NumberOfFrames = 1, data.shape[2]
     frames = []
     for k in range(data.shape[2]):
-        position, orientation, spacing = _place(ras_from_voxel, k)
+        position, orientation, spacing = _geometry(ras_from_voxel, k)
         frame = Dataset()
         frame.PlanePositionSequence = _one(ImagePositionPatient=position)
         frame.FrameContentSequence = _one(
@@ -68,7 +68,7 @@ def make_enhanced(data: np.ndarray, ras_from_voxel: Matrix, **tags: Any) -> Seri
 
 
 def write_series(folder: Path, images: Series, names: str = "{:03d}.dcm") -> Path:
-    """Write images in an order of no meaning."""
+    """Write images in random order."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, k in enumerate(np.random.default_rng(0).permutation(len(images))):
         write_image(folder / names.format(number), images[k])
@@ -116,8 +116,8 @@ def _tagged(image: Dataset, tags: dict[str, Any]) -> Dataset:
     return image
 
 
-def _place(ras_from_voxel: Matrix, k: int) -> tuple[list[float], list[float], list[float]]:
-    """Position, orientation and pixel spacing of a slice as DICOM has them."""
+def _geometry(ras_from_voxel: Matrix, k: int) -> tuple[list[float], list[float], list[float]]:
+    """Position, orientation and pixel spacing of a slice in the conventions of DICOM."""
     lps = _LPS_FROM_RAS @ ras_from_voxel[:3]
     column_mm, row_mm = np.linalg.norm(lps[:, 0]), np.linalg.norm(lps[:, 1])
     position = lps[:, 2] * k + lps[:, 3]

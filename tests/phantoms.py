@@ -1,4 +1,4 @@
-"""Phantoms to train on: three bright blocks in a box, written as if they had been prepared."""
+"""Phantoms for the tests of training: three bright blocks in a box, written like prepared scans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slant.train.checkpoint import Identity, State, averaged_weights, new_state
 from slant.train.loop import train_stage
 from slant.train.loss import IGNORED, LossSettings
 from slant.train.settings import NetworkChoice, StageSettings, TileSettings, TrainSettings
-from slant.train.step import Field, Lesson, regions_of, step_loss
+from slant.train.step import Field, StageContext, regions_of, step_loss
 
 SHAPE = (32, 40, 36)
 SEEN = ((0, 0, 0), SHAPE)
@@ -38,56 +38,56 @@ BLOCKS = {LEFT: (6, 1.0), MIDDLE: (13, 1.5), RIGHT: (20, 2.2)}
 
 MIRROR_X = 31.0
 OUTPUTS = len(load_protocol())
-NETWORK = ("compact", UNetSettings(OUTPUTS, (4, 6, 8), detail=2, mixed=6))
-STAGE = StageSettings(6, learning_rate=1e-2, boxes=8, average=0.5)
-LAYOUT = TileLayout(SHAPE, (20, 24, 20), (2, 2, 2), "trim")
-PAIR = TileLayout(SHAPE, (20, 40, 36), (2, 1, 1), "trim")
+NETWORK = ("compact", UNetSettings(OUTPUTS, (4, 6, 8), image_channels=2, head_channels=6))
+STAGE = StageSettings(6, learning_rate=1e-2, patches=8, ema_decay=0.5)
+LAYOUT = TileLayout(SHAPE, (20, 24, 20), (2, 2, 2), "core")
+PAIR = TileLayout(SHAPE, (20, 40, 36), (2, 1, 1), "core")
 STILL = AugmentSettings(
-    rotate_deg=0,
-    scale=0,
-    shift_mm=0,
+    rotation_deg=0,
+    scaling=0,
+    translation_mm=0,
     elastic_mm=0,
-    ventricles_mm=0,
-    sulci_mm=0,
-    lesions=0,
+    ventricle_dilation_mm=0,
+    sulcal_widening_mm=0,
+    lesion_probability=0,
     gamma=0,
-    bias=0,
+    bias_field=0,
     contrast=0,
     noise=0,
-    ghost=0,
+    ghosting=0,
     blur_mm=0,
-    thick_mm=1,
-    rough_mask=0,
+    slice_thickness_mm=1,
+    mask_perturbation=0,
 )
-"""No change but a little brightness."""
+"""No augmentation except a small change of brightness."""
 
 GENTLE = AugmentSettings(
-    rotate_deg=1.0,
-    scale=0.01,
-    shift_mm=0.5,
+    rotation_deg=1.0,
+    scaling=0.01,
+    translation_mm=0.5,
     elastic_mm=0.5,
-    ventricles_mm=0,
-    sulci_mm=0,
-    lesions=0,
+    ventricle_dilation_mm=0,
+    sulcal_widening_mm=0,
+    lesion_probability=0,
     gamma=0.05,
-    bias=0.03,
+    bias_field=0.03,
     contrast=0,
     noise=0.02,
-    ghost=0,
+    ghosting=0,
     blur_mm=0.3,
-    thick_mm=1.5,
-    rough_mask=0.1,
+    slice_thickness_mm=1.5,
+    mask_perturbation=0.1,
 )
-"""Changes as small as the phantoms."""
+"""Weak augmentation, suited to the small phantoms."""
 
 
-def phantom_arrays(seed: int, move: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """(32, 40, 36) float32 image and uint8 channels; the blocks are moved up to so many voxels."""
+def phantom_arrays(seed: int, max_shift: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """(32, 40, 36) float32 image and uint8 channels; the blocks are shifted by up to ``max_shift`` voxels."""
     rng = np.random.default_rng(seed)
     channels = np.zeros(SHAPE, np.uint8)
     image = np.zeros(SHAPE, np.float32)
     image[4:28, 4:36, 4:32] = 0.5
-    dx, dy, dz = rng.integers(-move, move + 1, 3)
+    dx, dy, dz = rng.integers(-max_shift, max_shift + 1, 3)
     for channel, (x, value) in BLOCKS.items():
         box = (slice(x + dx, x + dx + 6), slice(12 + dy, 28 + dy), slice(10 + dz, 24 + dz))
         channels[box] = channel
@@ -98,81 +98,81 @@ def phantom_arrays(seed: int, move: int = 2) -> tuple[np.ndarray, np.ndarray]:
 def scan_of(
     name: str, image: np.ndarray, channels: np.ndarray, covered: tuple[int, ...] | None = None
 ) -> data.LabelledScan:
-    """A scan as it is loaded from the prepared files."""
-    known = None
+    """A scan as loaded from prepared files; ``covered`` are the channels that partial labels cover."""
+    covered_mask = None
     if covered is not None:
-        known = torch.zeros(OUTPUTS, dtype=torch.bool)
-        known[list(covered)] = True
+        covered_mask = torch.zeros(OUTPUTS, dtype=torch.bool)
+        covered_mask[list(covered)] = True
     near = data.nearest_labels(channels) if (channels == IGNORED).any() else None
     frequency = torch.from_numpy(data.label_frequency(channels, OUTPUTS))
-    return data.LabelledScan(name, torch.from_numpy(image), torch.from_numpy(channels), frequency, near, known)
+    return data.LabelledScan(name, torch.from_numpy(image), torch.from_numpy(channels), frequency, near, covered_mask)
 
 
-def phantom(seed: int, move: int = 2) -> data.LabelledScan:
-    return scan_of(f"p{seed}", *phantom_arrays(seed, move))
+def phantom(seed: int, max_shift: int = 2) -> data.LabelledScan:
+    return scan_of(f"p{seed}", *phantom_arrays(seed, max_shift))
 
 
-def lesson_of(stage: StageSettings = STAGE, **changes: Any) -> Lesson:
-    """What is learned of phantoms on their whole grid."""
+def context_of(stage: StageSettings = STAGE, **changes: Any) -> StageContext:
+    """The context of a stage that sees the whole grid of the phantoms."""
     field = Field(*SEEN, SHAPE, np.arange(OUTPUTS), MIRROR_X)
     regions = regions_of(load_protocol(), ())
-    return replace(Lesson(field, stage, AugmentSettings(), LossSettings(), regions, "float32"), **changes)
+    return replace(StageContext(field, stage, AugmentSettings(), LossSettings(), regions, "float32"), **changes)
 
 
 def trained(
     manual: list[data.LabelledScan],
-    lesson: Lesson,
+    context: StageContext,
     *,
     stop_at: int | None = None,
     state: State | None = None,
     auxiliary: list[data.LabelledScan] | None = None,
 ) -> State:
-    """Train the small compact network, or go on with a state."""
-    state = state or new_state(NETWORK, lesson.stage, None)
-    return train_stage(state, (manual, auxiliary or []), lesson, lambda now: now.step != stop_at)
+    """Train the small compact network, or continue with a given state."""
+    state = state or new_state(NETWORK, context.stage, None)
+    return train_stage(state, (manual, auxiliary or []), context, lambda current: current.step != stop_at)
 
 
 class Intensities(Network):
-    """No network: tells the blocks apart by their intensities, voxel by voxel."""
+    """Classifies each voxel by its intensity, without trained weights."""
 
-    stride, multiple, reach, prior = 1, 1, 0, False
+    stride, multiple, halo, prior = 1, 1, 0, False
 
     def __init__(self, values: dict[int, float] | None = None) -> None:
         super().__init__(NetworkSettings(OUTPUTS))
         self.values = values or {channel: value for channel, (_, value) in BLOCKS.items()}
 
-    def trunk(self, image: Tensor, place: Tensor) -> Tensor:
-        """The image itself."""
-        del place
+    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
+        """The unchanged image."""
+        del coordinates
         return image
 
-    def tail(self, features: Tensor, image: Tensor) -> Tensor:
-        """The image still."""
+    def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
+        """The unchanged features."""
         del image
         return features
 
-    def logits(self, mixed: Tensor) -> Tensor:
-        """High for the block whose intensity is nearest."""
-        out = torch.full((len(mixed), OUTPUTS), -1e3)
-        out[:, 0] = -80 * (mixed[:, 0].clamp(min=0.5) - 0.5) ** 2
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits that are highest for the block with the nearest intensity."""
+        out = torch.full((len(features), OUTPUTS), -1e3)
+        out[:, 0] = -80 * (features[:, 0].clamp(min=0.5) - 0.5) ** 2
         for channel, value in self.values.items():
-            out[:, channel] = -80 * (mixed[:, 0] - value) ** 2
+            out[:, channel] = -80 * (features[:, 0] - value) ** 2
         return out
 
 
-def loss_of(net: Network, scan: data.LabelledScan, lesson: Lesson, seed: int) -> float:
+def loss_of(net: Network, scan: data.LabelledScan, context: StageContext, seed: int) -> float:
     """Loss of one step on a scan."""
-    return float(loss_tensor(net, scan, lesson, seed).detach())
+    return float(loss_tensor(net, scan, context, seed).detach())
 
 
-def loss_tensor(net: Network, scan: data.LabelledScan, lesson: Lesson, seed: int) -> Tensor:
-    how = (lesson, torch.Generator().manual_seed(seed))
-    return step_loss(net, (scan, None), Atlas([scan], None, None, torch.device("cpu")), how)
+def loss_tensor(net: Network, scan: data.LabelledScan, context: StageContext, seed: int) -> Tensor:
+    setup = (context, torch.Generator().manual_seed(seed))
+    return step_loss(net, (scan, None), Atlas([scan], None, None, torch.device("cpu")), setup)
 
 
-def identity_of(*people: str) -> Identity:
+def identity_of(*subjects: str) -> Identity:
     kind, settings = NETWORK
-    return Identity({"kind": kind, "settings": settings.as_dict()}, "braincolor", people or ("p0",))
+    return Identity({"kind": kind, "settings": settings.as_dict()}, "braincolor", subjects or ("p0",))
 
 
 def fresh_network(kind: str, settings: Any, seed: int = 0) -> Network:
@@ -188,16 +188,19 @@ def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def dice(found: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Of the three blocks."""
-    return [float(2 * ((found == c) & (truth == c)).sum() / ((found == c).sum() + (truth == c).sum())) for c in BLOCKS]
+def dice(predicted: np.ndarray, reference: np.ndarray) -> list[float]:
+    """Dice of the three blocks."""
+    return [
+        float(2 * ((predicted == c) & (reference == c)).sum() / ((predicted == c).sum() + (reference == c).sum()))
+        for c in BLOCKS
+    ]
 
 
-# Folders, as `slant train` finds and makes them
+# Folders in the form that `slant train` reads and writes
 
 
 def write_pairs(folder: Path, names: tuple[str, ...]) -> None:
-    """Files of these names, empty: only the preparation reads them."""
+    """Write empty files with these names; only the preparation reads their content."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         for kind in ("T1w", "dseg"):
@@ -205,41 +208,41 @@ def write_pairs(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def write_prepared(images: Path, labels: Path, name: str, arrays: tuple[np.ndarray, np.ndarray]) -> None:
-    """A scan as the preparation leaves it."""
+    """Write a scan as the preparation does."""
     for folder in (images, labels):
         folder.mkdir(parents=True, exist_ok=True)
     image, channels = arrays
     np.savez(
-        images / f"{name}.npz", image=image.astype(np.float16), home_from_template=np.eye(4), identity=np.array("x")
+        images / f"{name}.npz", image=image.astype(np.float16), native_from_template=np.eye(4), identity=np.array("x")
     )
     frequency = data.label_frequency(channels, OUTPUTS)
     np.savez(labels / f"{name}.labels.npz", channels=channels, frequency=frequency, identity=np.array("x"))
 
 
-def toy_settings(folder: Path, people: int = 3, auxiliary: int = 0, **changes: Any) -> TrainSettings:
-    """Settings of a run on phantoms p0, p1, ... and auxiliary ones a0, a1, ..., whose files are written."""
-    stage = StageSettings(3, learning_rate=1e-2, boxes=4, average=0.5)
+def toy_settings(folder: Path, subjects: int = 3, auxiliary: int = 0, **changes: Any) -> TrainSettings:
+    """Settings of a run on phantoms p0, p1, ... and auxiliary phantoms a0, a1, ...; writes their files."""
+    stage = StageSettings(3, learning_rate=1e-2, patches=4, ema_decay=0.5)
     plain = {
-        "network": NetworkChoice(widths=(4, 6), detail=2, mixed=4),
+        "network": NetworkChoice(widths=(4, 6), image_channels=2, head_channels=4),
         "data": folder / "data",
-        "work": folder / "work",
+        "work_dir": folder / "work",
         "folds": 2,
         "precision": "float32",
-        "auxiliary": folder / "aux" if auxiliary else None,
+        "auxiliary_dir": folder / "aux" if auxiliary else None,
     }
-    tile = TileSettings(2, learning_rate=1e-2, boxes=4, average=0.5)
+    tile = TileSettings(2, learning_rate=1e-2, patches=4, ema_decay=0.5)
     settings = TrainSettings(
         "toy", changes.pop("layout", PAIR), changes.pop("whole", stage), changes.pop("tile", tile), **plain | changes
     )
-    names = tuple(f"p{i}" for i in range(people))
+    names = tuple(f"p{i}" for i in range(subjects))
     write_pairs(settings.data, names)
     for i, name in enumerate(names):
-        write_prepared(settings.work / "prepared", settings.work / "prepared", name, phantom_arrays(i))
-    if settings.auxiliary is not None:
+        write_prepared(settings.work_dir / "prepared", settings.work_dir / "prepared", name, phantom_arrays(i))
+    if settings.auxiliary_dir is not None:
         extra = tuple(f"a{i}" for i in range(auxiliary))
-        write_pairs(settings.auxiliary, extra)
+        write_pairs(settings.auxiliary_dir, extra)
         for i, name in enumerate(extra):
-            write_prepared(settings.work / "prepared", settings.run / "auxiliary", name, phantom_arrays(100 + i))
+            write_prepared(settings.work_dir / "prepared", settings.run / "auxiliary", name, phantom_arrays(100 + i))
     return settings
 
 
@@ -252,7 +255,7 @@ def train_whole(settings: TrainSettings, name: str = "whole", until: float | Non
 
 @contextmanager
 def phantom_field() -> Iterator[None]:
-    """Compute on one thread, since sums over threads differ in their last bits, with the mirror of the phantoms."""
+    """Use the mirror plane of the phantoms, and one thread, as sums over threads differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with patch.object(stages, "_mirror_x", lambda: MIRROR_X):
@@ -265,22 +268,22 @@ def tile_weights(settings: TrainSettings) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """End the time that a call has after so many steps of training."""
-    real, done = loop._update_average, []
+    """Let the time limit of a call end after ``steps`` training steps."""
+    real, finished = loop._update_average, []
 
-    def count(*of: object) -> None:
-        done.append(1)
-        real(*of)
+    def count(*arguments: object) -> None:
+        finished.append(1)
+        real(*arguments)
 
     monkeypatch.setattr(loop, "_update_average", count)
-    monkeypatch.setattr(log.time, "monotonic", lambda: 1e9 if len(done) >= steps else 0.0)
+    monkeypatch.setattr(log.time, "monotonic", lambda: 1e9 if len(finished) >= steps else 0.0)
 
 
 def same_run(a: TrainSettings, b: TrainSettings) -> bool:
-    """Whether two runs made the same weights, optimizer and tables."""
-    found = [sorted(p.relative_to(s.run) for p in s.run.rglob("*.pt")) for s in (a, b)]
-    assert found[0] == found[1]
-    for name in found[0]:
+    """Whether two runs have the same weights, losses and tables."""
+    files = [sorted(p.relative_to(s.run) for p in s.run.rglob("*.pt")) for s in (a, b)]
+    assert files[0] == files[1]
+    for name in files[0]:
         one, two = (torch.load(s.run / name, weights_only=True) for s in (a, b))
         if not same_tensors(one["average"], two["average"]):
             return False

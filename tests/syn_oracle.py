@@ -1,4 +1,4 @@
-"""Symmetric normalization by numpy and scipy alone: what slant.syn was before it used torch, and must agree with."""
+"""Symmetric normalization with NumPy and SciPy only: the former implementation of slant.syn, which must agree."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from slant.config import SynSettings
+from slant.displacement import DisplacementField
 from slant.errors import GeometryError
 from slant.volume import Volume
-from slant.warp import Warp
 
 Array = NDArray[np.float32]
 
-_LEAST_VARIANCE = 1e-6  # product of two variances in a cube under which there is nothing to correlate
-_NEAR = 3  # voxels around the brains where places are still looked up
-_INVERSIONS = 10  # fixed-point steps; the half fields are smooth, so that few suffice
+_MIN_VARIANCE = 1e-6  # product of two variances in a cube below which the correlation is 0
+_MARGIN = 3  # voxels around the brains that are still interpolated
+_INVERSION_STEPS = 10  # fixed-point iterations; few are enough, because the half fields are smooth
 
 
-def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[Warp, Warp]:
-    """The warps that take places of the fixed image to those of the moving one, and back.
+def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[DisplacementField, DisplacementField]:
+    """Register two images nonlinearly, in both directions.
 
     Parameters
     ----------
     fixed, moving : Volume
-        Brains, 0 outside, affinely aligned, on one grid of cubic voxels along the world's axes.
+        Affinely aligned brains, 0 outside, on the same axis-aligned grid of cubic voxels.
     settings : SynSettings
 
     Returns
     -------
-    moving_from_fixed, fixed_from_moving : Warp
-        On the images' grid. Exchanging the images exchanges the warps, to the last bit.
+    moving_from_fixed, fixed_from_moving : DisplacementField
+        Warps between fixed and moving coordinates, on the grid of the images. Exchanging the images exchanges the warps
+        bit by bit.
 
     Raises
     ------
@@ -40,30 +41,31 @@ def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[
         If the grids differ.
     """
     if not fixed.grid.same_as(moving.grid):
-        raise GeometryError(f"images of {fixed.grid.shape} and {moving.grid.shape} voxels are not on one grid")
+        raise GeometryError(f"images of {fixed.grid.shape} and {moving.grid.shape} voxels are not on the same grid")
     halves = np.zeros((2, 3, 1, 1, 1), dtype=np.float32)
-    near = _Near(np.ones((1, 1, 1), dtype=np.bool_))
+    near = _NearBrain(np.ones((1, 1, 1), dtype=np.bool_))
     shrink_before = 1
     for shrink, iterations in settings.levels:
         pair = _shrunk(fixed.data, shrink), _shrunk(moving.data, shrink)
-        near = _Near(ndimage.binary_dilation((pair[0] > 0.05) | (pair[1] > 0.05), iterations=_NEAR))
+        near = _NearBrain(ndimage.binary_dilation((pair[0] > 0.05) | (pair[1] > 0.05), iterations=_MARGIN))
         halves = _refined(halves, near.shape, shrink, shrink_before)
         for _ in range(iterations):
-            halves = _improved(halves, pair, near, settings)
+            halves = _updated(halves, pair, near, settings)
         shrink_before = shrink
     voxel_mm = np.float32(fixed.grid.voxel_size_mm[0])
-    there, back = (_through_middle(*ends, near) * voxel_mm for ends in ((halves[0], halves[1]), (halves[1], halves[0])))
-    return Warp(there, fixed.grid), Warp(back, fixed.grid)
+    pairs = ((halves[0], halves[1]), (halves[1], halves[0]))
+    forward, inverse = (_through_midpoint(*ends, near) * voxel_mm for ends in pairs)
+    return DisplacementField(forward, fixed.grid), DisplacementField(inverse, fixed.grid)
 
 
 def local_correlation(a: Array, b: Array, radius: int) -> Array:
-    """(X, Y, Z) float32 squared correlation of two images in the cube around each voxel; 0 where either is flat.
+    """Squared correlation of two images in the cube around each voxel, (X, Y, Z) float32; 0 where either is constant.
 
     Parameters
     ----------
     a, b : (X, Y, Z) float32 array
     radius : int
-        Voxels from the middle of a cube to its faces.
+        Radius of the cubes in voxels.
     """
     moments = _moments(a, b, radius)
     return np.clip(moments.aa_bb * moments.ab * moments.ab, 0, 1)
@@ -87,18 +89,18 @@ def _moments(a: Array, b: Array, radius: int) -> _Moments:
     bb = np.maximum(_mean(b * b, radius) - mean_b * mean_b, 0)
     ab = _mean(a * b, radius) - mean_a * mean_b
     product = aa * bb
-    there = product > _LEAST_VARIANCE
-    inverse = np.where(there, 1 / np.where(there, product, 1), 0).astype(np.float32)
+    varies = product > _MIN_VARIANCE
+    inverse = np.where(varies, 1 / np.where(varies, product, 1), 0).astype(np.float32)
     return _Moments(a - mean_a, b - mean_b, aa, bb, ab, inverse)
 
 
 def _mean(a: Array, radius: int) -> Array:
-    found: Array = ndimage.uniform_filter(a, 2 * radius + 1, mode="constant", output=np.float32)
-    return found
+    mean: Array = ndimage.uniform_filter(a, 2 * radius + 1, mode="constant", output=np.float32)
+    return mean
 
 
-class _Near:
-    """The voxels of a level where places are looked up; elsewhere images are 0 and fields stay."""
+class _NearBrain:
+    """The voxels of a level that are interpolated; elsewhere images are 0 and fields do not change."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.shape = mask.shape
@@ -106,49 +108,49 @@ class _Near:
         self._index = np.argwhere(mask).T.astype(np.float32)
 
     def warped(self, image: Array, field: Array) -> Array:
-        """The image at every place plus its displacement in voxels."""
+        """The image at every voxel displaced by the field, in voxels."""
         out = np.zeros(self.shape, dtype=np.float32)
-        out.ravel()[self._flat] = self._look_up(image, self._places(field))
+        out.ravel()[self._flat] = self._sample(image, self._displaced(field))
         return out
 
     def composed(self, outer: Array, inner: Array) -> Array:
-        """(3, X, Y, Z): the outer field at every place plus the inner one's displacement."""
-        out, places = outer.copy(), self._places(inner)
+        """(3, X, Y, Z) outer field at every voxel displaced by the inner field."""
+        out, coordinates = outer.copy(), self._displaced(inner)
         for component, values in zip(out, outer, strict=True):
-            component.ravel()[self._flat] = self._look_up(values, places)
+            component.ravel()[self._flat] = self._sample(values, coordinates)
         return out
 
-    def _places(self, field: Array) -> Array:
+    def _displaced(self, field: Array) -> Array:
         return self._index + field.reshape(3, -1)[:, self._flat]
 
     @staticmethod
-    def _look_up(values: Array, places: Array) -> Array:
-        found: Array = ndimage.map_coordinates(values, places, order=1, mode="nearest", output=np.float32)
-        return found
+    def _sample(values: Array, coordinates: Array) -> Array:
+        sampled: Array = ndimage.map_coordinates(values, coordinates, order=1, mode="nearest", output=np.float32)
+        return sampled
 
 
-def _through_middle(own: Array, other: Array, near: _Near) -> Array:
-    """From an image to the middle by the inverse of its half field, then on to the other image; voxels."""
-    to_middle = -own
-    for _ in range(_INVERSIONS):
-        to_middle = -near.composed(own, to_middle)
-    return to_middle + near.composed(other, to_middle)
+def _through_midpoint(own: Array, other: Array, near: _NearBrain) -> Array:
+    """Warp from an image to the midpoint by the inverse of its half field, then to the other image, in voxels."""
+    to_midpoint = -own
+    for _ in range(_INVERSION_STEPS):
+        to_midpoint = -near.composed(own, to_midpoint)
+    return to_midpoint + near.composed(other, to_midpoint)
 
 
-def _improved(halves: Array, pair: tuple[Array, Array], near: _Near, settings: SynSettings) -> Array:
-    """Both half fields after one step up the gradient of the local correlation."""
+def _updated(halves: Array, pair: tuple[Array, Array], near: _NearBrain, settings: SynSettings) -> Array:
+    """Both half fields after one step of gradient ascent on the local correlation."""
     a, b = (near.warped(image, half) for image, half in zip(pair, halves, strict=True))
     m = _moments(a, b, settings.radius)
     gain = 2 * m.ab * m.aa_bb
     slopes = (m.b - m.ab / np.maximum(m.aa, 1e-12) * m.a, m.a - m.ab / np.maximum(m.bb, 1e-12) * m.b)
-    found = []
+    updated = []
     for image, half, slope in zip((a, b), halves, slopes, strict=True):
         force = np.stack(np.gradient(image)) * (gain * slope)
         step = _smoothed(force.astype(np.float32), settings.update_sigma)
         longest = float(np.sqrt((step * step).sum(axis=0).max()))
         step *= np.float32(settings.step / max(longest, 1e-12))
-        found.append(_smoothed(step + near.composed(half, step), settings.total_sigma))
-    return np.stack(found)
+        updated.append(_smoothed(step + near.composed(half, step), settings.total_sigma))
+    return np.stack(updated)
 
 
 def _smoothed(field: Array, sigma: float) -> Array:
@@ -158,25 +160,25 @@ def _smoothed(field: Array, sigma: float) -> Array:
 
 
 def _shrunk(data: Array, factor: int) -> Array:
-    """The image smoothed and sampled at the middle of every cube of ``factor`` voxels along an edge."""
+    """The image smoothed and sampled at the centre of every cube of ``factor`` voxels along each edge."""
     if factor == 1:
         return np.array(data)
     smooth = ndimage.gaussian_filter(data, 0.5 * factor, truncate=3.0, mode="nearest")
     axes = [np.arange(-(-n // factor)) * factor + (factor - 1) / 2 for n in data.shape]
-    places = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-    found: Array = ndimage.map_coordinates(smooth, places, order=1, mode="nearest", output=np.float32)
-    return found
+    coordinates = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+    sampled: Array = ndimage.map_coordinates(smooth, coordinates, order=1, mode="nearest", output=np.float32)
+    return sampled
 
 
 def _refined(halves: Array, shape: tuple[int, ...], shrink: int, shrink_before: int) -> Array:
-    """Half fields of the level before, in voxels of this one."""
+    """Half fields of the previous level resampled to this level, in its voxels; 0 on the first level."""
     if halves.shape[2:] == (1, 1, 1):
         return np.zeros((2, 3, *shape), dtype=np.float32)
     fine = np.indices(shape, dtype=np.float32)
-    places = (fine * shrink + (shrink - 1) / 2 - (shrink_before - 1) / 2) / shrink_before
+    coordinates = (fine * shrink + (shrink - 1) / 2 - (shrink_before - 1) / 2) / shrink_before
     scale = np.float32(shrink_before / shrink)
     fields = [
-        ndimage.map_coordinates(c, places, order=1, mode="nearest", output=np.float32) * scale
+        ndimage.map_coordinates(c, coordinates, order=1, mode="nearest", output=np.float32) * scale
         for half in halves
         for c in half
     ]

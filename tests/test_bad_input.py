@@ -1,4 +1,4 @@
-"""What the user can mend ends in one line that says what was found, wanted and to be done, with nothing written."""
+"""Errors that the user can fix are one line: what was found, what was expected, what to do. No file is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toy import (
     write_toy_scan,
 )
 
-from slant.register import LEAST_SIMILARITY
+from slant.register import MIN_SIMILARITY
 
 AFFINE = toy_grid().ras_from_voxel
 
@@ -80,33 +80,37 @@ def rgb(path: Path) -> Path:
 
 BAD_SCANS: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("absent.nii.gz", lambda _: None, ("no such file", "check the spelling")),
-    ("folder.nii", folder, ("found a folder with 0 files and no DICOM images", "wanted an image file")),
-    ("scan.dcm", text, ("found the extension '.dcm'", "wanted one of .mgz, .nii, .nii.gz")),
+    ("folder.nii", folder, ("found a folder with 0 files and no DICOM images", "expected an image file")),
+    ("scan.dcm", text, ("found the extension '.dcm'", "expected one of .mgz, .nii, .nii.gz")),
     ("table.nii", text, ("neither NIfTI nor MGZ", "convert the scan")),
     ("cut.nii.gz", truncated, ("damaged or incomplete", "download it again")),
-    ("cut.nii", truncated, ("truncated: found 20000 bytes, wanted", "download it again")),
+    ("cut.nii", truncated, ("truncated: found 20000 bytes, expected", "download it again")),
     ("4d.nii", lambda p: save(p, np.stack([toy_head()] * 3, -1), AFFINE), ("found 3 volumes", "--volume N", "0 to 2")),
-    ("2d.nii", lambda p: save(p, toy_head()[:, :, 20], AFFINE), ("found a 2D image", "wanted a 3D scan")),
-    ("slice.nii", lambda p: save(p, toy_head()[:, :, 20:21], AFFINE), ("found a 2D image", "wanted a 3D scan")),
-    ("rgb.nii", rgb, ("found colour (RGB)", "wanted one real number a voxel")),
-    ("nan.nii", full_of_nan, ("NaN or infinite voxels", "wanted at most 0.1%", "replace it with 0")),
-    ("constant.nii", lambda p: save(p, 0 * toy_head() + 7, AFFINE), ("every voxel is 7", "wanted a T1w scan")),
+    ("2d.nii", lambda p: save(p, toy_head()[:, :, 20], AFFINE), ("found a 2D image", "expected a 3D scan")),
+    ("slice.nii", lambda p: save(p, toy_head()[:, :, 20:21], AFFINE), ("found a 2D image", "expected a 3D scan")),
+    ("rgb.nii", rgb, ("found colour (RGB)", "expected one real number per voxel")),
+    ("nan.nii", full_of_nan, ("NaN or infinite voxels", "expected at most 0.1%", "replace it with 0")),
+    ("constant.nii", lambda p: save(p, 0 * toy_head() + 7, AFFINE), ("every voxel is 7", "expected a T1w scan")),
     ("singular.nii", damaged_affine, ("affine is not invertible", "dcm2niix")),
-    ("unplaced.nii", lambda p: save(p, toy_head(), AFFINE, (0, 0)), ("neither sform nor qform", "left and right")),
-    ("coarse.nii", coarse, ("voxels of 2.6 x 2.3 x 6 mm are too coarse", "wanted at most 5 mm")),
-    ("labels.nii", labels, ("looks like a label map", "wanted the T1w scan")),
-    ("mask.nii", lambda p: save(p, (toy_head() > 0).astype("u1"), AFFINE), ("label map or mask", "wanted the T1w")),
-    ("ct.nii", hounsfield, ("looks like a CT in Hounsfield units", "wanted a T1-weighted MRI")),
+    (
+        "no_orientation.nii",
+        lambda p: save(p, toy_head(), AFFINE, (0, 0)),
+        ("neither sform nor qform", "left and right"),
+    ),
+    ("coarse.nii", coarse, ("voxels of 2.6 x 2.3 x 6 mm are too coarse", "expected at most 5 mm")),
+    ("labels.nii", labels, ("looks like a label map", "expected the T1w scan")),
+    ("mask.nii", lambda p: save(p, (toy_head() > 0).astype("u1"), AFFINE), ("label map or mask", "expected the T1w")),
+    ("ct.nii", hounsfield, ("looks like a CT in Hounsfield units", "expected a T1-weighted MRI")),
     ("x" * 250 + ".nii.gz", lambda _: None, ("File name too long",)),
 ]
 
 
 @pytest.mark.usefixtures("no_pipeline")
-@pytest.mark.parametrize(("name", "make", "said"), BAD_SCANS, ids=[name[:20] for name, _, _ in BAD_SCANS])
+@pytest.mark.parametrize(("name", "make", "message"), BAD_SCANS, ids=[name[:20] for name, _, _ in BAD_SCANS])
 def test_scans_that_cannot_be_segmented(
     name: str,
     make: Callable[[Path], object],
-    said: tuple[str, ...],
+    message: tuple[str, ...],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -118,7 +122,7 @@ def test_scans_that_cannot_be_segmented(
         assert segment_toy(tmp_path / "in" / name, out) == 2
         line = the_line(capsys)
         assert str(tmp_path / "in" / name) in line
-        assert [part for part in said if part not in line] == []
+        assert [part for part in message if part not in line] == []
     assert not (tmp_path / "new").exists()
     assert content(tmp_path / "out") == {"mine.txt": b"mine"}
 
@@ -128,17 +132,17 @@ def test_volume_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path = save(tmp_path / "4d.nii", np.stack([toy_head()] * 2, -1), AFFINE)
     assert segment_toy(path, tmp_path / "out", "--volume", 2) == 2
     line = the_line(capsys)
-    assert "there is no volume 2: the file holds 2, counted from 0; change --volume" in line
+    assert "volume index 2 is out of range: the file has 2 volumes, counted from 0; change --volume" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_scan_that_does_not_register(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for step in ("_best_start", "_ants_affine"):
+    for step in ("_initial_transform", "_ants_affine"):
         monkeypatch.setattr(f"slant.register.{step}", lambda *_: np.diag([1.0, -1.0, -1.0, 1.0]))
     assert segment_toy(scan, tmp_path / "out") == 2
-    assert f"at least {LEAST_SIMILARITY} is wanted; is it a T1-weighted scan of a whole head" in the_line(capsys)
+    assert f"minimum {MIN_SIMILARITY:.2f}); is it a T1-weighted scan of a whole head" in the_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -149,15 +153,15 @@ def test_a_scan_without_a_brain(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "out").exists()
 
 
-def test_a_field_of_view_that_cuts_the_brain_is_only_a_warning(
+def test_a_field_of_view_that_truncates_the_brain_is_only_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
-    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
+    monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"an overlay")
+    monkeypatch.setattr("slant.report.page.reports_of", lambda *_: {"report": b"a report"})
     path = save(tmp_path / "short.nii.gz", toy_head()[:, :48], AFFINE)
     with quick_stages(), quick_networks():
         assert segment_toy(path, tmp_path / "out") == 0
-    warning = "the field of view cuts the brain at the top ("
+    warning = "the field of view truncates the brain at the top ("
     assert f"slant: warning: {warning}" in capsys.readouterr().err
     assert warning in (tmp_path / "out" / "short_record.json").read_text("utf-8")
 
@@ -167,24 +171,24 @@ def test_a_field_of_view_that_cuts_the_brain_is_only_a_warning(
 
 @pytest.mark.usefixtures("no_pipeline")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--bogus", "1"), "--bogus"),
         (("--threads", "0"), "threads must be at least 1, found 0"),
         (("--threads", "many"), "--threads"),
-        (("--warp", "linear"), '"vote", "nearest"'),
+        (("--interpolation", "linear"), '"multilabel", "nearest"'),
         (("--volume", "first"), "--volume"),
         (("--device", "cuda:99"), "'cuda:99' was asked for, but"),
         (("--device", "tpu"), "use auto, cpu, cuda, cuda:N or mps"),
-        (("--config", "absent.toml"), "cannot read the settings file absent.toml"),
+        (("--options", "absent.toml"), "cannot read the settings file absent.toml"),
         (("more",), "more"),
     ],
 )
-def test_options_that_cannot_be(
-    options: tuple[str, ...], said: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_errors(
+    options: tuple[str, ...], message: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert segment_toy(scan, tmp_path / "out", *options) == 2
-    assert said in the_line(capsys)
+    assert message in the_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -192,13 +196,13 @@ def test_options_that_cannot_be(
 @pytest.mark.parametrize(
     "arguments", [("segment",), ("segmnt", "a", "b"), ("labels", "--format", "bogus"), ("--fast",)]
 )
-def test_commands_that_cannot_be(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_commands_are_errors(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_slant(*arguments) == 2
     the_line(capsys)
 
 
 @pytest.mark.usefixtures("no_pipeline")
-def test_cuda_where_there_is_none(
+def test_cuda_without_a_device_is_an_error(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
@@ -210,31 +214,31 @@ def test_cuda_where_there_is_none(
 
 @pytest.mark.usefixtures("no_pipeline")
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("threads = ", "is not a TOML file"),
         ("thread = 2", "Did you mean --threads?"),
         ("bogus = 2", "bogus"),
         ('threads = "many"', "threads"),
-        ("[segment]\nthreads = 2", "found the table [segment], wanted plain lines"),
-        ('warp = "linear"', '"vote", "nearest"'),
+        ("[segment]\nthreads = 2", "found the table [segment], expected options without a table"),
+        ('interpolation = "linear"', '"multilabel", "nearest"'),
     ],
 )
-def test_option_files_that_cannot_be(
-    lines: str, said: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_files_are_errors(
+    lines: str, message: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = tmp_path / "options.toml"
     options.write_text(lines)
-    assert segment_toy(scan, tmp_path / "out", "--config", options) == 2
+    assert segment_toy(scan, tmp_path / "out", "--options", options) == 2
     line = the_line(capsys)
-    assert said in line
+    assert message in line
     assert str(options) in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_pipeline")
-def test_no_model(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, said in (("slant28", "there is no model 'slant28'"), (tmp_path, "it has no manifest.json")):
+def test_a_missing_model_is_an_error(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, message in (("slant28", "there is no model 'slant28'"), (tmp_path, "it has no manifest.json")):
         assert run_slant("segment", scan, tmp_path / "out", "--model", model) == 2
-        assert said in the_line(capsys)
+        assert message in the_line(capsys)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`slant-bids` takes a BIDS dataset and leaves one."""
+"""`slant-bids`: reads a BIDS dataset and writes a derivatives dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_work import InlinePool
+from fake_task import InlinePool
 from toy import the_line, toy_model_folder, use_light_found, write_toy_scan
 
 import slant
@@ -65,40 +65,42 @@ def names(bids_dir: Path, **selection: Any) -> list[str]:
 ALL = [Path(scan).name.removesuffix("_T1w.nii.gz") for scan in SCANS]
 
 
-def test_sessions_and_entities_stay_in_names(bids_dir: Path) -> None:
+def test_sessions_and_entities_are_kept_in_names(bids_dir: Path) -> None:
     jobs = list_bids_jobs(bids_dir, Path("/out"), Selection()).jobs
     assert [job.name for job in jobs] == ALL
     assert [job.folder.as_posix() for job in jobs] == [f"/out/{Path(scan).parent.as_posix()}" for scan in SCANS]
     assert [job.scan for job in jobs] == [bids_dir / scan for scan in SCANS]
 
 
-def test_labels_come_with_or_without_their_entity(bids_dir: Path, tmp_path: Path) -> None:
+def test_labels_can_have_the_prefix_of_their_entity(bids_dir: Path, tmp_path: Path) -> None:
     assert names(bids_dir, participants=("02",)) == names(bids_dir, participants=("sub-02",)) == ALL[3:]
     assert names(bids_dir, sessions=("b",)) == names(bids_dir, sessions=("ses-b",)) == ALL[2:3]
     assert names(bids_dir, participants=("01", "sub-02"), sessions=("a",)) == [*ALL[:2], ALL[3]]
-    chosen = tmp_path / "filter.json"
-    chosen.write_text('{"t1w": {"acquisition": "mprage", "run": 2}, "bold": {}}')
-    assert names(bids_dir, filter_file=chosen) == ALL[1:2]
+    filter_file = tmp_path / "filter.json"
+    filter_file.write_text('{"t1w": {"acquisition": "mprage", "run": 2}, "bold": {}}')
+    assert names(bids_dir, filter_file=filter_file) == ALL[1:2]
 
 
-def test_what_is_not_there_is_an_error(bids_dir: Path, tmp_path: Path) -> None:
+def test_missing_participants_images_and_folders_are_errors(bids_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no participant 77; it has the participants 01, 02"):
         names(bids_dir, participants=("01", "sub-77"))
-    with pytest.raises(InputError, match=r"has no T1w image that was asked for"):
+    with pytest.raises(
+        InputError, match=r"has no T1w image that matches the selection; it has the participants 01, 02"
+    ):
         names(bids_dir, sessions=("z",))
-    with pytest.raises(InputError, match=r"none is no folder; wanted a BIDS dataset"):
+    with pytest.raises(InputError, match=r"none is not a folder; expected the root folder of a BIDS dataset"):
         names(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot read the filter file .* wanted JSON"),
-        ('{"bold": {}}', "found no filter for T1w images; wanted"),
-        ('{"t1w": {"colour": "red"}}', "colour.* wanted entities as pybids names them"),
+        ("{", "cannot read the filter file .* expected JSON"),
+        ('{"bold": {}}', "found no filter for T1w images, expected for example .*mprage"),
+        ('{"t1w": {"colour": "red"}}', "colour.* expected entities as pybids names them"),
     ],
 )
-def test_faulty_filters_are_errors(bids_dir: Path, tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_filter_files_are_errors(bids_dir: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "filter.json").write_text(text)
     with pytest.raises(SettingsError, match=message):
         names(bids_dir, filter_file=tmp_path / "filter.json")
@@ -107,12 +109,12 @@ def test_faulty_filters_are_errors(bids_dir: Path, tmp_path: Path, text: str, me
 def test_validation_can_be_skipped(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "toys", SCANS[3:])
     (folder / "dataset_description.json").unlink()
-    with pytest.raises(InputError, match=r"is no BIDS dataset: .*dataset_description.*--skip-bids-validation"):
+    with pytest.raises(InputError, match=r"is not a BIDS dataset: .*dataset_description.*--skip-bids-validation"):
         names(folder)
     assert names(folder, validate=False) == ALL[3:]
 
 
-def test_an_unreadable_participant_is_told(bids_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_participant_is_listed(bids_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.scandir
     closed = bids_dir / "sub-02" / "ses-a"
 
@@ -122,33 +124,35 @@ def test_an_unreadable_participant_is_told(bids_dir: Path, monkeypatch: pytest.M
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found = list_bids_jobs(bids_dir, Path("/out"), Selection())
-    assert [job.name for job in found.jobs] == ALL[:3]
-    assert found.unreadable == {str(closed): "the folder cannot be read: Permission denied; check its permissions"}
+    job_list = list_bids_jobs(bids_dir, Path("/out"), Selection())
+    assert [job.name for job in job_list.jobs] == ALL[:3]
+    assert job_list.unreadable == {str(closed): "the folder cannot be read: Permission denied; check its permissions"}
 
 
-def test_the_dataset_says_what_made_it(bids_dir: Path, tmp_path: Path) -> None:
+def test_the_dataset_describes_its_origin(bids_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_dataset(out, bids_dir, MODEL)
-    found = json.loads((out / "dataset_description.json").read_text())
-    assert found["DatasetType"] == "derivative"
-    assert found["GeneratedBy"][0]["Name"] == "slant"
-    assert found["GeneratedBy"][0]["Version"] == slant.__version__
-    assert MODEL["sha256"] in found["GeneratedBy"][0]["Description"]
-    assert found["SourceDatasets"] == [{"URL": bids_dir.as_uri(), "DOI": "doi:10.1/x"}]
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "slant"
+    assert description["GeneratedBy"][0]["Version"] == slant.__version__
+    assert MODEL["sha256"] in description["GeneratedBy"][0]["Description"]
+    assert description["SourceDatasets"] == [{"URL": bids_dir.as_uri(), "DOI": "doi:10.1/x"}]
     assert MODEL["sha256"] in (out / "README").read_text()
     preproc = json.loads((out / "space-MNI305_desc-preproc_T1w.json").read_text())
     assert preproc["SkullStripped"] is True
     (out / "README").write_text("mine")
-    write_dataset(out, bids_dir, MODEL, keep_head=True)
+    write_dataset(out, bids_dir, MODEL, mask_brain=False)
     assert (out / "README").read_text() == "mine"
     assert json.loads((out / "space-MNI305_desc-preproc_T1w.json").read_text())["SkullStripped"] is False
 
 
 def test_other_datasets_are_not_written_into(bids_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"is the dataset itself; give another folder, such as .*derivatives/slant"):
+    with pytest.raises(
+        OutputError, match=r"is the source dataset itself; choose another folder, for example .*derivatives/slant"
+    ):
         write_dataset(bids_dir, bids_dir, MODEL)
-    for text, message in (('{"Name": "x"}', "that slant did not make"), ("{", "cannot be read"), ("[]", "cannot be")):
+    for text, message in (('{"Name": "x"}', "that slant did not make"), ("{", "cannot read"), ("[]", "cannot read")):
         (tmp_path / "dataset_description.json").write_text(text)
         with pytest.raises(OutputError, match=message):
             write_dataset(tmp_path, bids_dir, MODEL)
@@ -167,8 +171,8 @@ def test_participants_then_group(
     options = ("--model", toy_model_folder())
     for label in ("--participant-label", "--participant_label"):
         assert app(bids_dir, out, "participant", label, "01", "--session-label", "ses-a", "ses-b", *options) == 0
-    assert "0 scan(s) segmented, 3 had been before, 0 failed" in capsys.readouterr().out
-    assert not (out / "volumes.tsv").exists(), "that is the group's"
+    assert "0 scan(s) segmented, 3 already done, 0 failed" in capsys.readouterr().out
+    assert not (out / "volumes.tsv").exists(), "the group level writes the tables"
     (out / ".slant" / "index.jsonl").unlink()
     assert app(bids_dir, out, "group", *options) == 0
     table = pd.read_csv(out / "volumes.tsv", sep="\t", na_values="n/a", dtype=str)
@@ -183,26 +187,28 @@ def test_participants_then_group(
     assert failures["name"].tolist() == ALL[3:]
     assert failures["reason"].tolist() == ["not segmented; run the participant level"]
     assert '"participant_id"' in (out / "group_data.js").read_text("utf-8")
-    left = {path.relative_to(out).parent.as_posix() for path in out.rglob("*_record.json")}
-    assert left == {"sub-01/ses-a/anat", "sub-01/ses-b/anat"}
-    people = as_documented(tmp_path, bids_dir, out, monkeypatch)["people"]
-    assert people["age"].tolist() == [61, 61, 61]
-    assert people["R-Hip"].notna().all()
+    folders = {path.relative_to(out).parent.as_posix() for path in out.rglob("*_record.json")}
+    assert folders == {"sub-01/ses-a/anat", "sub-01/ses-b/anat"}
+    subjects = run_documented_example(tmp_path, bids_dir, out, monkeypatch)["subjects"]
+    assert subjects["age"].tolist() == [61, 61, 61]
+    assert subjects["R-Hip"].notna().all()
 
 
-def as_documented(tmp_path: Path, bids_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the example for pandas in docs/cohorts.md makes of a dataset's tables."""
-    text = (Path(__file__).parents[1] / "docs" / "cohorts.md").read_text("utf-8")
+def run_documented_example(
+    tmp_path: Path, bids_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Variables of the pandas example in docs/how-to/segment-many.md, run on the tables of a dataset."""
+    text = (Path(__file__).parents[1] / "docs" / "how-to" / "segment-many.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     (tmp_path / "bids").symlink_to(bids_dir)
     (tmp_path / "results").symlink_to(out)
     monkeypatch.chdir(tmp_path)
-    made: dict[str, Any] = {}
-    exec(code, made)  # noqa: S102 (our own document)
-    return made
+    variables: dict[str, Any] = {}
+    exec(code, variables)  # noqa: S102 (code of our own documentation)
+    return variables
 
 
-def test_an_unreadable_folder_is_exit_status_1_and_a_row_of_the_group(
+def test_an_unreadable_folder_gives_exit_status_1_and_is_listed_by_the_group_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_light_found(monkeypatch)
@@ -210,7 +216,7 @@ def test_an_unreadable_folder_is_exit_status_1_and_a_row_of_the_group(
     real, closed = os.scandir, folder / "sub-02"
 
     def scandir(path: Any) -> object:
-        if not isinstance(path, int) and Path(path) == closed:  # a number where a folder is removed
+        if not isinstance(path, int) and Path(path) == closed:  # shutil.rmtree passes a file descriptor
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
@@ -224,7 +230,7 @@ def test_an_unreadable_folder_is_exit_status_1_and_a_row_of_the_group(
     assert pd.read_csv(out / "volumes.tsv", sep="\t")["scan"].tolist() == ALL[2:3]
 
 
-def test_a_failed_participant_is_exit_status_1_and_a_row_of_the_group(
+def test_a_failed_participant_gives_exit_status_1_and_is_listed_by_the_group_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_light_found(monkeypatch)
@@ -240,7 +246,9 @@ def test_a_failed_participant_is_exit_status_1_and_a_row_of_the_group(
     assert list((tmp_path / "work").iterdir()) == [tmp_path / "work" / "locks"]
 
 
-def test_wrong_usage_is_one_line(bids_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_an_error_of_one_line(
+    bids_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert app(bids_dir, tmp_path / "out") == 2
     assert "slant-bids BIDS_DIR OUTPUT_DIR {participant,group}" in the_line(capsys)
     assert app(bids_dir, tmp_path / "out", "session") == 2
@@ -260,7 +268,9 @@ def test_version_and_boilerplate(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_validator_takes_what_is_left(bids_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_derivatives_dataset_passes_the_bids_validator(
+    bids_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     validator = shutil.which("bids-validator-deno", path=Path(sys.executable).parent)
     assert validator, "bids-validator-deno is missing; make .venv/.installed-dev installs it"
     use_light_found(monkeypatch)

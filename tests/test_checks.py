@@ -1,4 +1,4 @@
-"""Images that are no T1-weighted scan of a place in the world are refused, and what is doubtful is reported."""
+"""Images that are not T1-weighted scans with an orientation are rejected; doubtful ones give a warning."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toy import noise, save
 
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
-from slant.io.checks import MAX_NONFINITE_SHARE
+from slant.io.checks import MAX_NONFINITE_FRACTION
 from slant.io.read import read_scan
 
 SHAPE = (7, 8, 9)
 
 
 def blocks(shape: tuple[int, int, int] = (12, 14, 16)) -> np.ndarray:
-    """A label map of 16 patches with ids as far apart as BrainCOLOR's, around them 0."""
+    """A label map of 16 patches with ids spaced like those of BrainCOLOR, and background 0."""
     coarse = np.random.default_rng(3).permutation(np.arange(1, 17) * 12).reshape(2, 2, 4)
     data = np.zeros(shape, np.int16)
     data[2:10, 2:12, 2:14] = coarse.repeat(4, 0).repeat(5, 1).repeat(3, 2)
@@ -34,31 +34,31 @@ def head_ct() -> np.ndarray:
     return (data + rng.normal(0, 8, data.shape) * (data > -2000)).astype(np.int16)
 
 
-# Where it lies
+# Geometry
 
 
 def test_form_disagreement_is_reported_and_sform_used(tmp_path: Path) -> None:
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     image = nib.Nifti1Image(noise(), affine)
     image.set_sform(affine, 2)
-    moved = affine.copy()
-    moved[:3, 3] = 3, 4, 0
-    image.set_qform(moved, 1)
+    shifted = affine.copy()
+    shifted[:3, 3] = 3, 4, 0
+    image.set_qform(shifted, 1)
     nib.save(image, tmp_path / "a.nii")
     scan = read_scan(tmp_path / "a.nii")
     assert scan.warnings == ("sform and qform disagree by up to 5.0 mm; the sform (code 2) is used",)
     np.testing.assert_array_equal(scan.volume.grid.ras_from_voxel, affine)
 
 
-def test_unset_qform_is_no_disagreement(tmp_path: Path) -> None:
+def test_unset_qform_gives_no_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", noise(), codes=(1, 0))
     assert read_scan(path).warnings == ()
 
 
 def test_qform_is_used_where_the_sform_is_unset(tmp_path: Path, oblique_grid: Grid) -> None:
     path = save(tmp_path / "a.nii", noise(), oblique_grid.ras_from_voxel, codes=(0, 2))
-    home = Grid(SHAPE, read_scan(path).header.get_best_affine())
-    assert home.same_as(oblique_grid)
+    native = Grid(SHAPE, read_scan(path).header.get_best_affine())
+    assert native.same_as(oblique_grid)
 
 
 def test_damaged_qform_is_reported(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_damaged_qform_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(7, 8), (7, 8, 1), (7, 1, 9), (504,)])
 def test_flat_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"found a [12]D image of shape .*wanted a 3D scan"):
+    with pytest.raises(InputError, match=r"found a [12]D image of shape .*expected a 3D scan"):
         read_scan(save(tmp_path / "a.nii", noise(shape)))
 
 
@@ -83,8 +83,8 @@ def test_several_volumes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("volume", [-1, 3])
 @pytest.mark.parametrize("shape", [(*SHAPE, 3), SHAPE])
-def test_volume_that_is_not_there(tmp_path: Path, volume: int, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=f"there is no volume {volume}: the file holds"):
+def test_volume_index_out_of_range(tmp_path: Path, volume: int, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=rf"volume index {volume} is out of range: the file has \d volume"):
         read_scan(save(tmp_path / "a.nii", noise(shape)), volume=volume)
 
 
@@ -117,7 +117,7 @@ def test_large_voxels(tmp_path: Path) -> None:
         read_scan(save(tmp_path / "a.nii", noise(), np.diag([1, 1, 6, 1])))
 
 
-# What the voxels hold
+# Voxel values
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -130,10 +130,10 @@ def test_few_nonfinite_voxels_are_repaired(tmp_path: Path, bad: float) -> None:
     assert np.isfinite(scan.volume.data).all()
 
 
-def test_many_nonfinite_voxels_are_refused(tmp_path: Path) -> None:
+def test_many_nonfinite_voxels_are_rejected(tmp_path: Path) -> None:
     data = noise((10, 11, 12)).astype(np.float32)
-    data.ravel()[: int(MAX_NONFINITE_SHARE * data.size) + 1] = np.nan
-    with pytest.raises(InputError, match=r"2 NaN or infinite voxels \(0\.15%\), wanted at most 0\.1%"):
+    data.ravel()[: int(MAX_NONFINITE_FRACTION * data.size) + 1] = np.nan
+    with pytest.raises(InputError, match=r"2 NaN or infinite voxels \(0\.15%\), expected at most 0\.1%"):
         read_scan(save(tmp_path / "a.nii", data))
 
 
@@ -148,7 +148,7 @@ def test_values_beyond_float32_count_as_infinite(tmp_path: Path) -> None:
 )
 def test_colour_and_complex(tmp_path: Path, dtype: np.dtype[Any], found: str) -> None:
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, dtype), np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(InputError, match=f"found {found}.*one real number a voxel"):
+    with pytest.raises(InputError, match=f"found {found}.*one real number per voxel"):
         read_scan(tmp_path / "a.nii")
 
 
@@ -161,11 +161,11 @@ def test_constant_image(tmp_path: Path, value: int) -> None:
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f8"])
 def test_label_map_or_mask(tmp_path: Path, dtype: str) -> None:
     for data in (blocks(), blocks() > 0, np.where(blocks() == 0, 200, blocks())):
-        with pytest.raises(InputError, match=r"looks like a label map or mask: about \d+ whole numbers"):
+        with pytest.raises(InputError, match=r"looks like a label map or mask: about \d+ distinct integers"):
             read_scan(save(tmp_path / "a.nii", data.astype(dtype)))
 
 
-def test_scan_of_few_grey_values_is_no_label_map(tmp_path: Path) -> None:
+def test_scan_with_few_grey_values_is_not_a_label_map(tmp_path: Path) -> None:
     data = np.where(blocks() > 0, noise((12, 14, 16)) % 32, 0).astype(np.uint8)
     assert read_scan(save(tmp_path / "a.nii", data)).volume.data.max() == 31
 
@@ -176,7 +176,7 @@ def test_ct(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["no bone", "no air", "offset"])
-def test_signed_scan_without_all_marks_of_a_ct_is_read(tmp_path: Path, change: str) -> None:
+def test_signed_scan_without_all_features_of_a_ct_is_read(tmp_path: Path, change: str) -> None:
     data = head_ct().astype(np.int32)
     if change == "no bone":
         data[data > 300] = -500
@@ -188,7 +188,7 @@ def test_signed_scan_without_all_marks_of_a_ct_is_read(tmp_path: Path, change: s
 
 
 @pytest.mark.slow
-def test_real_label_maps_are_refused(data_dir: Path) -> None:
+def test_real_label_maps_are_rejected(data_dir: Path) -> None:
     paths = [*data_dir.rglob("*_dseg.nii.gz"), *(data_dir / "slant-reference" / "tiles").glob("*.nii.gz")]
     assert len(paths) >= 43
     for path in paths:

@@ -1,4 +1,4 @@
-"""The command line: what it shows, what it passes on, and what it leaves behind."""
+"""The command line: its help, the settings that it passes on, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from slant.io.resources import load_protocol
 from slant.io.results import ResultNames
 
 HEAVY = {"torch", "ants", "nibabel", "scipy", "pandas", "matplotlib", "deepbet", "numpy"}
-ODD_NAME = "sub 01 (re-test).v1.5 Jürgen 脳"
+UNUSUAL_NAME = "sub 01 (re-test).v1.5 Jürgen 脳"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def scan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[SegmentSettings]:
-    """The settings of each run of the pipeline, which finds `light_found`."""
+    """List of the settings of each run of the pipeline, which returns `light_found`."""
     use_light_found(monkeypatch)
     used: list[SegmentSettings] = []
 
@@ -61,18 +61,21 @@ def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[SegmentSettings]:
     return used
 
 
-# What it shows
+# Help and output
 
 
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ((), ("segment", "labels", "models", "train", "--config", "--version")),
-        (("segment",), ("SCAN", "OUT", "--model", "--device", "--threads", "--skull-stripped", "--warp", "--volume")),
-        (("segment",), ("--force", "slant27", ".mgz", "[choices: vote, nearest]", "--config")),
+        ((), ("segment", "labels", "models", "train", "--options", "--version")),
+        (
+            ("segment",),
+            ("SCAN", "OUT", "--model", "--device", "--threads", "--skull-stripped", "--interpolation", "--volume"),
+        ),
+        (("segment",), ("--force", "slant27", ".mgz", "[choices: multilabel, nearest]", "--options")),
         (("labels",), ("--format", "freesurfer, itksnap, tsv")),
         (("models",), ("licences",)),
-        (("train",), ("--data", "--fold", "--minutes", "--stages")),
+        (("train",), ("--data", "--fold", "--time-limit", "--stages")),
     ],
 )
 def test_help(command: tuple[str, ...], shown: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +84,7 @@ def test_help(command: tuple[str, ...], shown: tuple[str, ...], capsys: pytest.C
     assert [word for word in shown if word not in text] == []
 
 
-def test_help_and_version_load_nothing_heavy() -> None:
+def test_help_and_version_import_no_heavy_library() -> None:
     code = "import sys\nfrom slant.cli import main\ntry: main([{!r}])\nfinally: print(*sorted(sys.modules))"
     for option in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code.format(option)], capture_output=True, text=True, check=True)
@@ -107,7 +110,7 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "model: 8 tiles, licence of the weights: CC0\n"
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     code = "from slant.cli import main; import os; os.close(0); main(['labels', '--format', 'itksnap'])"
     reader, writer = os.pipe()
     os.close(reader)
@@ -116,14 +119,14 @@ def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     for name in slant.__all__:
         assert getattr(slant, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         slant.segmnt  # noqa: B018
 
 
-# What it passes on
+# Settings
 
 
 def test_resolved_settings_reach_the_pipeline_and_the_record(
@@ -133,18 +136,23 @@ def test_resolved_settings_reach_the_pipeline_and_the_record(
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert segment_toy(scan, tmp_path / "out") == 0
-    wanted = SegmentSettings(str(toy_model_folder()), "cpu", 3, skull_stripped=True)
-    assert settings_used == [wanted]
+    expected = SegmentSettings(str(toy_model_folder()), "cpu", 3, skull_stripped=True)
+    assert settings_used == [expected]
     record = json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))
-    assert record["settings"] == vars(wanted)
+    assert record["settings"] == vars(expected)
 
 
-def test_options_and_those_of_a_file(scan: Path, tmp_path: Path, settings_used: list[SegmentSettings]) -> None:
+def test_options_of_the_command_line_take_precedence_over_those_of_a_file(
+    scan: Path, tmp_path: Path, settings_used: list[SegmentSettings]
+) -> None:
     options = tmp_path / "options.toml"
-    options.write_text('threads = 7\nwarp = "nearest"\nskull-stripped = false\n')
-    assert segment_toy(scan, tmp_path / "a", "--config", options, "--threads", 2) == 0
+    options.write_text('threads = 7\ninterpolation = "nearest"\nskull-stripped = false\n')
+    assert segment_toy(scan, tmp_path / "a", "--options", options, "--threads", 2) == 0
     assert segment_toy(scan, tmp_path / "b", "--skull-stripped", "--threads", 1, "--device", "cpu") == 0
-    assert [(s.threads, s.warp, s.skull_stripped) for s in settings_used] == [(2, "nearest", False), (1, "vote", True)]
+    assert [(s.threads, s.interpolation, s.skull_stripped) for s in settings_used] == [
+        (2, "nearest", False),
+        (1, "multilabel", True),
+    ]
 
 
 def test_volume_of_a_4d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,37 +165,37 @@ def test_volume_of_a_4d_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(volumes[0].data, toy_scan().volume.data)
 
 
-# What it leaves behind
+# Files
 
 
-def test_a_scan_with_an_odd_name_goes_through(
+def test_a_scan_with_an_unusual_name_is_segmented(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("a folder (1)") / "Ergebnisse für 脳.d"
-    path = write_toy_scan(tmp_path / f"{ODD_NAME}_T1w.nii.gz")
-    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
+    path = write_toy_scan(tmp_path / f"{UNUSUAL_NAME}_T1w.nii.gz")
+    monkeypatch.setattr("slant.report.page.reports_of", lambda *_: {"report": b"a report"})
     with quick_stages(), quick_networks():
         assert segment_toy(path, folder) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    names = ResultNames(ODD_NAME)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    names = ResultNames(UNUSUAL_NAME)
     written = (*names.all, names.report)
     assert sorted(file.name for file in folder.iterdir()) == sorted(written)
-    shown = dict(line.split("  ", 1) for line in said.out.splitlines()[:-1])
+    shown = dict(line.split("  ", 1) for line in captured.out.splitlines()[:-1])
     assert sorted(path.strip() for path in shown.values()) == sorted(str(folder / name) for name in written)
-    assert re.fullmatch(r"done in \d+ s", said.out.splitlines()[-1])
+    assert re.fullmatch(r"done in \d+ s", captured.out.splitlines()[-1])
     record = json.loads((folder / names.record).read_text("utf-8"))
     assert record["input"]["path"] == str(path)
 
 
 @pytest.mark.slow
-def test_a_name_that_is_no_text_goes_through(tmp_path: Path) -> None:
+def test_a_name_that_is_not_valid_text_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.nii")
     try:
         write_toy_scan(tmp_path / "a.nii").rename(path)
     except OSError:
-        pytest.skip("this file system wants names in UTF-8")
+        pytest.skip("this file system requires names in UTF-8")
     with quick_stages(), quick_networks():
         assert segment_toy(path, tmp_path / "out", "--pdf") == 0
     record = json.loads((tmp_path / "out" / os.fsdecode(b"caf\xe9_record.json")).read_text("utf-8"))
@@ -195,28 +203,28 @@ def test_a_name_that_is_no_text_goes_through(tmp_path: Path) -> None:
     assert (tmp_path / "out" / os.fsdecode(b"caf\xe9_report.pdf")).read_bytes().startswith(b"%PDF")
 
 
-def test_warnings_reach_the_reader_and_the_record(
+def test_warnings_are_printed_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_light_found(monkeypatch)
-    cut = "the field of view cuts the brain at the top (9 cm2); regions there are incomplete"
-    monkeypatch.setattr("slant.pipeline.segment", lambda *_: replace(light_found(), warnings=(cut,)))
+    truncated = "the field of view truncates the brain at the top (9 cm2); regions there are incomplete"
+    monkeypatch.setattr("slant.pipeline.segment", lambda *_: replace(light_found(), warnings=(truncated,)))
     data = toy_head().astype(np.float32)
     data[30, 30, 30] = np.nan
     scan = write_toy_scan(tmp_path / "toy.nii", data)
     assert segment_toy(scan, tmp_path / "out") == 0
-    warnings = ["1 NaN or infinite voxels were replaced by 0", cut]
+    warnings = ["1 NaN or infinite voxels were replaced by 0", truncated]
     assert capsys.readouterr().err.splitlines() == [f"slant: warning: {text}" for text in warnings]
     assert json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))["warnings"] == warnings
 
 
-def test_pages_are_left_out_if_asked_and_old_ones_go_with_their_results(
+def test_reports_can_be_left_out_and_old_reports_are_removed_with_their_results(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_light_found(monkeypatch)
     out = tmp_path / "out"
     assert segment_toy(scan, out, "--no-report", "--pdf") == 2
-    assert "--no-report for no page; leave one of them out" in capsys.readouterr().err
+    assert "but --no-report for no report; leave one of them out" in capsys.readouterr().err
     assert not out.exists()
     assert segment_toy(scan, out) == 0
     first = content(out)
@@ -225,13 +233,13 @@ def test_pages_are_left_out_if_asked_and_old_ones_go_with_their_results(
     assert content(out).keys() == first.keys() - {"toy_report.html"}
 
 
-def test_a_page_that_is_there_is_not_overwritten(scan: Path, tmp_path: Path, no_pipeline: None) -> None:
+def test_an_existing_report_is_not_overwritten(scan: Path, tmp_path: Path, no_pipeline: None) -> None:
     (tmp_path / "toy_report.html").write_text("mine")
     assert segment_toy(scan, tmp_path) == 2
     assert (tmp_path / "toy_report.html").read_text() == "mine"
 
 
-def test_force_replaces_results_and_nothing_else(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_replaces_only_results(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_light_found(monkeypatch)
     out = tmp_path / "out"
     assert segment_toy(scan, out, "--threads", 1) == 0
@@ -256,21 +264,21 @@ def raise_sigterm(*_: object) -> None:
 @pytest.mark.parametrize(
     ("stop", "status", "word"), [(raise_interrupt, 130, "interrupted"), (raise_sigterm, 143, "terminated")]
 )
-@pytest.mark.parametrize("where", ["slant.pipeline.segment", "slant.io.results.write_json"])
-def test_an_interrupted_run_leaves_nothing(
+@pytest.mark.parametrize("function", ["slant.pipeline.segment", "slant.io.results.write_json"])
+def test_an_interrupted_run_leaves_no_files(
     scan: Path,
     tmp_path: Path,
     stop: Any,
     status: int,
     word: str,
-    where: str,
+    function: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     use_light_found(monkeypatch)
-    monkeypatch.setattr(where, stop)
+    monkeypatch.setattr(function, stop)
     handler = signal.getsignal(signal.SIGTERM)
     assert segment_toy(scan, tmp_path / "new" / "out") == status
-    assert capsys.readouterr().err == f"slant: {word}; nothing half-written was left\n"
+    assert capsys.readouterr().err == f"slant: {word}; no partial files were left\n"
     assert [path.name for path in tmp_path.iterdir()] == ["toy_T1w.nii.gz"]
     assert signal.getsignal(signal.SIGTERM) == handler

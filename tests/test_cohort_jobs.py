@@ -1,4 +1,4 @@
-"""Folders, patterns, tables and files become jobs with names that stay; workers fit the machine."""
+"""Lists of jobs from folders, patterns, tables and files; numbers of workers and threads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from slant.cohort import machine
+from slant.cohort import resources
 from slant.cohort.jobs import list_jobs
-from slant.cohort.machine import Plan, plan
+from slant.cohort.resources import WorkerPlan, plan
 from slant.errors import InputError, SettingsError
 
 
@@ -19,9 +19,9 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def listed(*places: object, out: Path) -> dict[str, tuple[str, str, str]]:
-    found = list_jobs([str(place) for place in places], out).jobs
-    return {job.id: (job.scan.as_posix(), job.folder.relative_to(out).as_posix(), job.name) for job in found}
+def listed(*inputs: object, out: Path) -> dict[str, tuple[str, str, str]]:
+    jobs = list_jobs([str(path) for path in inputs], out).jobs
+    return {job.id: (job.scan.as_posix(), job.folder.relative_to(out).as_posix(), job.name) for job in jobs}
 
 
 def test_a_folder_gives_its_t1w_images_at_any_depth(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_folder_without_t1w_in_the_names_gives_all_images(tmp_path: Path) -> N
     assert list(listed(tmp_path / "in", out=tmp_path / "out")) == ["p1/T1", "p2/T1"]
 
 
-def test_a_pattern_names_by_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_names_scans_by_the_parts_that_vary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(*(tmp_path / "in" / p / "anat" / "T1.nii.gz" for p in ("p1", "p2")), tmp_path / "in" / "p1" / "T2.nii.gz")
     monkeypatch.chdir(tmp_path)
     by_folder = {"p1/anat/T1", "p2/anat/T1"}
@@ -53,7 +53,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> Non
     assert list(listed(tmp_path / "a[1].nii", out=tmp_path / "out")) == ["a[1]"]
 
 
-def test_a_table_names_as_it_says(tmp_path: Path) -> None:
+def test_a_table_gives_the_names(tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
     table.write_text("\ufeffage\tT1w\tname\n61\tin/../a.nii\tone\n70\t/data/b.nii.gz\tt w o\n\n", encoding="utf-8")
     assert listed(table, out=tmp_path / "out") == {
@@ -65,8 +65,8 @@ def test_a_table_names_as_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,T1w\na,b\n", "found columns name,T1w; wanted name and T1w"),
-        ("", "found columns none; wanted name and T1w"),
+        ("name,T1w\na,b\n", "found columns name,T1w, expected name and T1w"),
+        ("", "found columns none, expected name and T1w"),
         ("name\tT1w\n", "the table has no rows"),
         ("name\tT1w\na\n", "the row 'a' has no T1w"),
         ("name\tT1w\n../a\tb.nii\n", "'../a' cannot be the name of a scan"),
@@ -74,18 +74,18 @@ def test_a_table_names_as_it_says(tmp_path: Path) -> None:
         ("name\tT1w\na\tb.nii\na\tc.nii\n", "two scans are named a: .*b.nii and .*c.nii"),
     ],
 )
-def test_faulty_tables_are_errors(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_tables_are_errors(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "scans.tsv").write_text(text)
     with pytest.raises((SettingsError, InputError), match=message):
         list_jobs([str(tmp_path / "scans.tsv")], tmp_path / "out")
 
 
-def test_a_table_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot read the table of scans .*none\.tsv"):
         list_jobs([str(tmp_path / "none.tsv")], tmp_path / "out")
 
 
-def test_places_without_scans_are_errors(tmp_path: Path) -> None:
+def test_inputs_without_scans_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no scan in this folder"):
         list_jobs([str(tmp_path)], tmp_path / "out")
     with pytest.raises(InputError, match="no file matches the pattern"):
@@ -94,7 +94,7 @@ def test_places_without_scans_are_errors(tmp_path: Path) -> None:
         list_jobs([str(tmp_path / "a.txt")], tmp_path / "out")
 
 
-def test_one_file_twice_is_one_job_and_two_of_one_name_an_error(tmp_path: Path) -> None:
+def test_a_repeated_file_is_one_job_and_two_files_of_one_name_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "p1" / "T1.nii", tmp_path / "p2" / "T1.nii")
     first, second = tmp_path / "p1" / "T1.nii", tmp_path / "p2" / "T1.nii"
     assert list(listed(first, first, out=tmp_path / "out")) == ["T1"]
@@ -102,7 +102,9 @@ def test_one_file_twice_is_one_job_and_two_of_one_name_an_error(tmp_path: Path) 
         list_jobs([str(first), str(second)], tmp_path / "out")
 
 
-def test_an_unreadable_folder_is_told_and_the_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_listed_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path / "in" / "a" / "x.nii", tmp_path / "in" / "b" / "y.nii")
     real = os.scandir
     closed = tmp_path / "in" / "a"
@@ -113,9 +115,9 @@ def test_an_unreadable_folder_is_told_and_the_others_are_read(tmp_path: Path, mo
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found = list_jobs([str(tmp_path / "in")], tmp_path / "out")
-    assert [job.id for job in found.jobs] == ["b/y"]
-    assert found.unreadable == {str(closed): "the folder cannot be read: Permission denied; check its permissions"}
+    job_list = list_jobs([str(tmp_path / "in")], tmp_path / "out")
+    assert [job.id for job in job_list.jobs] == ["b/y"]
+    assert job_list.unreadable == {str(closed): "the folder cannot be read: Permission denied; check its permissions"}
     with pytest.raises(InputError, match="cannot be read: Permission denied"):
         list_jobs([str(closed)], tmp_path / "out")
 
@@ -124,33 +126,33 @@ def test_an_unreadable_folder_is_told_and_the_others_are_read(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("cores", "gib", "options", "wanted"),
+    ("cores", "gib", "options", "expected"),
     [
-        (8, 64, {}, Plan(8, 1)),
-        (8, 7, {}, Plan(3, 2)),
-        (8, 1, {}, Plan(1, 8)),
-        (8, 64, {"jobs": 3}, Plan(3, 2)),
-        (8, 1, {"jobs": 3}, Plan(3, 2)),
-        (8, 64, {"mem_gb": 5.0}, Plan(2, 4)),
-        (8, 1, {"mem_gb": 5.0, "jobs": 4}, Plan(2, 4)),
-        (8, 64, {"threads": 4}, Plan(2, 4)),
-        (8, 64, {"threads": 3, "jobs": 5}, Plan(5, 3)),
+        (8, 64, {}, WorkerPlan(8, 1)),
+        (8, 7, {}, WorkerPlan(3, 2)),
+        (8, 1, {}, WorkerPlan(1, 8)),
+        (8, 64, {"jobs": 3}, WorkerPlan(3, 2)),
+        (8, 1, {"jobs": 3}, WorkerPlan(3, 2)),
+        (8, 64, {"mem_gb": 5.0}, WorkerPlan(2, 4)),
+        (8, 1, {"mem_gb": 5.0, "jobs": 4}, WorkerPlan(2, 4)),
+        (8, 64, {"threads": 4}, WorkerPlan(2, 4)),
+        (8, 64, {"threads": 3, "jobs": 5}, WorkerPlan(5, 3)),
     ],
 )
 def test_workers_fit_cores_and_memory(
-    monkeypatch: pytest.MonkeyPatch, cores: int, gib: float, options: dict[str, float], wanted: Plan
+    monkeypatch: pytest.MonkeyPatch, cores: int, gib: float, options: dict[str, float], expected: WorkerPlan
 ) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
-    monkeypatch.setattr(machine, "available_gib", lambda: gib)
-    assert plan(100, **options) == wanted  # type: ignore[arg-type]
+    monkeypatch.setattr(resources, "available_gib", lambda: gib)
+    assert plan(100, **options) == expected  # type: ignore[arg-type]
     assert plan(1, **options).workers == 1  # type: ignore[arg-type]
 
 
-def test_too_little_is_an_error() -> None:
+def test_too_few_jobs_or_too_little_memory_is_an_error() -> None:
     with pytest.raises(SettingsError, match="--jobs must be at least 1, found 0"):
         plan(3, jobs=0)
     for too_little in (1.0, float("nan")):
-        with pytest.raises(SettingsError, match="--mem-gb must be at least 2, which one worker needs; found"):
+        with pytest.raises(SettingsError, match="--mem-gb must be at least 2, the memory of one worker, found"):
             plan(3, mem_gb=too_little)
 
 
@@ -164,15 +166,15 @@ def test_too_little_is_an_error() -> None:
         ),
     ],
 )
-def test_the_limit_of_a_batch_job_counts(
+def test_the_memory_limit_of_a_batch_job_is_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str]
 ) -> None:
     for name, text in {**files, "proc": line, "job/step/memory.max": "max", "job/step/memory.current": "1"}.items():
         touch(tmp_path / name)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "_PROC_CGROUP", tmp_path / "proc")
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
+    monkeypatch.setattr(resources, "_PROC_CGROUP", tmp_path / "proc")
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
-    assert machine.available_gib() == 2.0
+    assert resources.available_gib() == 2.0
     (tmp_path / "proc").unlink()
-    assert machine.available_gib() == 1024.0
+    assert resources.available_gib() == 1024.0

@@ -1,4 +1,4 @@
-"""Settings come from the command line, TOML files or Python, and what is unknown or ill-typed is refused by name."""
+"""Settings come from the command line, TOML files or Python; unknown keys and wrong types are errors that name them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Outer:
     on: bool = False
 
 
-def test_defaults_are_the_best_known() -> None:
+def test_default_settings() -> None:
     settings = SegmentSettings()
-    assert (settings.model, settings.device, settings.warp) == ("slant27", "auto", "vote")
+    assert (settings.model, settings.device, settings.interpolation) == ("slant27", "auto", "multilabel")
     assert settings.skull_stripped is None
 
 
@@ -46,21 +46,21 @@ def test_settings_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -2])
-def test_threads_that_cannot_be(threads: int) -> None:
+def test_less_than_one_thread_is_refused(threads: int) -> None:
     with pytest.raises(SettingsError, match=f"threads must be at least 1, found {threads}"):
         SegmentSettings(threads=threads)
 
 
-def test_unknown_warp() -> None:
-    with pytest.raises(SettingsError, match="warp must be 'vote' or 'nearest', found 'linear'"):
-        SegmentSettings(warp="linear")  # type: ignore[arg-type]
+def test_unknown_interpolation_is_refused() -> None:
+    with pytest.raises(SettingsError, match="interpolation must be 'multilabel' or 'nearest', found 'linear'"):
+        SegmentSettings(interpolation="linear")  # type: ignore[arg-type]
 
 
-def test_threads_asked_for_are_used() -> None:
+def test_requested_threads_are_used() -> None:
     assert SegmentSettings(threads=3).thread_count == 3
 
 
-def test_threads_default_to_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_default_to_those_available_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7}, raising=False)
     assert SegmentSettings().thread_count == 3
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -73,33 +73,33 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_tables_of_a_file(tmp_path: Path) -> None:
+def test_tables_of_a_file_are_read(tmp_path: Path) -> None:
     values = read_toml(write(tmp_path / "a.toml", "steps = 3\nwidths = [4, 5]\n[inner]\nrate = 2\n"))
     assert build(Outer, values, "a.toml") == Outer(3, Inner(2.0), (4, 5))
 
 
 @pytest.mark.parametrize("text", ["steps = ", "[inner", "steps = 1\nsteps = 2", 'name = "\xff"'])
-def test_no_toml(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match=r"a\.toml is not a TOML file"):
         read_toml(write(tmp_path / "a.toml", text))
 
 
-def test_line_of_a_mistake_is_told(tmp_path: Path) -> None:
+def test_the_error_names_the_line_of_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="line 3"):
         read_toml(write(tmp_path / "a.toml", "steps = 1\nwidths = [1,\n,2]"))
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot read the settings file .*a\.toml: No such file"):
         read_toml(tmp_path / "a.toml")
 
 
-def test_folder_instead_of_a_file(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Is a directory"):
         read_toml(tmp_path)
 
 
-def test_values_are_converted_to_their_fields() -> None:
+def test_values_are_converted_to_the_types_of_their_fields() -> None:
     built = build(Outer, {"steps": 1, "folder": "data/x", "widths": [7], "inner": {"rate": 1}}, "here")
     assert built.folder == Path("data/x")
     assert built.widths == (7,)
@@ -126,16 +126,16 @@ def test_values_are_converted_to_their_fields() -> None:
         ({"steps": 1, "widths": [1, "2"]}, "widths"),
     ],
 )
-def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
+def test_keys_and_values_that_do_not_fit_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as raised:
         build(Outer, values, "here")
     assert "\n" not in str(raised.value)
 
 
 def test_tile_layout_from_a_file(tmp_path: Path) -> None:
-    text = "shape = [20, 30, 40]\nsize = [20, 16, 22]\ncounts = [1, 2, 2]\noverlap = 'trim'"
+    text = "shape = [20, 30, 40]\nsize = [20, 16, 22]\ncounts = [1, 2, 2]\noverlap = 'core'"
     layout = build(TileLayout, read_toml(write(tmp_path / "a.toml", text)), "a.toml")
-    assert layout == TileLayout((20, 30, 40), (20, 16, 22), (1, 2, 2), "trim")
+    assert layout == TileLayout((20, 30, 40), (20, 16, 22), (1, 2, 2), "core")
     assert len(layout) == 4
 
 

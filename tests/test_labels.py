@@ -1,4 +1,4 @@
-"""Channels and ids are one list in two notations, and the shipped table is whole."""
+"""Channels and ids map to each other, and the shipped protocol is complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shipped_protocol_has_the_channels_of_slant():
     assert protocol.ids.tolist() == IDS_OF_SLANT
 
 
-def test_channels_and_ids_are_inverse():
+def test_channels_to_ids_and_back_is_the_identity():
     protocol = load_protocol()
     channels = np.random.default_rng(0).integers(0, 133, (7, 8, 9)).astype(np.uint8)
     ids = protocol.ids_from_channels(channels)
@@ -49,7 +49,7 @@ def test_channels_and_ids_are_inverse():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.uint64])
-def test_channels_from_ids_by_eye_in_every_integer_type(dtype):
+def test_channels_from_ids_in_every_integer_dtype(dtype):
     channels = TINY.channels_from_ids(np.array([[9, 0], [7, 5]], dtype=dtype))
     np.testing.assert_array_equal(channels, [[3, 0], [2, 1]])
 
@@ -59,37 +59,37 @@ def test_unknown_ids_are_named():
         TINY.channels_from_ids(np.array([0, 5, 300, 6, -1]))
 
 
-def test_many_unknown_ids_are_cut_short():
+def test_a_long_list_of_unknown_ids_is_shortened():
     with pytest.raises(ProtocolError, match=r"10, 11, .*, 29 and 70 more"):
         TINY.channels_from_ids(np.arange(10, 100))
 
 
-def test_unknown_ids_become_background_when_asked():
+def test_unknown_ids_become_background_on_request():
     ids = np.array([0, 5, 300, 6, -1, 255, 9, 10])
     channels = TINY.channels_from_ids(ids, unknown="background")
     np.testing.assert_array_equal(channels, [0, 1, 0, 0, 0, 0, 3, 0])
 
 
-def test_array_given_is_not_changed():
+def test_the_input_array_is_not_changed():
     ids = np.array([5, 6, 9])
     TINY.channels_from_ids(ids, unknown="background")
     np.testing.assert_array_equal(ids, [5, 6, 9])
 
 
-def test_fractions_are_refused_both_ways():
-    with pytest.raises(ProtocolError, match="whole numbers, found an array of float64"):
+def test_floats_are_refused_in_both_directions():
+    with pytest.raises(ProtocolError, match="ids must be integers, found an array of float64"):
         TINY.channels_from_ids(np.array([0.0, 5.0]))
-    with pytest.raises(ProtocolError, match="whole numbers, found an array of float32"):
+    with pytest.raises(ProtocolError, match="channels must be integers, found an array of float32"):
         TINY.ids_from_channels(np.array([0, 1], dtype=np.float32))
 
 
-@pytest.mark.parametrize("strange", [-1, 4, 255])
-def test_a_number_that_is_no_channel_is_refused(strange: int):
-    with pytest.raises(ProtocolError, match=f"channels 0 to 3, found {strange}$"):
-        TINY.ids_from_channels(np.array([0, strange]))
+@pytest.mark.parametrize("invalid", [-1, 4, 255])
+def test_a_number_that_is_not_a_channel_is_refused(invalid: int):
+    with pytest.raises(ProtocolError, match=f"channels 0 to 3, found {invalid}$"):
+        TINY.ids_from_channels(np.array([0, invalid]))
 
 
-def test_mirroring_by_eye():
+def test_mirrored_channels_of_a_small_protocol():
     np.testing.assert_array_equal(TINY.mirrored_channels, [0, 3, 2, 1])
 
 
@@ -129,19 +129,19 @@ def test_arrays_of_a_protocol_are_read_only():
             array[0] = 1
 
 
-def test_by_id_names_the_neighbours():
+def test_by_id_names_the_nearest_ids():
     with pytest.raises(ProtocolError, match=r"no id 127; the nearest are \[125, 128\]"):
         load_protocol().by_id(127)
 
 
-def test_by_name_gives_the_nearest_name():
+def test_by_name_suggests_the_nearest_name():
     with pytest.raises(ProtocolError, match="did you mean 'Left Hippocampus'"):
         load_protocol().by_name("Left Hipocampus")
     with pytest.raises(ProtocolError, match=r"no region 'zzzz'$"):
         load_protocol().by_name("zzzz")
 
 
-def test_groups_by_eye():
+def test_groups_of_a_small_protocol():
     assert TINY.groups("lobe") == {"moons": (5, 9), "stars": (7,)}
     assert TINY.groups("tissue") == {"gray": (5, 9), "white": (7,)}
     assert TINY.groups("hemisphere") == {"L": (5,), "midline": (7,), "R": (9,)}
@@ -182,24 +182,24 @@ def test_protocol_survives_pickling():
         ((BACKGROUND, *(replace(SUN, id=i, name=f"{i}", abbreviation=f"{i}") for i in range(1, 256))), "256 regions"),
     ],
 )
-def test_faulty_protocols_are_refused(regions: tuple[Region, ...], message: str):
+def test_invalid_protocols_are_refused(regions: tuple[Region, ...], message: str):
     with pytest.raises(ProtocolError, match=message):
-        LabelProtocol("faulty", regions)
+        LabelProtocol("invalid", regions)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": -1}, "an id must lie in 0 to 32767"),
-        ({"id": 40000}, "an id must lie in 0 to 32767"),
+        ({"id": -1}, "an id must be 0 to 32767"),
+        ({"id": 40000}, "an id must be 0 to 32767"),
         ({"hemisphere": "left"}, "hemisphere is 'left'"),
-        ({"hemisphere": "R"}, "in hemisphere R a name begins with"),
+        ({"hemisphere": "R"}, "hemisphere is 'R', so the name must begin with 'Right'"),
         ({"tissue": "grey"}, "tissue is 'grey'"),
         ({"color": (0, 0, 256)}, r"color is \(0, 0, 256\)"),
         ({"color": (0, 0)}, r"color is \(0, 0\)"),
     ],
 )
-def test_faulty_regions_are_refused(change: dict[str, object], message: str):
+def test_invalid_regions_are_refused(change: dict[str, object], message: str):
     with pytest.raises(ProtocolError, match=message):
         replace(LEFT, **change)
 
@@ -220,39 +220,39 @@ def test_rows_may_come_in_any_order(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "message"),
+    ("old", "new", "message"),
     [
-        ("\tlobe\tcolor", "\tl\tc", r"regions\.tsv lacks the columns lobe, color; wanted id, name"),
+        ("\tlobe\tcolor", "\tl\tc", r"regions\.tsv lacks the columns lobe, color; expected id, name"),
         ("\n206\t", "\n207\t", r"regions\.tsv: every id .* several times: 207"),
         ("Left TTG", "Left TT", r"region 206 'Right TTG .* has no partner 'Left TTG transverse"),
-        ("\n30\t", "\nthirty\t", "id 'thirty' of 'Left Accumbens Area' is not a whole number"),
+        ("\n30\t", "\nthirty\t", "id 'thirty' of 'Left Accumbens Area' is not an integer"),
         ("#ffff62", "red", "color 'red' is not of the form #rrggbb"),
         ("#ffff62", "#ffff6", "color '#ffff6' is not"),
         ("#ffff62", "#ffff6g", "color '#ffff6g' is not"),
         ("#ffff62", "#f f f6", "color '#f f f6' is not"),
     ],
 )
-def test_faulty_tables_are_refused(tmp_path: Path, found: str, wanted: str, message: str):
+def test_invalid_tables_are_refused(tmp_path: Path, old: str, new: str, message: str):
     text = "\n".join(_lines())
-    assert found in text
+    assert old in text
     with pytest.raises(ProtocolError, match=message):
-        read_protocol(_write(tmp_path, text.replace(found, wanted).splitlines()), "x")
+        read_protocol(_write(tmp_path, text.replace(old, new).splitlines()), "x")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00\xd8", b"a\tb\n1\t2\t3\n1\t2\t3\t4\n"])
-def test_unreadable_table_is_named(tmp_path: Path, content: bytes | None):
+def test_an_unreadable_table_is_named(tmp_path: Path, content: bytes | None):
     if content is not None:
         (tmp_path / "t.tsv").write_bytes(content)
     with pytest.raises(ProtocolError, match=r"t\.tsv cannot be read"):
         read_protocol(tmp_path / "t.tsv", "x")
 
 
-def test_unknown_protocol_names_the_known_ones():
+def test_an_unknown_protocol_gives_the_known_ones():
     with pytest.raises(ProtocolError, match="no label protocol 'aseg'; the package has braincolor"):
         load_protocol("aseg")
 
 
-def test_resource_prefers_what_is_inside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_resources_inside_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package = tmp_path / "slant"
     (tmp_path / "atlases").mkdir()
     monkeypatch.setattr(resources, "_PACKAGE", package)
@@ -261,7 +261,7 @@ def test_resource_prefers_what_is_inside_the_package(tmp_path: Path, monkeypatch
     assert resource("atlases") == package / "atlases"
 
 
-def test_absent_resource_says_where_it_was_sought():
+def test_an_absent_resource_names_the_searched_paths():
     with pytest.raises(SlantError, match=r"'atlases/moon.tsv'.*slant/atlases/moon.tsv nor .*install the package again"):
         resource("atlases", "moon.tsv")
 
@@ -275,7 +275,7 @@ def test_atlas_file_describes_the_grid_of_slant():
     assert {"title", "source", "papers", "licence"} <= atlas.keys()
 
 
-def test_manual_labels_hold_strange_ids_that_become_background(data_dir: Path):
+def test_unknown_ids_of_manual_labels_become_background(data_dir: Path):
     labels = np.asarray(nib.load(data_dir / "miccai2012-train" / "1000_dseg.nii.gz").dataobj).astype(np.int32)
     with pytest.raises(ProtocolError, match="outside protocol 'braincolor'"):
         load_protocol().channels_from_ids(labels)

@@ -1,4 +1,4 @@
-"""Look-up tables say the same as the protocol when read back."""
+"""Look-up tables agree with the protocol when they are read back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FREESURFER = re.compile(r"(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)")
 
 def _freesurfer_rows(text: str) -> list[tuple[str, ...]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    found = [_FREESURFER.fullmatch(line.strip()) for line in lines]
-    assert all(found)
-    return [match.groups() for match in found if match]
+    matches = [_FREESURFER.fullmatch(line.strip()) for line in lines]
+    assert all(matches)
+    return [match.groups() for match in matches if match]
 
 
-def test_freesurfer_table_read_back():
+def test_the_freesurfer_table_agrees_with_the_protocol():
     protocol = load_protocol()
     rows = _freesurfer_rows(format_lut(protocol, "freesurfer"))
     assert [int(row[0]) for row in rows] == protocol.ids.tolist()
@@ -51,7 +51,7 @@ def test_freesurfer_names(region_id: int, name: str):
     assert freesurfer_name(load_protocol().by_id(region_id)) == name
 
 
-def test_freesurfer_table_is_the_original_one(data_dir: Path):
+def test_the_freesurfer_table_is_that_of_the_original(data_dir: Path):
     original = (data_dir / "slant-reference" / "BrainColorLUT.txt").read_text()
     ours = format_lut(load_protocol(), "freesurfer")
     assert _freesurfer_rows(ours) == _freesurfer_rows(original)
@@ -59,7 +59,7 @@ def test_freesurfer_table_is_the_original_one(data_dir: Path):
     assert ours.splitlines()[2:] == [line.rstrip() for line in regions_only]
 
 
-def test_itksnap_table_read_back():
+def test_the_itksnap_table_agrees_with_the_protocol():
     protocol = load_protocol()
     lines = [line for line in format_lut(protocol, "itksnap").splitlines() if not line.startswith("#")]
     rows = [shlex.split(line) for line in lines]
@@ -70,7 +70,7 @@ def test_itksnap_table_read_back():
     assert all(row[4:7] == ["1", "1", "1"] for row in rows[1:])
 
 
-def test_tsv_read_back():
+def test_the_tsv_table_agrees_with_the_protocol():
     protocol = load_protocol()
     table = pd.read_csv(io.StringIO(format_lut(protocol, "tsv")), sep="\t", keep_default_na=False)
     assert table.columns.tolist() == ["index", "name", "abbreviation", "hemisphere", "color"]
@@ -88,12 +88,12 @@ def test_every_table_ends_with_one_line_break(format_):
     assert not text.endswith("\n\n")
 
 
-def test_a_renamed_region_shows_in_every_format():
+def test_a_renamed_region_appears_in_every_format():
     protocol = load_protocol()
     renamed = replace(protocol, regions=(replace(protocol.regions[0], name="nothing"), *protocol.regions[1:]))
     assert all("nothing" in format_lut(renamed, format_) for format_ in ("freesurfer", "itksnap", "tsv"))
 
 
-def test_unknown_format_names_the_known_ones():
+def test_an_unknown_format_gives_the_known_ones():
     with pytest.raises(SettingsError, match=r"'mrtrix'.*freesurfer, itksnap, tsv"):
         format_lut(load_protocol(), "mrtrix")

@@ -1,4 +1,4 @@
-"""A model is found by name or folder and refused if it does not fit the protocol or the template."""
+"""A model is found by name or folder, and rejected if it does not fit the protocol or the template."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from slant.nets.unet import CompactUNet
 from slant.nets.weights import write_model
 from slant.tiles import TileLayout
 
-CARD = "Toy model of two people.\n"
+CARD = "Toy model of two subjects.\n"
 
 
 @pytest.fixture
 def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package with two models, one with a card, and a folder that is none."""
+    """A package with two models, one of them with a card, and a folder that is not a model."""
     for name in ("one", "two"):
         shutil.copytree(toy_model_folder(), tmp_path / "weights" / name)
     (tmp_path / "weights" / "one" / "CARD.md").write_text(CARD, "utf-8")
@@ -72,12 +72,12 @@ def test_a_model_is_found_by_its_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["slant28", "no/such/folder"])
-def test_what_is_no_model_is_refused(embedded: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=f"no model '{name}': wanted one of one, two or a folder with a manifest.json"):
+def test_an_unknown_model_is_rejected(embedded: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"no model '{name}': expected one of one, two or a folder with a manifest"):
         load_model(name)
 
 
-def test_a_loaded_model_holds_all_that_training_fixed() -> None:
+def test_a_loaded_model_has_all_settings_of_training() -> None:
     model = toy_model()
     assert (model.name, model.licence, model.layout) == ("toy", "CC0", LAYOUT)
     assert model.identity == hashlib.sha256((toy_model_folder() / "manifest.json").read_bytes()).hexdigest()
@@ -88,7 +88,7 @@ def test_a_loaded_model_holds_all_that_training_fixed() -> None:
 
 
 def test_a_model_is_loaded_without_torchs_compiler() -> None:
-    """Which takes two seconds to import, and comes with random numbers drawn for weights that are on no device."""
+    """The compiler takes two seconds to import; random initialization of weights on the meta device would import it."""
     load = f"from slant.io.models import load_model; load_model({str(toy_model_folder())!r})"
     code = f"import sys; {load}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -98,7 +98,7 @@ def test_a_model_is_loaded_without_torchs_compiler() -> None:
 
 
 def test_scaling_comes_from_the_manifest(changed: Callable[..., Path]) -> None:
-    scaling = load_model(str(changed(lambda m: m["input"].update(offset=1.0, floor=0.5)))).inputs.scaling
+    scaling = load_model(str(changed(lambda m: m["input"].update(offset=1.0, min_value=0.5)))).inputs.scaling
     assert scaling == InputScaling(1.0, 1 / 3, 0.5)
     image, brain = np.float32([[[-9, 2, 2]]]), np.array([[[True, True, False]]])
     np.testing.assert_allclose(scaling(image, brain), [[[0.5, 1, 0]]])
@@ -131,7 +131,7 @@ def test_mirroring_comes_from_the_manifest(changed: Callable[..., Path]) -> None
         (lambda m: m.update(template="mni152"), ModelError, "template 'mni152'"),
     ],
 )
-def test_models_that_do_not_fit_are_refused(
+def test_models_that_do_not_fit_are_rejected(
     changed: Callable[..., Path], edit: Callable[[dict[str, Any]], object], error: type[SlantError], message: str
 ) -> None:
     folder = changed(edit)
@@ -139,7 +139,7 @@ def test_models_that_do_not_fit_are_refused(
         load_model(str(folder))
 
 
-def test_tiles_of_another_grid_are_refused(tmp_path: Path) -> None:
+def test_tiles_of_another_grid_are_rejected(tmp_path: Path) -> None:
     layout = TileLayout((20, 28, 24), (20, 28, 24), (1, 1, 1))
     plain = {"layout": dataclasses.asdict(layout), "settings": SETTINGS.as_dict()}
     prior = Prior(np.zeros((5, 7, 6, 133), np.uint8), layout.shape)
@@ -149,9 +149,9 @@ def test_tiles_of_another_grid_are_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
-def test_manifest_is_plain_and_complete() -> None:
+def test_manifest_is_json_and_complete() -> None:
     plain = {"layout": {"shape": [1, 2, 3]}, "settings": SETTINGS.as_dict()}
-    manifest = manifest_of("mine", plain, load_protocol(), {"people": 15}, "CC BY-NC 3.0")
+    manifest = manifest_of("mine", plain, load_protocol(), {"subjects": 15}, "CC BY-NC 3.0")
     assert json.loads(json.dumps(manifest)) == manifest
     assert manifest["protocol"]["ids"] == load_protocol().ids.tolist()
     assert manifest["network"] == {"kind": "compact", "settings": SETTINGS.as_dict()}

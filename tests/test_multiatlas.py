@@ -1,4 +1,4 @@
-"""`slant multiatlas` on four small heads, whose labels are known."""
+"""`slant multiatlas` on four small heads with known labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toy import (
     QFORM_CODE,
     SFORM_CODE,
     SHAPE,
-    home_from_template,
+    native_from_template,
     patches_1mm,
     quick_stages,
     run_slant,
@@ -27,27 +27,27 @@ from toy import (
     write_toy_scan,
 )
 
+from slant.displacement import sample_linear, sample_nearest
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
 from slant.resample import pick_labels
 from slant.volume import LabelMap
-from slant.warp import interpolate_at, pick_at
 
 NAMES = ("p1", "p2", "p3", "p4")
-OPTIONS = ("--resolution-mm", 5, "--best", 2, "--fusion", "local")
+OPTIONS = ("--resolution-mm", 5, "--n-atlases", 2, "--fusion", "local")
 
 
-def write_person(folder: Path, name: str, seed: int) -> None:
-    """The toy head with its patches as labels, both bent by up to some 10 mm."""
-    bend = np.random.default_rng(seed).normal(size=(3, *SHAPE))
-    bend = np.stack([ndimage.gaussian_filter(b, 8) for b in bend])
-    places = (np.indices(SHAPE) + 4 * bend / np.abs(bend).max()).astype(np.float32)
+def write_subject(folder: Path, name: str, seed: int) -> None:
+    """The toy head with its patches as labels, both deformed by up to about 10 mm."""
+    noise = np.random.default_rng(seed).normal(size=(3, *SHAPE))
+    displacement = np.stack([ndimage.gaussian_filter(component, 8) for component in noise])
+    coordinates = (np.indices(SHAPE) + 4 * displacement / np.abs(displacement).max()).astype(np.float32)
     channels = LabelMap(patches_1mm().astype(np.uint8), load_template().grid)
-    labels = pick_labels(channels, toy_grid(), np.linalg.inv(home_from_template())).data
-    image = np.rint(interpolate_at(toy_head().astype(np.float32), places)).astype(np.int16)
+    labels = pick_labels(channels, toy_grid(), np.linalg.inv(native_from_template())).data
+    image = np.rint(sample_linear(toy_head().astype(np.float32), coordinates)).astype(np.int16)
     write_toy_scan(folder / f"{name}_T1w.nii.gz", image)
-    ids = load_protocol().ids_from_channels(np.where(image > 0, pick_at(labels, places), 0).astype(np.uint8))
-    write_labels(folder / f"{name}_dseg.nii.gz", ids)
+    sampled = np.where(image > 0, sample_nearest(labels, coordinates), 0).astype(np.uint8)
+    write_labels(folder / f"{name}_dseg.nii.gz", load_protocol().ids_from_channels(sampled))
 
 
 def write_labels(path: Path, ids: np.ndarray) -> None:
@@ -68,7 +68,7 @@ def _quick() -> Iterator[None]:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("library")
     for seed, name in enumerate(NAMES):
-        write_person(folder, name, seed)
+        write_subject(folder, name, seed)
     return folder
 
 
@@ -86,15 +86,15 @@ def copied(done: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_labels_agreement_scan_and_record_of_every_target(done: Path, library: Path) -> None:
+def test_every_target_has_labels_agreement_scan_and_record(done: Path, library: Path) -> None:
     assert sorted(p.name for p in done.glob("p1*")) == [
         "p1_T1w.nii.gz",
-        "p1_desc-agreement_probseg.nii.gz",
+        "p1_desc-agreement_map.nii.gz",
         "p1_dseg.nii.gz",
         "p1_multiatlas.json",
     ]
     assert (done / "p1_T1w.nii.gz").read_bytes() == (library / "p1_T1w.nii.gz").read_bytes()
-    labels, agreement = nib.load(done / "p1_dseg.nii.gz"), read(done / "p1_desc-agreement_probseg.nii.gz")
+    labels, agreement = nib.load(done / "p1_dseg.nii.gz"), read(done / "p1_desc-agreement_map.nii.gz")
     assert np.allclose(labels.affine, nib.load(library / "p1_T1w.nii.gz").affine)
     assert labels.shape == agreement.shape == SHAPE
     assert set(np.unique(read(done / "p1_dseg.nii.gz"))) <= set(load_protocol().ids.tolist())
@@ -103,16 +103,16 @@ def test_labels_agreement_scan_and_record_of_every_target(done: Path, library: P
 
 
 @pytest.mark.slow
-def test_nobody_is_labelled_by_themselves_and_the_best_are_used(done: Path) -> None:
+def test_own_subject_is_excluded_and_the_most_similar_atlases_are_used(done: Path) -> None:
     for name in NAMES:
         record = json.loads((done / f"{name}_multiatlas.json").read_text())
         assert len(record["atlases"]) == 2
         assert name not in record["atlases"]
-        assert record["persons"] == sorted(record["atlases"])
+        assert record["subjects"] == sorted(record["atlases"])
         similarities = [chosen["similarity"] for chosen in record["chosen"]]
         assert similarities == sorted(similarities, reverse=True)
         assert record["settings"]["resolution_mm"] == 5
-        assert set(record["seconds"]) == {"prepare", "register", "resample", "fuse"}
+        assert set(record["runtime_s"]) == {"prepare", "register", "resample", "fuse"}
 
 
 @pytest.mark.slow
@@ -120,9 +120,9 @@ def test_leave_one_out_dice_is_that_of_the_files(done: Path, library: Path) -> N
     table = pd.read_csv(done / "dice.tsv", sep="\t", na_values="n/a", index_col="index")
     assert list(table.columns) == ["name", *NAMES, "mean"]
     assert len(table) == 133
-    found, truth = read(done / "p2_dseg.nii.gz"), read(library / "p2_dseg.nii.gz")
-    both = 2 * np.count_nonzero((found == 45) & (truth == 45))
-    expected = both / (np.count_nonzero(found == 45) + np.count_nonzero(truth == 45))
+    found, reference = read(done / "p2_dseg.nii.gz"), read(library / "p2_dseg.nii.gz")
+    both = 2 * np.count_nonzero((found == 45) & (reference == 45))
+    expected = both / (np.count_nonzero(found == 45) + np.count_nonzero(reference == 45))
     assert float(table.loc["45", "p2"]) == pytest.approx(expected, abs=1e-4)
     assert float(table.loc["mean", "mean"]) == pytest.approx(
         table.loc["mean", list(NAMES)].astype(float).mean(), abs=1e-3
@@ -131,32 +131,32 @@ def test_leave_one_out_dice_is_that_of_the_files(done: Path, library: Path) -> N
 
 
 @pytest.mark.slow
-def test_registration_is_worth_its_time(library: Path, done: Path) -> None:
-    """The labels of the affine alone, that is of another person as they lie, are worse."""
+def test_registration_improves_the_labels(library: Path, done: Path) -> None:
+    """The labels of another subject without deformation are worse."""
     scores = []
     for name in NAMES:
         record = json.loads((done / f"{name}_multiatlas.json").read_text())
         other = read(library / f"{record['atlases'][0]}_dseg.nii.gz")
-        truth, found = read(library / f"{name}_dseg.nii.gz"), read(done / f"{name}_dseg.nii.gz")
-        inside = truth > 0
-        scores.append((found[inside] == truth[inside]).mean() - (other[inside] == truth[inside]).mean())
+        reference, found = read(library / f"{name}_dseg.nii.gz"), read(done / f"{name}_dseg.nii.gz")
+        inside = reference > 0
+        scores.append((found[inside] == reference[inside]).mean() - (other[inside] == reference[inside]).mean())
     assert min(scores) > 0.1
 
 
 @pytest.mark.slow
-def test_same_command_again_changes_nothing(
+def test_the_same_command_again_changes_nothing(
     copied: Path, library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.read_bytes() for p in copied.glob("*") if p.is_file()}
     monkeypatch.setattr("slant.multiatlas.run.label_target", lambda *_: pytest.fail("labelled again"))
     assert run_slant("multiatlas", copied, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
-    assert "labelled 0 scan(s), 4 had been labelled before" in capsys.readouterr().out
+    assert "segmented 0 scan(s), 4 already done" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in copied.glob("*") if p.is_file()} == before
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_to_the_same_bytes(copied: Path, library: Path, done: Path) -> None:
-    """A missing target, a missing and a damaged registration, and a missing scan are made again, to the same bytes."""
+def test_an_interrupted_run_resumes_with_the_same_bytes(copied: Path, library: Path, done: Path) -> None:
+    """A missing target, a missing and a damaged registration and a missing preprocessed scan are computed again."""
     (copied / "p3_multiatlas.json").unlink()
     pairs = sorted((copied / "work" / "pairs").rglob("*.npz"))
     pairs[0].unlink()
@@ -166,7 +166,7 @@ def test_killed_run_goes_on_to_the_same_bytes(copied: Path, library: Path, done:
         (copied / f"{name}_dseg.nii.gz").unlink()
     assert run_slant("multiatlas", copied, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
     for name in NAMES:
-        for end in ("dseg.nii.gz", "desc-agreement_probseg.nii.gz"):
+        for end in ("dseg.nii.gz", "desc-agreement_map.nii.gz"):
             assert (copied / f"{name}_{end}").read_bytes() == (done / f"{name}_{end}").read_bytes()
     assert not list(copied.rglob("*.part"))
 
@@ -174,7 +174,7 @@ def test_killed_run_goes_on_to_the_same_bytes(copied: Path, library: Path, done:
 @pytest.mark.slow
 def test_two_jobs_give_the_same_bytes(done: Path, library: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
-    options = ("--leave-one-out", *OPTIONS, "--jobs", 2, "--work", done / "work")
+    options = ("--leave-one-out", *OPTIONS, "--jobs", 2, "--work-dir", done / "work")
     assert run_slant("multiatlas", out, "--atlases", library, *options) == 0
     for name in NAMES:
         assert (out / f"{name}_dseg.nii.gz").read_bytes() == (done / f"{name}_dseg.nii.gz").read_bytes()
@@ -182,10 +182,10 @@ def test_two_jobs_give_the_same_bytes(done: Path, library: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["majority", "joint"])
-def test_other_fusion_uses_the_registrations_there_are(
+def test_another_fusion_uses_the_existing_registrations(
     copied: Path, library: Path, monkeypatch: pytest.MonkeyPatch, fusion: str
 ) -> None:
-    monkeypatch.setattr("slant.multiatlas.pairs.register_syn", lambda *_: pytest.fail("registered again"))
+    monkeypatch.setattr("slant.multiatlas.pairwise.register_syn", lambda *_: pytest.fail("registered again"))
     before = (copied / "p1_multiatlas.json").read_bytes()
     command = ("multiatlas", library / "p1_T1w.nii.gz", copied, "--atlases", library, *OPTIONS[:4], "--fusion", fusion)
     assert run_slant(*command) == 0
@@ -196,45 +196,47 @@ def test_other_fusion_uses_the_registrations_there_are(
 
 
 @pytest.mark.slow
-def test_excluded_and_same_persons_are_not_used(library: Path, tmp_path: Path, done: Path) -> None:
+def test_excluded_and_same_subjects_are_not_used(library: Path, tmp_path: Path, done: Path) -> None:
     table = tmp_path / "library.tsv"
     rows = [f"{n}\t{library / f'{n}_T1w.nii.gz'}\t{library / f'{n}_dseg.nii.gz'}\t{p}" for n, p in
             zip(NAMES, ("ann", "bob", "ann", "eve"), strict=True)]  # fmt: skip
-    table.write_text("name\tT1w\tdseg\tperson\n" + "\n".join(rows) + "\n")
+    table.write_text("name\tT1w\tdseg\tsubject\n" + "\n".join(rows) + "\n")
     targets = tmp_path / "targets.tsv"
-    targets.write_text(f"name\tT1w\tperson\nnew\t{library / 'p1_T1w.nii.gz'}\tann\n")
-    command = ("multiatlas", targets, tmp_path / "out", "--atlases", table, "--work", done / "work")
-    assert run_slant(*command, *OPTIONS[:2], "--best", 1, "--fusion", "local", "--exclude", "bob") == 0
+    targets.write_text(f"name\tT1w\tsubject\nnew\t{library / 'p1_T1w.nii.gz'}\tann\n")
+    command = ("multiatlas", targets, tmp_path / "out", "--atlases", table, "--work-dir", done / "work")
+    assert run_slant(*command, *OPTIONS[:2], "--n-atlases", 1, "--fusion", "local", "--exclude", "bob") == 0
     record = json.loads((tmp_path / "out" / "new_multiatlas.json").read_text())
     assert record["atlases"] == ["p4"]
-    assert record["persons"] == ["eve"]
+    assert record["subjects"] == ["eve"]
 
 
 @pytest.mark.slow
-def test_bad_target_is_listed_and_stops_no_other(
+def test_a_bad_target_is_listed_and_does_not_stop_others(
     library: Path, tmp_path: Path, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "targets" / "sub-07" / "anat"
     folder.mkdir(parents=True)
     (folder / "sub-07_T1w.nii.gz").write_bytes(b"no image")
     shutil.copy(library / "p1_T1w.nii.gz", folder.parent / "q_T1w.nii.gz")
-    command = ("multiatlas", tmp_path / "targets", tmp_path / "out", "--atlases", library, "--work", done / "work")
+    command = ("multiatlas", tmp_path / "targets", tmp_path / "out", "--atlases", library, "--work-dir", done / "work")
     assert run_slant(*command, *OPTIONS) == 1
-    said = capsys.readouterr()
-    assert "sub-07 failed" in said.err
-    assert "neither NIfTI nor MGZ" in said.err
-    assert "labelled 1 scan(s)" in said.out
+    printed = capsys.readouterr()
+    assert "sub-07 failed" in printed.err
+    assert "neither NIfTI nor MGZ" in printed.err
+    assert "segmented 1 scan(s)" in printed.out
     record = json.loads((tmp_path / "out" / "q_multiatlas.json").read_text())
     assert "p1" not in record["atlases"]  # the same bytes under another name
     assert not list((tmp_path / "out").glob("sub-07*"))
 
 
-def test_more_atlases_than_there_are(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_slant("multiatlas", tmp_path, "--atlases", library, "--leave-one-out", "--best", 4) == 2
-    assert "--best 4 is more than the 3 atlases that p1 can have" in the_line(capsys)
+def test_more_atlases_than_available(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_slant("multiatlas", tmp_path, "--atlases", library, "--leave-one-out", "--n-atlases", 4) == 2
+    assert "--n-atlases 4 is more than the 3 atlases of other subjects for p1" in the_line(capsys)
 
 
-def test_results_do_not_go_among_the_scans(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_not_written_among_the_scans(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(library.rglob("*"))
     assert run_slant("multiatlas", library, "--atlases", library, "--leave-one-out", *OPTIONS) == 2
     assert "give another folder" in the_line(capsys)
@@ -246,50 +248,51 @@ def test_results_do_not_go_among_the_scans(library: Path, tmp_path: Path, capsys
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.full(SHAPE, 2035), "2035"),
         (np.zeros(SHAPE, int), "found no region"),
-        (np.ones((5, 6, 7), int), "wanted that of"),
+        (np.ones((5, 6, 7), int), "expected the grid of"),
     ],
 )
-def test_atlas_with_bad_labels_is_named(
-    library: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: np.ndarray, said: str
+def test_an_atlas_with_bad_labels_is_named(
+    library: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: np.ndarray, message: str
 ) -> None:
     bad = tmp_path / "library"
     shutil.copytree(library, bad)
     write_labels(bad / "p2_dseg.nii.gz", labels)
-    options = ("--leave-one-out", *OPTIONS, "--work", done / "work")
+    options = ("--leave-one-out", *OPTIONS, "--work-dir", done / "work")
     assert run_slant("multiatlas", tmp_path / "out", "--atlases", bad, *options) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("slant: the atlas p2 cannot be used")
-    assert said in message
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("slant: the atlas p2 cannot be used")
+    assert message in error
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("--fusion", "best"), "fusion"),
-        (("--best", "0"), "best must be at least 1"),
+        (("--fusion", "mean"), "fusion"),
+        (("--n-atlases", "0"), "n_atlases must be at least 1"),
+        (("--patch-radius", "6"), "patch_radius must be 1 to 5 voxels"),
         (("--resolution-mm", "0.1"), "resolution"),
         (("--jobs", "0"), "jobs must be at least 1"),
         (("--exclude", "nobody"), "--exclude nobody"),
-        (("--fusion", "joint", "--best", "1"), "joint fusion"),
+        (("--fusion", "joint", "--n-atlases", "1"), "joint fusion"),
     ],
 )
 def test_bad_options(
-    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    best = () if "--best" in arguments else ("--best", 2)
-    command = ("multiatlas", tmp_path / "out", "--atlases", library, "--leave-one-out", *best, *arguments)
+    count = () if "--n-atlases" in arguments else ("--n-atlases", 2)
+    command = ("multiatlas", tmp_path / "out", "--atlases", library, "--leave-one-out", *count, *arguments)
     assert run_slant(*command) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_targets_are_wanted(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_targets_are_required(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_slant("multiatlas", tmp_path, "--atlases", library) == 2
-    assert "wanted targets, then the folder" in the_line(capsys)
+    assert "expected targets, then the output directory" in the_line(capsys)
     assert run_slant("multiatlas", library, tmp_path, "--atlases", library, "--leave-one-out") == 2
     assert "the atlases themselves" in the_line(capsys)

@@ -1,4 +1,4 @@
-"""The network, its prior, running it over tiles, and its weights on disk."""
+"""The compact network, its prior, inference over tiles, and model folders on disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from slant.errors import DeviceError, ModelError
-from slant.fusion import VoteCounter
-from slant.nets.predict import AROUND, Predictor, TilePrior, choose_device, label_tile, tile_votes
+from slant.nets.predict import FOREGROUND_MARGIN, Predictor, TilePrior, choose_device, label_tile, tile_votes
 from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
-from slant.nets.unet import CompactUNet, UNetSettings, fold, place_channels, unfold
+from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels, depth_to_space, space_to_depth
 from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
 from slant.tiles import TileLayout
+from slant.vote import VoteCounter
 
 LAYOUT = TileLayout((20, 28, 24), (12, 16, 14), (2, 2, 2))
 SETTINGS = UNetSettings(5, (4, 6, 8))
@@ -42,31 +42,31 @@ def votes(threads: int) -> dict[str, np.ndarray]:
     return {t.name: v for t, v in tile_votes(predictor, random_image(), torch.device("cpu"), threads)}
 
 
-def test_fold_puts_each_block_into_channels_and_unfold_takes_it_back() -> None:
+def test_space_to_depth_turns_blocks_into_channels_and_depth_to_space_is_its_inverse() -> None:
     image = torch.arange(2 * 4 * 6 * 8, dtype=torch.float32).reshape(1, 2, 4, 6, 8)
-    folded = fold(image)
-    assert folded.shape == (1, 16, 2, 3, 4)
-    assert set(folded[0, :8, 1, 2, 3].tolist()) == set(image[0, 0, 2:4, 4:6, 6:8].flatten().tolist())
-    back = unfold(torch.arange(16.0).reshape(1, 16, 1, 1, 1))
+    channels = space_to_depth(image)
+    assert channels.shape == (1, 16, 2, 3, 4)
+    assert set(channels[0, :8, 1, 2, 3].tolist()) == set(image[0, 0, 2:4, 4:6, 6:8].flatten().tolist())
+    back = depth_to_space(torch.arange(16.0).reshape(1, 16, 1, 1, 1))
     assert back[0, 0].flatten().tolist() == list(range(8))
 
 
-def test_place_of_a_tile_is_cut_from_the_place_of_the_whole() -> None:
-    whole = place_channels((20, 28, 24), (0, 0, 0), (20, 28, 24))
-    part = place_channels((20, 28, 24), (4, 6, 8), (12, 16, 14))
+def test_coordinate_channels_of_a_tile_are_a_part_of_those_of_the_whole_grid() -> None:
+    whole = box_coordinate_channels((20, 28, 24), (0, 0, 0), (20, 28, 24))
+    part = box_coordinate_channels((20, 28, 24), (4, 6, 8), (12, 16, 14))
     assert torch.allclose(whole[:, :, 2:8, 3:11, 4:11], part)
     assert whole.abs().max() < 1
 
 
 @pytest.mark.parametrize("shape", [(12, 16, 14), (10, 22, 18)])
-def test_features_have_the_images_shape_also_where_levels_are_odd(shape: tuple[int, int, int]) -> None:
+def test_features_have_the_shape_of_the_image_also_for_odd_levels(shape: tuple[int, int, int]) -> None:
     network, image = random_network(), torch.rand(1, 1, *shape)
-    mixed = network.tail(network.trunk(image, place_channels(shape, (0, 0, 0), shape)), image)
-    assert mixed.shape == (1, SETTINGS.mixed, *shape)
-    assert network.logits(mixed[0].permute(1, 2, 3, 0)).shape == (*shape, 5)
+    features = network.decoder_head(network.backbone(image, box_coordinate_channels(shape, (0, 0, 0), shape)), image)
+    assert features.shape == (1, SETTINGS.head_channels, *shape)
+    assert network.logits(features[0].permute(1, 2, 3, 0)).shape == (*shape, 5)
 
 
-def test_interpolation_gives_a_cell_its_own_value_at_its_middle_and_sums_to_one() -> None:
+def test_interpolation_weights_sum_to_one_and_select_a_cell_at_its_centre() -> None:
     weights = interpolation_matrix(0, 20, 5)
     assert torch.allclose(weights.sum(dim=1), torch.ones(20))
     assert torch.allclose(weights[[1, 2]].mean(dim=0), torch.tensor([1.0, 0, 0, 0, 0]), atol=0.07)
@@ -74,14 +74,14 @@ def test_interpolation_gives_a_cell_its_own_value_at_its_middle_and_sums_to_one(
     assert torch.allclose(weights[4:12], interpolation_matrix(4, 8, 5))
 
 
-def test_quantized_frequencies_come_back_within_half_a_step() -> None:
+def test_quantization_error_is_at_most_half_a_step() -> None:
     frequency = np.geomspace(FLOOR, 1, 50).reshape(1, 1, 1, 50)
     prior = Prior(quantize(frequency), (4, 4, 4))
     logs = prior.log_frequency_at((slice(None),) * 3, np.arange(50)).numpy()
     assert np.abs(logs - np.log(frequency)).max() <= -np.log(FLOOR) / 255 / 2 + 1e-6
 
 
-def test_possible_channels_are_those_seen_near_a_tile() -> None:
+def test_possible_channels_are_those_found_near_a_tile() -> None:
     steps = np.zeros((5, 7, 6, 5), np.uint8)
     steps[0, 0, 0, 3] = 9
     prior = Prior(steps, LAYOUT.shape)
@@ -94,7 +94,7 @@ def test_prior_of_another_grid_is_refused() -> None:
         Prior(np.zeros((5, 7, 5, 5), np.uint8), LAYOUT.shape)
 
 
-def test_tile_prior_is_the_whole_prior_interpolated_and_cut() -> None:
+def test_the_prior_of_a_tile_is_a_part_of_the_interpolated_prior() -> None:
     prior, channels = random_prior(), np.array([0, 2, 4])
     logs = prior.log_frequency_at((slice(None),) * 3, channels)
     x, y, z = (interpolation_matrix(0, n, c) for n, c in zip(LAYOUT.shape, (5, 7, 6), strict=True))
@@ -104,7 +104,7 @@ def test_tile_prior_is_the_whole_prior_interpolated_and_cut() -> None:
         assert torch.allclose(slab, whole[tile.box], atol=1e-5), tile.name
 
 
-def test_votes_do_not_depend_on_threads() -> None:
+def test_votes_do_not_depend_on_the_number_of_threads() -> None:
     one, two = votes(1), votes(3)
     assert set(one) == {tile.name for tile in LAYOUT}
     for name, labels in one.items():
@@ -114,7 +114,7 @@ def test_votes_do_not_depend_on_threads() -> None:
 
 
 @pytest.mark.parametrize("box", [((0, 12), (0, 16), (0, 14)), ((3, 8), (1, 16), (5, 6)), ((0, 1), (7, 10), (13, 14))])
-def test_a_part_of_a_tile_is_labelled_as_in_the_whole_tile(box: tuple[tuple[int, int], ...]) -> None:
+def test_a_region_of_a_tile_has_the_labels_of_the_whole_tile(box: tuple[tuple[int, int], ...]) -> None:
     network, tile = random_network(), LAYOUT.tiles[5]
     predictor = Predictor(LAYOUT, random_prior(), lambda _: network)
     x, y, z = (slice(*span) for span in box)
@@ -126,7 +126,7 @@ def test_a_part_of_a_tile_is_labelled_as_in_the_whole_tile(box: tuple[tuple[int,
     assert not part.any()
 
 
-def test_far_from_all_that_is_not_zero_everything_is_background() -> None:
+def test_everything_far_from_non_zero_voxels_is_background() -> None:
     network = random_network()
     torch.nn.init.constant_(network.head.bias, 5.0)
     network.head.bias[0] = -50.0
@@ -136,21 +136,21 @@ def test_far_from_all_that_is_not_zero_everything_is_background() -> None:
     predictor = Predictor(layout, prior, lambda _: network)
     assert not label_tile(predictor, layout.tiles[0], image, torch.device("cpu")).any()
     image[:10, :14, :12] = 1
-    found = label_tile(predictor, layout.tiles[0], image, torch.device("cpu"))
-    assert found[: 10 + AROUND, : 14 + AROUND, : 12 + AROUND].all()
-    assert not found[10 + AROUND :].any()
-    assert not found[:, 14 + AROUND :].any()
+    labels = label_tile(predictor, layout.tiles[0], image, torch.device("cpu"))
+    assert labels[: 10 + FOREGROUND_MARGIN, : 14 + FOREGROUND_MARGIN, : 12 + FOREGROUND_MARGIN].all()
+    assert not labels[10 + FOREGROUND_MARGIN :].any()
+    assert not labels[:, 14 + FOREGROUND_MARGIN :].any()
 
 
-def test_a_network_that_tiles_share_is_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moving weights while another thread convolves with them gave other labels once in a hundred runs."""
+def test_a_network_shared_by_tiles_is_moved_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving weights while another thread used them gave different labels once in a hundred runs."""
     moved: list[CompactUNet] = []
     monkeypatch.setattr("slant.nets.predict.channels_last", lambda network: moved.append(network) or network)
     assert len(votes(3)) == len(LAYOUT)
     assert len(moved) == 1
 
 
-def test_a_tile_with_odd_edges_is_labelled_whole() -> None:
+def test_tiles_of_odd_size_are_labelled_completely() -> None:
     layout = TileLayout((20, 28, 24), (11, 16, 13), (2, 2, 2))
     network = random_network()
     counter = VoteCounter(layout)
@@ -162,7 +162,7 @@ def test_a_tile_with_odd_edges_is_labelled_whole() -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [("cuda:99", "visible"), ("tpu", "device"), ("vulkan", "not supported")])
-def test_devices_that_are_not_there_are_refused(name: str, message: str) -> None:
+def test_unavailable_devices_are_refused(name: str, message: str) -> None:
     with pytest.raises(DeviceError, match=message):
         choose_device(name)
 
@@ -179,7 +179,7 @@ def model_folder(tmp_path):
     return tmp_path / "toy"
 
 
-def test_a_model_comes_back_from_disk_in_half_precision(model_folder) -> None:
+def test_a_model_is_stored_in_half_precision(model_folder) -> None:
     model = read_model(model_folder)
     assert model.layout == LAYOUT
     assert model.settings == SETTINGS
@@ -190,7 +190,7 @@ def test_a_model_comes_back_from_disk_in_half_precision(model_folder) -> None:
             assert torch.allclose(stored[name], value, rtol=1e-3, atol=1e-6), name
 
 
-def test_what_all_tiles_share_is_stored_once(model_folder) -> None:
+def test_tensors_shared_by_all_tiles_are_stored_once(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
     networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
     deep = [name for name in networks["1_1_1"] if name.startswith("encoders.2")]
@@ -209,14 +209,14 @@ def test_what_all_tiles_share_is_stored_once(model_folder) -> None:
             assert torch.allclose(stored[name], value, rtol=1e-3, atol=1e-6), name
 
 
-def test_one_network_for_all_tiles_is_known_as_such(model_folder) -> None:
+def test_one_network_for_all_tiles_is_detected(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
     assert not read_model(model_folder).shared
     write_model(model_folder, {tile.name: random_network().state_dict() for tile in LAYOUT}, random_prior(), manifest)
     assert read_model(model_folder).shared
 
 
-def test_identity_follows_the_manifest_which_follows_the_files(model_folder) -> None:
+def test_the_identity_of_a_model_changes_with_its_weights(model_folder) -> None:
     before = read_model(model_folder).identity
     networks = {tile.name: random_network(9).state_dict() for tile in LAYOUT}
     manifest = json.loads((model_folder / MANIFEST).read_text())
@@ -232,7 +232,7 @@ def test_damaged_weights_are_refused(model_folder) -> None:
         read_model(model_folder)
 
 
-def test_a_folder_without_a_model_says_what_is_missing(tmp_path) -> None:
+def test_a_folder_without_a_model_is_refused_with_the_missing_file(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"no manifest\.json"):
         read_model(tmp_path)
 

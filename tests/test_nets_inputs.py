@@ -1,4 +1,4 @@
-"""What enters a network of any kind, and its weights on disk."""
+"""Inputs of networks of all kinds, and their model folders on disk."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from slant.nets.slant2018 import Slant2018
 from slant.nets.weights import MANIFEST, PRIOR, read_model, shard, write_model, write_shards
 from slant.pipeline import prepare
 
-# What enters
+# Inputs
 
 
-def test_a_tiles_range_is_its_own_and_a_constant_tile_is_the_lower_end() -> None:
+def test_a_tile_is_rescaled_by_its_own_range_and_a_constant_tile_to_the_lower_end() -> None:
     scaled = ORIGINAL.of_tile(np.float32([[[-2, 0, 2]]]))
     np.testing.assert_allclose(scaled, [[[0, 127.5, 255]]])
     assert ORIGINAL.of_tile(np.full((2, 2, 2), 7, np.float32)).tolist() == np.zeros((2, 2, 2)).tolist()
@@ -33,27 +33,27 @@ def test_a_tiles_range_is_its_own_and_a_constant_tile_is_the_lower_end() -> None
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"axes": "xyy"}, "found 'xyy'"), ({"tile_range": (5.0, 5.0)}, r"ascending numbers, found \[5.0, 5.0\]")],
+    [({"axes": "xyy"}, "found 'xyy'"), ({"tile_rescale": (5.0, 5.0)}, r"ascending numbers, found \[5.0, 5.0\]")],
 )
-def test_scalings_that_are_none_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_scalings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         InputScaling(**values)
 
 
-def test_a_model_that_keeps_the_head_sees_what_is_around_the_brain() -> None:
-    kept = InputScaling(0.0, 1.0, None, keep_head=True)
+def test_without_brain_masking_the_image_contains_the_whole_head() -> None:
+    unmasked = InputScaling(0.0, 1.0, None, mask_brain=False)
     masked = InputScaling(0.0, 1.0, None)
     with quick_stages():
-        head, brain = (prepare(toy_scan().volume, load_inputs(scaling)).image.data for scaling in (kept, masked))
+        head, brain = (prepare(toy_scan().volume, load_inputs(scaling)).image.data for scaling in (unmasked, masked))
     inside = brain != 0
     np.testing.assert_allclose(head[inside], brain[inside], atol=1e-5)
     assert 0.1 < inside.mean() < 0.5
     around = head[~inside]
-    assert np.abs(around).min() > 0  # no brain has the mean intensity of the air around it
+    assert np.abs(around).min() > 0  # the air around a head never has the mean intensity of the brain
     assert np.median(around) == around.min() < brain.min()
 
 
-# On disk
+# Model folders
 
 
 def manifest_for(kind: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def manifest_for(kind: str) -> dict[str, Any]:
     return {"name": "tiny", "layout": layout, "network": {"kind": kind, "settings": settings}}
 
 
-def test_a_residual_model_with_tasks_comes_back_from_disk(tmp_path: Path) -> None:
+def test_a_residual_model_with_tasks_is_read_back(tmp_path: Path) -> None:
     prior = Prior(np.zeros((5, 7, 6, 5), np.uint8), LAYOUT.shape)
     networks = {tile.name: tiny("residual").state_dict() for tile in LAYOUT}
     write_model(tmp_path, networks, prior, manifest_for("residual"))
@@ -72,7 +72,7 @@ def test_a_residual_model_with_tasks_comes_back_from_disk(tmp_path: Path) -> Non
         torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-3, atol=1e-6)
 
 
-def test_a_kind_that_takes_a_prior_is_refused_without_one(tmp_path: Path) -> None:
+def test_a_model_that_needs_a_prior_is_refused_without_one(tmp_path: Path) -> None:
     networks = {tile.name: tiny("residual").state_dict() for tile in LAYOUT}
     write_model(tmp_path, networks, None, manifest_for("residual"))
     with pytest.raises(ModelError, match=rf"no {PRIOR}"):
@@ -80,7 +80,7 @@ def test_a_kind_that_takes_a_prior_is_refused_without_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_large_networks_have_a_file_for_each_tile_and_no_prior(tmp_path: Path, precision: Any) -> None:
+def test_large_networks_have_one_file_per_tile_and_no_prior(tmp_path: Path, precision: Any) -> None:
     networks = ((tile.name, tiny("slant2018", i).state_dict()) for i, tile in enumerate(LAYOUT))
     write_shards(tmp_path, networks, manifest_for("slant2018"), precision)
     model = read_model(tmp_path)
@@ -95,7 +95,7 @@ def test_large_networks_have_a_file_for_each_tile_and_no_prior(tmp_path: Path, p
             )
 
 
-def test_missing_damaged_and_foreign_tiles_are_named(tmp_path: Path) -> None:
+def test_wrong_damaged_and_missing_tiles_are_named(tmp_path: Path) -> None:
     networks = [(tile.name, tiny("slant2018").state_dict()) for tile in LAYOUT]
     networks[0][1]["ec9.0.bias"] = networks[0][1].pop("ec0.0.bias")
     write_shards(tmp_path, networks, manifest_for("slant2018"))
@@ -120,7 +120,7 @@ def test_a_manifest_of_an_unknown_network_is_refused(tmp_path: Path, key: str, v
         read_model(tmp_path)
 
 
-def test_models_made_before_there_were_kinds_still_load() -> None:
+def test_the_compact_toy_model_has_default_inputs() -> None:
     model = toy_model()
     assert model.networks.kind == "compact"
     assert model.networks.prior is not None

@@ -1,4 +1,4 @@
-"""The kinds of networks: what they share, what the original does, and the memory of their training."""
+"""All kinds of networks: common behaviour, registry, the original network, and memory in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slant.nets.network import Network, NetworkSettings
 from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import KINDS, build_network, settings_of
-from slant.nets.unet import UNetSettings, place_channels
+from slant.nets.unet import UNetSettings, box_coordinate_channels
 from slant.tiles import TileLayout
 
 TINY: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 SHAPE = (16, 24, 16)
 LAYOUT = TileLayout((20, 28, 24), (16, 24, 16), (2, 2, 2))
-ORIGINAL = InputScaling(0.0, 1.0, None, keep_head=True, tile_range=(0.0, 255.0), axes="zxy")
+ORIGINAL = InputScaling(0.0, 1.0, None, mask_brain=False, tile_rescale=(0.0, 255.0), axes="zxy")
 
 
 def tiny(kind: str, seed: int = 0) -> Network:
@@ -37,10 +37,10 @@ def tiny(kind: str, seed: int = 0) -> Network:
 
 
 def run(network: Network, image: Tensor) -> Tensor:
-    """(X, Y, Z, mixed) features of a (1, 1, X, Y, Z) image."""
+    """(X, Y, Z, F) features of a (1, 1, X, Y, Z) image."""
     shape = (image.shape[2], image.shape[3], image.shape[4])
-    mixed = network.tail(network.trunk(image, place_channels(shape, (0, 0, 0), shape)), image)
-    return mixed[0].permute(1, 2, 3, 0)
+    features = network.decoder_head(network.backbone(image, box_coordinate_channels(shape, (0, 0, 0), shape)), image)
+    return features[0].permute(1, 2, 3, 0)
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -48,37 +48,38 @@ def network(request: pytest.FixtureRequest) -> Network:
     return tiny(request.param)
 
 
-# What all kinds do
+# All kinds
 
 
-def test_each_kind_gives_a_logit_a_region_at_every_voxel(network: Network) -> None:
-    mixed = run(network, torch.rand(1, 1, *SHAPE))
-    assert network.logits(mixed).shape == (*SHAPE, 5)
-    assert (network.reach % network.stride, network.multiple % network.stride) == (0, 0)
+def test_each_kind_returns_one_logit_per_region_and_voxel(network: Network) -> None:
+    features = run(network, torch.rand(1, 1, *SHAPE))
+    assert network.logits(features).shape == (*SHAPE, 5)
+    assert (network.halo % network.stride, network.multiple % network.stride) == (0, 0)
 
 
-def test_logits_of_some_channels_are_those_of_all(network: Network) -> None:
-    mixed, channels = run(network, torch.rand(1, 1, *SHAPE)).flatten(0, 2).detach(), torch.tensor([0, 2, 4])
-    wanted = network.logits(mixed)[:, channels]
-    torch.testing.assert_close(network.logits_of(mixed, channels), wanted)
-    before = torch.rand(len(mixed), 3)
-    torch.testing.assert_close(network.logits_of(mixed, channels, before.clone()), before + wanted)
+def test_logits_of_selected_channels_agree_with_all_logits(network: Network) -> None:
+    features, channels = run(network, torch.rand(1, 1, *SHAPE)).flatten(0, 2).detach(), torch.tensor([0, 2, 4])
+    expected = network.logits(features)[:, channels]
+    torch.testing.assert_close(network.logits_of(features, channels), expected)
+    prior = torch.rand(len(features), 3)
+    torch.testing.assert_close(network.logits_of(features, channels, prior.clone()), prior + expected)
 
 
-def test_a_tail_that_sees_a_box_and_its_reach_gives_what_the_whole_gives_there(network: Network) -> None:
-    image, r, s = torch.rand(1, 1, *SHAPE), network.reach, network.stride
-    features = network.trunk(image, place_channels(SHAPE, (0, 0, 0), SHAPE))
-    whole = network.tail(features, image)[:, :, 4:12, 8:16, 4:12]
+def test_the_decoder_head_on_a_box_with_halo_agrees_with_the_whole_image(network: Network) -> None:
+    image, r, s = torch.rand(1, 1, *SHAPE), network.halo, network.stride
+    features = network.backbone(image, box_coordinate_channels(SHAPE, (0, 0, 0), SHAPE))
+    whole = network.decoder_head(features, image)[:, :, 4:12, 8:16, 4:12]
     box = [slice(a - r, b + r) for a, b in ((4, 12), (8, 16), (4, 12))]
     near = features[:, :, *(slice(part.start // s, part.stop // s) for part in box)]
-    part = network.tail(near, image[:, :, *box])[:, :, r : r + 8, r : r + 8, r : r + 8]
+    part = network.decoder_head(near, image[:, :, *box])[:, :, r : r + 8, r : r + 8, r : r + 8]
     torch.testing.assert_close(part, whole)
 
 
 @pytest.mark.parametrize(
-    "memory", [MemorySettings(checkpoint=True), MemorySettings(offload=True), MemorySettings(True, True)]
+    "memory",
+    [MemorySettings(gradient_checkpointing=True), MemorySettings(offload_activations=True), MemorySettings(True, True)],
 )
-def test_gradients_are_the_same_to_the_bit_with_less_memory(network: Network, memory: MemorySettings) -> None:
+def test_gradients_are_identical_with_less_memory(network: Network, memory: MemorySettings) -> None:
     names = list(network.state_dict())
     image, weight = torch.rand(1, 1, *SHAPE), torch.rand(*SHAPE, 5)
 
@@ -98,17 +99,17 @@ def test_gradients_are_the_same_to_the_bit_with_less_memory(network: Network, me
     assert list(network.state_dict()) == names
 
 
-def test_checkpoints_hold_fewer_activations(network: Network) -> None:
-    image, held = torch.rand(1, 1, *SHAPE), {}
-    for memory in (MemorySettings(), MemorySettings(checkpoint=True)):
+def test_gradient_checkpointing_stores_fewer_activations(network: Network) -> None:
+    image, stored = torch.rand(1, 1, *SHAPE), {}
+    for memory in (MemorySettings(), MemorySettings(gradient_checkpointing=True)):
         network.memory, sizes = memory, {}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: (sizes.update({t.data_ptr(): t.numel()}), t)[1], lambda t: t
         ):
-            kept = run(network, image)
-        held[memory.checkpoint] = sum(sizes.values())
-        del kept
-    assert held[True] < held[False] / 2
+            output = run(network, image)
+        stored[memory.gradient_checkpointing] = sum(sizes.values())
+        del output
+    assert stored[True] < stored[False] / 2
 
 
 # The registry
@@ -127,7 +128,7 @@ def test_checkpoints_hold_fewer_activations(network: Network) -> None:
         ("slant2018", {"tasks": {"brain": 2}}, "unknown key 'tasks'"),
         ("compact", {}, "outputs"),
         ("compact", {"outputs": "5"}, "outputs"),
-        ("compact", {"outputs": 0}, r"outputs of a network must be whole numbers from 1 on, found \[0\]"),
+        ("compact", {"outputs": 0}, r"outputs of a network must be positive integers, found \[0\]"),
         ("residual", {"outputs": 5, "widths": []}, "widths of a network"),
         ("residual", {"outputs": 5, "widths": [4, -1]}, r"widths of a network .* found \[4, -1\]"),
         ("slant2018", {"widths": [2, 4]}, r"must be 5 numbers, found \[2, 4\]"),
@@ -136,32 +137,32 @@ def test_checkpoints_hold_fewer_activations(network: Network) -> None:
         ("compact", {"outputs": 5, "tasks": {"a.b": 2}}, "cannot be called 'a.b'"),
     ],
 )
-def test_settings_that_are_wrong_are_named(kind: str, values: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(kind: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         settings_of(kind, values)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_settings_come_back_from_plain_values(kind: str) -> None:
+def test_settings_survive_conversion_to_plain_values(kind: str) -> None:
     settings = settings_of(kind, TINY[kind])
     plain = json.loads(json.dumps(settings.as_dict()))
     assert settings_of(kind, plain) == settings
 
 
 def test_settings_of_another_kind_are_refused() -> None:
-    with pytest.raises(SettingsError, match="'slant2018' network is made of Slant2018Settings, found UNetSettings"):
+    with pytest.raises(SettingsError, match="'slant2018' network needs Slant2018Settings, found UNetSettings"):
         build_network("slant2018", UNetSettings(5))
-    with pytest.raises(SettingsError, match="'compact' network is made of UNetSettings, found NetworkSettings"):
+    with pytest.raises(SettingsError, match="'compact' network needs UNetSettings, found NetworkSettings"):
         build_network("compact", NetworkSettings(5))
 
 
 # Residual blocks and tasks
 
 
-def test_a_residual_block_passes_its_input_on() -> None:
+def test_a_residual_block_adds_its_input() -> None:
     network = tiny("residual")
     block = network.encoders[1]
-    nn.init.zeros_(block.second[1].weight)  # the branch adds nothing then
+    nn.init.zeros_(block.second[1].weight)  # the convolutions add nothing then
     x = torch.rand(1, 4, 4, 4, 4) - 0.5
     torch.testing.assert_close(block(x), functional.leaky_relu(block.shortcut(x), 0.01))
     assert {name.partition(".")[0] for name in network.state_dict()} == {
@@ -172,8 +173,8 @@ def test_a_residual_block_passes_its_input_on() -> None:
 @pytest.mark.parametrize("kind", ["compact", "residual"])
 def test_tasks_are_learned_from_the_features_of_the_regions(kind: str) -> None:
     network = tiny(kind)
-    mixed = run(network, torch.rand(1, 1, *SHAPE))
-    tasks = network.tasks(mixed)
+    features = run(network, torch.rand(1, 1, *SHAPE))
+    tasks = network.tasks(features)
     assert {task: logits.shape[-1] for task, logits in tasks.items()} == {"tissue": 4, "brain": 2}
     tasks["tissue"].sum().backward()
     assert next(network.encoders.parameters()).grad is not None
@@ -190,7 +191,7 @@ def test_networks_without_tasks_have_none() -> None:
 # The original
 
 
-def test_the_original_has_its_parameters_by_their_names() -> None:
+def test_the_original_network_has_the_published_parameters_and_names() -> None:
     with torch.device("meta"):
         network = build_network("slant2018", settings_of("slant2018", {"outputs": 133}))
     assert sum(p.numel() for p in network.parameters()) == 19_920_783
@@ -204,7 +205,7 @@ def test_the_original_has_its_parameters_by_their_names() -> None:
 
 
 def original_forward(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-    """What the released code computes, in train mode, from a (1, 1, Z, X, Y) image."""
+    """The computation of the released code in train mode, for a (1, 1, Z, X, Y) image."""
 
     def ec(i: int, x: Tensor) -> Tensor:
         x = functional.conv3d(x, weights[f"ec{i}.0.weight"], weights[f"ec{i}.0.bias"], padding=1)
@@ -227,31 +228,31 @@ def original_forward(weights: dict[str, Tensor], image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_original_computes_what_the_released_code_does(training: bool) -> None:
+def test_the_original_network_agrees_with_the_released_code(training: bool) -> None:
     network, image = tiny("slant2018").train(training), torch.rand(1, 1, *SHAPE) * 255
     for name, value in network.named_parameters():
         if ".1." in name:
             nn.init.uniform_(value, 0.5, 1.5)
-    wanted = original_forward(dict(network.named_parameters()), image)
-    torch.testing.assert_close(run(network, image), wanted[0].permute(1, 2, 3, 0))
-    assert wanted.min() == 0
+    expected = original_forward(dict(network.named_parameters()), image)
+    torch.testing.assert_close(run(network, image), expected[0].permute(1, 2, 3, 0))
+    assert expected.min() == 0
 
 
-def test_tiles_of_the_original_are_scaled_and_turned_as_its_loader_does() -> None:
+def test_tiles_of_the_original_are_rescaled_and_transposed_as_by_its_loader() -> None:
     network, tile = tiny("slant2018"), LAYOUT.tiles[3]
     image = np.random.default_rng(0).normal(3, 2, LAYOUT.shape).astype(np.float32)
     part = image[tile.box]
     loaded = np.transpose((part - part.min()) / (part.max() - part.min()) * 255, (2, 0, 1))
     with torch.no_grad():
-        wanted = original_forward(network.state_dict(), torch.from_numpy(loaded.copy())[None, None]).argmax(dim=1)[0]
+        expected = original_forward(network.state_dict(), torch.from_numpy(loaded.copy())[None, None]).argmax(dim=1)[0]
     predictor = Predictor(LAYOUT, None, lambda _: network.requires_grad_(False), ORIGINAL)
-    found = label_tile(predictor, tile, image, torch.device("cpu"))
-    np.testing.assert_array_equal(found, wanted.permute(1, 2, 0).numpy())
-    assert len(np.unique(found)) > 1
+    labels = label_tile(predictor, tile, image, torch.device("cpu"))
+    np.testing.assert_array_equal(labels, expected.permute(1, 2, 0).numpy())
+    assert len(np.unique(labels)) > 1
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_votes_of_odd_tiles_do_not_depend_on_threads(kind: str) -> None:
+def test_votes_of_odd_tiles_do_not_depend_on_the_number_of_threads(kind: str) -> None:
     layout = TileLayout((20, 28, 24), (13, 17, 15), (2, 2, 2))
     network = tiny(kind).requires_grad_(False)
     prior = Prior(np.random.default_rng(0).integers(0, 255, (5, 7, 6, 5), dtype=np.uint8), layout.shape)

@@ -1,4 +1,4 @@
-"""The overlay picture: the right side of the brain on the right side of the page, in mm, always the same bytes."""
+"""The overlay picture: correct sides, positions in mm, and the same bytes for the same input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def protocol() -> LabelProtocol:
 
 @pytest.fixture
 def texts(monkeypatch) -> list:
-    """Filled with the texts of the figure that is drawn while the test runs, and their boxes in pixels."""
+    """Texts, with their boxes in pixels, of the figures drawn during the test."""
     seen, png = [], overlay._png
 
     def spy(figure):
@@ -48,18 +48,18 @@ def texts(monkeypatch) -> list:
 
 
 def world_of(grid: Grid) -> NDArray[np.float64]:
-    """(X, Y, Z, 3) place of every voxel in RAS+ mm."""
+    """(X, Y, Z, 3) RAS+ mm of every voxel."""
     return transform_points(grid.ras_from_voxel, np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3)).reshape(
         *grid.shape, 3
     )
 
 
 def halves(grid: Grid) -> tuple[Volume, LabelMap]:
-    """A scan that brightens with every axis, with a right and a left half inside a border of background."""
-    places = world_of(grid)
-    ids = np.where(places[..., 0] > grid.center_ras_mm[0], RIGHT, LEFT).astype(np.int16)
+    """A scan that brightens along every axis, with a right and a left half inside a border of background."""
+    coordinates = world_of(grid)
+    ids = np.where(coordinates[..., 0] > grid.center_ras_mm[0], RIGHT, LEFT).astype(np.int16)
     ids[[0, -1]], ids[:, [0, -1]], ids[:, :, [0, -1]] = 0, 0, 0
-    return Volume(places.sum(axis=-1) + 100, grid), LabelMap(ids, grid)
+    return Volume(coordinates.sum(axis=-1) + 100, grid), LabelMap(ids, grid)
 
 
 def pixels(png: bytes) -> NDArray[np.uint8]:
@@ -70,15 +70,15 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("plane", [AXIAL, CORONAL])
 @pytest.mark.parametrize("radiological", [False, True])
-@pytest.mark.parametrize("turned", [False, True])
-def test_right_is_on_the_right_unless_radiological(oblique_grid, plane, radiological, turned):
-    grid = oblique_grid if turned else axis_aligned_grid((7, 8, 9), 2.0, (-100, 3, 40))
+@pytest.mark.parametrize("oblique", [False, True])
+def test_right_is_on_the_right_unless_radiological(oblique_grid, plane, radiological, oblique):
+    grid = oblique_grid if oblique else axis_aligned_grid((7, 8, 9), 2.0, (-100, 3, 40))
     scan, labels = halves(grid)
     labels = LabelMap(np.where(labels.data == RIGHT, RIGHT, 0), grid)
     view = view_grid(plane, labelled_box(halves(grid)[1]), 2.0, radiological)
     columns = np.nonzero(cut(scan, labels, view)[1].data)[0]
-    middle = (view.shape[0] - 1) / 2
-    assert (columns.mean() > middle) != radiological
+    center = (view.shape[0] - 1) / 2
+    assert (columns.mean() > center) != radiological
 
 
 def test_left_and_right_in_the_picture(protocol):
@@ -94,20 +94,20 @@ def test_left_and_right_in_the_picture(protocol):
 
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("radiological", [False, True])
-def test_view_shows_every_place_where_its_grid_says(oblique_grid, plane, radiological):
+def test_view_shows_the_scan_at_the_coordinates_of_its_grid(oblique_grid, plane, radiological):
     scan, labels = halves(oblique_grid)
     low, high = labelled_box(labels)
     view = view_grid(plane, (low + 15, high - 15), 1.7, radiological)
     gray, ids = cut(scan, labels, view)
-    places = world_of(view)
-    voxels = transform_points(oblique_grid.voxel_from_ras, places.reshape(-1, 3)).reshape(places.shape)
+    coordinates = world_of(view)
+    voxels = transform_points(oblique_grid.voxel_from_ras, coordinates.reshape(-1, 3)).reshape(coordinates.shape)
     inside = ((voxels > 0) & (voxels < np.array(oblique_grid.shape) - 1)).all(axis=-1)
     assert inside.any()
-    np.testing.assert_allclose(gray.data[inside], places[inside].sum(axis=-1) + 100, atol=1e-3)
-    sure = (np.abs(voxels - np.rint(voxels)) < 0.2).all(axis=-1) & inside
-    expected = labels.data[tuple(np.rint(voxels[sure]).astype(int).T)]
+    np.testing.assert_allclose(gray.data[inside], coordinates[inside].sum(axis=-1) + 100, atol=1e-3)
+    near_center = (np.abs(voxels - np.rint(voxels)) < 0.2).all(axis=-1) & inside
+    expected = labels.data[tuple(np.rint(voxels[near_center]).astype(int).T)]
     assert len(set(expected)) >= 2
-    np.testing.assert_array_equal(ids.data[sure], expected)
+    np.testing.assert_array_equal(ids.data[near_center], expected)
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -135,9 +135,9 @@ def test_thin_box_has_slices_at_fractions_of_a_mm():
 def test_box_surrounds_the_labels(oblique_grid):
     _, labels = halves(oblique_grid)
     low, high = labelled_box(labels)
-    places = world_of(oblique_grid)[labels.data != 0]
-    assert (low < places.min(axis=0) - 4).all()
-    assert (high > places.max(axis=0) + 4).all()
+    points = world_of(oblique_grid)[labels.data != 0]
+    assert (low < points.min(axis=0) - 4).all()
+    assert (high > points.max(axis=0) + 4).all()
     assert (high - low >= 40 - 1e-9).all()
 
 
@@ -172,7 +172,7 @@ def test_dark_colours_are_lightened_and_bright_ones_kept(protocol):
     assert line_colors(yellow)[1].tolist() == [255, 245, 9]
 
 
-def test_same_bytes_without_software_or_date(oblique_grid, protocol):
+def test_the_png_has_the_same_bytes_without_software_or_date(oblique_grid, protocol):
     scan, labels = halves(oblique_grid)
     png = draw_overlay(scan, labels, protocol, "sub-01", ("coil moved",))
     assert png == draw_overlay(scan, labels, protocol, "sub-01", ("coil moved",))
@@ -185,7 +185,7 @@ def test_same_bytes_without_software_or_date(oblique_grid, protocol):
 @pytest.mark.parametrize(
     "shape_voxels", [((16, 18, 20), (5.0, 5.0, 5.0)), ((3, 3, 60), (1.0, 1.0, 4.0)), ((90, 70, 3), (2.0, 2.0, 5.0))]
 )
-def test_texts_are_apart_and_inside(protocol, texts, shape_voxels):
+def test_texts_do_not_overlap_and_are_inside(protocol, texts, shape_voxels):
     shape, voxel_mm = shape_voxels
     scan, labels = halves(Grid(shape, np.diag([*voxel_mm, 1.0])))
     png = draw_overlay(scan, labels, protocol, "Ünïcode $x_1$ 日 (two)\n" + 40 * "long", ("a word " * 60, "cut"))
@@ -218,10 +218,10 @@ def test_convention_letters_and_positions_are_written(protocol, texts):
     assert any("radiological: left is on the right" in word for word, _ in texts)
 
 
-def test_nothing_labelled_is_said(oblique_grid, protocol, texts):
+def test_a_scan_without_labels_has_a_warning(oblique_grid, protocol, texts):
     scan, labels = halves(oblique_grid)
     png = draw_overlay(scan, LabelMap(np.zeros_like(labels.data), labels.grid), protocol, "empty")
-    assert "Warning: no region found" in [word for word, _ in texts]
+    assert "Warning: no region was found" in [word for word, _ in texts]
     assert pixels(png)[100:].max() > 0
 
 
@@ -231,18 +231,18 @@ def test_constant_scan_is_drawn(oblique_grid, protocol):
     assert pixels(draw_overlay(scan, labels, protocol, "flat")).any()
 
 
-def test_labels_elsewhere_are_refused(oblique_grid, protocol):
+def test_labels_on_another_grid_are_rejected(oblique_grid, protocol):
     scan, labels = halves(oblique_grid)
-    moved = LabelMap(labels.data, Grid(oblique_grid.shape, np.eye(4)))
-    with pytest.raises(GeometryError, match="not on the scan's grid"):
-        draw_overlay(scan, moved, protocol, "moved")
+    elsewhere = LabelMap(labels.data, Grid(oblique_grid.shape, np.eye(4)))
+    with pytest.raises(GeometryError, match="expected them on the scan's grid of shape"):
+        draw_overlay(scan, elsewhere, protocol, "elsewhere")
 
 
-def test_unknown_id_is_refused(oblique_grid, protocol):
+def test_an_unknown_id_is_rejected(oblique_grid, protocol):
     scan, labels = halves(oblique_grid)
-    strange = LabelMap(np.where(labels.data == LEFT, 7, labels.data), labels.grid)
+    unknown = LabelMap(np.where(labels.data == LEFT, 7, labels.data), labels.grid)
     with pytest.raises(ProtocolError, match="outside protocol 'halves': 7"):
-        draw_overlay(scan, strange, protocol, "strange")
+        draw_overlay(scan, unknown, protocol, "unknown")
 
 
 def test_importing_does_not_load_matplotlib():
@@ -251,7 +251,7 @@ def test_importing_does_not_load_matplotlib():
 
 
 @pytest.mark.slow
-def test_real_scan_fits_three_megabytes(data_dir: Path):
+def test_the_picture_of_a_real_scan_has_less_than_three_megabytes(data_dir: Path):
     import nibabel as nib
 
     from slant.io.resources import load_protocol

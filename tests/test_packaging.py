@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import slant
+from slant.extras import EXTRAS, MissingExtraError, require_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -68,18 +69,36 @@ def wheel(dist: Path) -> Path:
 
 
 def test_every_import_is_declared(third_party: set[str]) -> None:
-    declared = {distribution_name(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cluster"]}
-    homes = packages_distributions()
+    extras = [requirement for extra in EXTRAS for requirement in PROJECT["optional-dependencies"][extra]]
+    declared = {distribution_name(requirement) for requirement in PROJECT["dependencies"] + extras}
+    distributions = packages_distributions()
     undeclared = {
-        name for name in third_party if not declared & {distribution_name(d) for d in homes.get(name, [name])}
+        name for name in third_party if not declared & {distribution_name(d) for d in distributions.get(name, [name])}
     }
     assert undeclared == set()
 
 
 def test_every_dependency_is_imported(third_party: set[str]) -> None:
-    homes = packages_distributions()
-    used = {distribution_name(home) for name in third_party for home in homes.get(name, [name])}
+    distributions = packages_distributions()
+    used = {distribution_name(d) for name in third_party for d in distributions.get(name, [name])}
     assert {distribution_name(requirement) for requirement in PROJECT["dependencies"]} - used == set()
+
+
+def test_extras_are_those_that_the_code_asks_for() -> None:
+    declared = PROJECT["optional-dependencies"]
+    assert set(EXTRAS) == set(re.findall(r"[a-z]+", declared["all"][0].partition("[")[2]))
+    distributions = packages_distributions()
+    for extra, (_, modules) in EXTRAS.items():
+        found = {distribution_name(d) for module in modules for d in distributions[module]}
+        assert found == {distribution_name(requirement) for requirement in declared[extra]}, extra
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    require_extra(extra)
+    monkeypatch.setattr("slant.extras.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=rf"{EXTRAS[extra][1][0]}.*pip install 'slant\[{extra}\]'"):
+        require_extra(extra)
 
 
 def test_version_stands_once() -> None:

@@ -1,4 +1,4 @@
-"""A model with a groupwise template deforms its prior to the scan, and says so where it cannot."""
+"""A model with a groupwise template deforms its prior to the scan, and warns if the deformation fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE = SegmentSettings(threads=1)
 
 @cache
 def template() -> GroupwiseTemplate:
-    """The toy model's template: its image is the template's, every cell votes for its patch."""
+    """A groupwise template with the image of the toy template, in which every cell votes for its patch."""
     image = toy_model().inputs.template.image
     channels = patches().repeat(2, 0).repeat(2, 1).repeat(2, 2)[: image.data.shape[0]]
     votes = np.zeros((*image.data.shape, 133), np.uint8)
@@ -46,40 +46,40 @@ def prepared() -> Prepared:
         return prepare(toy_scan().volume, model().inputs)
 
 
-def test_the_deformation_goes_with_the_prepared_scan() -> None:
+def test_a_prepared_scan_contains_the_deformation() -> None:
     found = prepared().deformation
     assert found is not None
     assert found.accepted
     assert found.displacement.dtype == np.float16
     assert found.displacement.shape == (3, 86, 110, 78)
-    assert [stage.name for stage in prepared().stages][-1] == "deform"
+    assert [timing.name for timing in prepared().timings][-1] == "deform"
     assert prepared().warnings == ()
-    sent = pickle.loads(pickle.dumps(prepared()))  # noqa: S301
-    assert sent.deformation.displacement.tobytes() == found.displacement.tobytes()
+    unpickled = pickle.loads(pickle.dumps(prepared()))  # noqa: S301
+    assert unpickled.deformation.displacement.tobytes() == found.displacement.tobytes()
     assert toy_prepared().deformation is None
 
 
-def test_labels_follow_the_displacement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell of a prior deformed by one whole cell is that of its neighbour."""
-    seen = []
-    real = GroupwiseTemplate.prior_at
+def test_the_prior_follows_the_displacement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A displacement by one cell gives each cell the prior of its neighbour."""
+    priors = []
+    prior_at = GroupwiseTemplate.prior_at
 
-    def kept(self: GroupwiseTemplate, *of: np.ndarray) -> object:
-        seen.append(real(self, *of))
-        return seen[-1]
+    def recorded(self: GroupwiseTemplate, *args: np.ndarray) -> object:
+        priors.append(prior_at(self, *args))
+        return priors[-1]
 
-    monkeypatch.setattr(GroupwiseTemplate, "prior_at", kept)
-    still = Deformation(np.zeros((3, 86, 110, 78), np.float16), 0.9, 0.5)
+    monkeypatch.setattr(GroupwiseTemplate, "prior_at", recorded)
+    zero = Deformation(np.zeros((3, 86, 110, 78), np.float16), 0.9, 0.5)
     for shift in (0, 2):
-        moved = replace(still, displacement=still.displacement + np.float16([shift, 0, 0])[:, None, None, None])
-        label(replace(prepared(), deformation=moved), model(), ONE)
-    plain, shifted = (prior.steps.argmax(axis=-1) for prior in seen)
-    both = (plain[1:] > 0) & (shifted[:-1] > 0)
+        constant = replace(zero, displacement=zero.displacement + np.float16([shift, 0, 0])[:, None, None, None])
+        label(replace(prepared(), deformation=constant), model(), ONE)
+    original, shifted = (prior.steps.argmax(axis=-1) for prior in priors)
+    both = (original[1:] > 0) & (shifted[:-1] > 0)
     assert both.sum() > 100_000
-    np.testing.assert_array_equal(shifted[:-1][both], plain[1:][both])
+    np.testing.assert_array_equal(shifted[:-1][both], original[1:][both])
 
 
-def test_a_scan_that_cannot_be_deformed_keeps_the_affine_prior_and_a_warning_says_so(
+def test_a_failed_deformation_gives_the_affine_prior_and_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failed = Deformation(np.full((3, 86, 110, 78), 9, np.float16), 0.41, 0.52)
@@ -87,28 +87,28 @@ def test_a_scan_that_cannot_be_deformed_keeps_the_affine_prior_and_a_warning_say
     with quick_stages():
         found = prepare(toy_scan().volume, model().inputs)
     (warning,) = found.warnings
-    assert "could not be deformed to the groupwise template: similarity 0.41, at least 0.80 is wanted" in warning
+    assert "could not be deformed to the groupwise template: similarity 0.41, expected at least 0.80" in warning
     labelled = label(found, model(), ONE)
     assert labelled.labels.data.tobytes() == toy_found().labels.data.tobytes()
     assert warning in labelled.warnings
 
 
 def test_a_scan_prepared_for_another_model_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"registered with the groupwise template .*, wanted no groupwise template"):
+    with pytest.raises(ModelError, match=r"registered to the groupwise template .*, expected no groupwise template"):
         label(prepared(), toy_model(), ONE)
-    with pytest.raises(ModelError, match="registered with no groupwise template, wanted the groupwise template"):
+    with pytest.raises(ModelError, match="registered to no groupwise template, expected the groupwise template"):
         label(toy_prepared(), model(), ONE)
     other = replace(model(), inputs=replace(model().inputs, groupwise=replace(template(), identity="0123456789abcdef")))
-    with pytest.raises(ModelError, match="wanted the groupwise template 0123456789ab; prepare it with"):
+    with pytest.raises(ModelError, match="expected the groupwise template 0123456789ab; prepare it with"):
         label(prepared(), other, ONE)
 
 
-# Folders of models
+# Model folders
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The toy model with a small groupwise template in its folder."""
+    """A folder of the toy model with a groupwise template."""
     shutil.copytree(toy_model_folder(), tmp_path / "model")
     votes = np.moveaxis(template().votes, -1, 0)
     write(tmp_path / "model", image=template().image.data.astype(np.float16), votes=votes)
@@ -117,17 +117,17 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, **arrays: np.ndarray) -> None:
     np.savez_compressed(folder / GROUPWISE, **arrays)
-    sign(folder)
+    update_manifest(folder)
 
 
-def sign(folder: Path) -> None:
-    """Put the hash of the template into the manifest."""
+def update_manifest(folder: Path) -> None:
+    """Write the hash of the template into the manifest."""
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     manifest["files"][GROUPWISE] = file_sha256(folder / GROUPWISE)
     (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
 
 
-def test_the_template_is_read_with_the_model(folder: Path) -> None:
+def test_the_groupwise_template_is_read_with_the_model(folder: Path) -> None:
     found = load_model(str(folder)).inputs.groupwise
     assert found is not None
     np.testing.assert_array_equal(found.votes, template().votes)
@@ -135,17 +135,17 @@ def test_the_template_is_read_with_the_model(folder: Path) -> None:
     assert found.image.grid.same_as(template().image.grid)
 
 
-def test_a_missing_template_is_named(folder: Path) -> None:
+def test_a_missing_groupwise_template_is_named(folder: Path) -> None:
     (folder / GROUPWISE).unlink()
     with pytest.raises(ModelError, match=r"model has no groupwise\.npz|it has no groupwise\.npz"):
         load_model(str(folder))
 
 
-def test_a_damaged_template_is_named(folder: Path) -> None:
+def test_a_damaged_groupwise_template_is_named(folder: Path) -> None:
     (folder / GROUPWISE).write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"groupwise\.npz is damaged: its SHA-256"):
         load_model(str(folder))
-    sign(folder)
+    update_manifest(folder)
     with pytest.raises(ModelError, match=r"groupwise\.npz cannot be read"):
         load_model(str(folder))
 
@@ -154,7 +154,7 @@ def test_a_damaged_template_is_named(folder: Path) -> None:
     ("image", "votes"),
     [((86, 110, 70), (133, 86, 110, 70)), ((86, 110, 78), (7, 86, 110, 78)), ((86, 110, 78), (86, 110, 78, 133))],
 )
-def test_a_template_of_another_grid_or_protocol_is_named(
+def test_a_groupwise_template_of_another_grid_or_protocol_is_named(
     folder: Path, image: tuple[int, ...], votes: tuple[int, ...]
 ) -> None:
     write(folder, image=np.ones(image, np.float16), votes=np.ones(votes, np.uint8))

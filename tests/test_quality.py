@@ -1,4 +1,4 @@
-"""The grade of a scan: measures that see what they are for, limits, flags, and the Dice to expect."""
+"""Quality of a scan: metrics that detect what they are made for, limits, grades, flags, and the expected Dice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy import voted_run
 
-from slant.config import PageSettings
+from slant.config import ReportSettings
 from slant.errors import ModelError
 from slant.grid import Grid
 from slant.io.finished import Finished, finished_of, read_finished
@@ -19,20 +19,20 @@ from slant.io.resources import load_protocol
 from slant.io.results import ResultNames, write_results
 from slant.io.templates import load_template
 from slant.quality.files import FILE, grade, load_reference
-from slant.quality.fit import Truth, fit_dice, fit_reference, reliability
-from slant.quality.grade import Quality, evidence, expected_dice, judge, plain_quality
-from slant.quality.measures import (
-    Measures,
-    border_share,
-    dark_cm3,
-    fragments,
-    measure,
+from slant.quality.fit import LabelledMetrics, fit_dice, fit_reference, reliability
+from slant.quality.grade import Quality, evidence, expected_dice, grade_scan, plain_quality
+from slant.quality.iqm import (
+    QualityMetrics,
+    anisotropic_scaling,
+    asymmetric_hypointensity_cm3,
+    border_fraction,
+    fragmentation,
+    intensity_outlier_cm3,
+    measure_quality,
     native_noise,
-    strange_cm3,
-    stretch,
-    tilt_degrees,
+    rotation_degrees,
 )
-from slant.quality.reference import MEASURES, Limits, Reference, plain_reference, reference_of
+from slant.quality.reference import METRICS, Limits, NormativeReference, plain_reference, reference_of
 from slant.report.page import contents, draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.tables import region_lines
@@ -49,208 +49,235 @@ def finished() -> Finished:
     return finished_of(voted_run())
 
 
-def good(seed: int) -> Measures:
-    """Measures as a good scan has them."""
+def good(seed: int) -> QualityMetrics:
+    """Simulated quality metrics of a good scan."""
     random = np.random.default_rng(seed)
-    middles = {
-        "similarity": 0.55, "tilt": 10, "head": -0.2, "stretch": 1.15, "votes": 0.93, "missing": 0, "fragments": 0.4,
-        "cut": 0, "brain": 8, "overlap": 0.93, "contrast": 0.35, "joint variation": 0.62, "fluid": 0.34, "noise": 0.05,
-        "rim": 1.2, "lesion": 0.3, "dark": 0.1,
-    }  # fmt: skip
-    scan = {name: float(value * (1 + 0.05 * random.standard_normal())) for name, value in middles.items()}
+    medians = {
+        "registration_similarity": 0.55,
+        "rotation": 10,
+        "scale": -0.2,
+        "anisotropic_scaling": 1.15,
+        "vote_fraction": 0.93,
+        "missing_regions": 0,
+        "fragmentation": 0.4,
+        "mask_at_image_border": 0,
+        "unlabelled_brain": 8,
+        "template_overlap": 0.93,
+        "wm_gm_contrast": 0.35,
+        "cjv": 0.62,
+        "gm_csf_contrast": 0.34,
+        "noise": 0.05,
+        "bright_mask_border": 1.2,
+        "intensity_outlier": 0.3,
+        "asymmetric_hypointensity": 0.1,
+    }
+    scan = {name: float(value * (1 + 0.05 * random.standard_normal())) for name, value in medians.items()}
     fractions = {i: float(0.004 * np.exp(0.1 * random.standard_normal())) for i in IDS}
-    sides = {i: float(5 * random.standard_normal()) for i in LEFT}
-    shares = {i: float(0.9 + 0.01 * random.standard_normal()) for i in IDS}
-    return Measures(scan, fractions, sides, shares, dict.fromkeys(IDS, 0.01))
+    asymmetries = {i: float(5 * random.standard_normal()) for i in LEFT}
+    vote_fractions = {i: float(0.9 + 0.01 * random.standard_normal()) for i in IDS}
+    return QualityMetrics(scan, fractions, asymmetries, vote_fractions, dict.fromkeys(IDS, 0.01))
 
 
-def spoilt(seed: int, strength: float) -> Measures:
-    """The same with less agreement and fit."""
-    fine = good(seed)
-    scan = {**fine.scan, "similarity": fine.scan["similarity"] - 0.1 * strength}
-    shares = {i: share - 0.04 * strength for i, share in fine.shares.items()}
-    return replace(fine, scan=scan, shares=shares)
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return fit_reference([good(seed) for seed in range(24)], "24 invented scans")
+def degraded(seed: int, strength: float) -> QualityMetrics:
+    """The same metrics with a lower registration similarity and lower vote fractions."""
+    metrics = good(seed)
+    scan = {**metrics.scan, "registration_similarity": metrics.scan["registration_similarity"] - 0.1 * strength}
+    vote_fractions = {i: fraction - 0.04 * strength for i, fraction in metrics.vote_fractions.items()}
+    return replace(metrics, scan=scan, vote_fractions=vote_fractions)
 
 
 @pytest.fixture(scope="module")
-def truths() -> list[Truth]:
-    """Three people whose Dice falls with agreement, at four strengths."""
-    found = []
-    for person in range(3):
+def reference() -> NormativeReference:
+    return fit_reference([good(seed) for seed in range(24)], "24 simulated scans")
+
+
+@pytest.fixture(scope="module")
+def labelled() -> list[LabelledMetrics]:
+    """Three subjects at four strengths of degradation, whose Dice decreases with the vote fraction."""
+    scans = []
+    for subject in range(3):
         for strength in (0.0, 0.5, 1.0, 2.0):
-            random = np.random.default_rng(person * 10 + int(2 * strength))
+            random = np.random.default_rng(subject * 10 + int(2 * strength))
             base = {i: 0.5 + 0.4 * (i % 7) / 7 for i in IDS}
             dice = {i: b - 0.15 * strength + 0.02 * random.standard_normal() for i, b in base.items()}
-            found.append((spoilt(100 + person, strength), dice, f"person {person}"))
-    return found
+            scans.append((degraded(100 + subject, strength), dice, f"subject {subject}"))
+    return scans
 
 
 @pytest.fixture(scope="module")
-def ruled(reference: Reference, truths: list[Truth]) -> Reference:
-    return fit_dice(reference, truths, [i % 4 == 0 for i in range(len(truths))])
+def with_rule(reference: NormativeReference, labelled: list[LabelledMetrics]) -> NormativeReference:
+    return fit_dice(reference, labelled, [i % 4 == 0 for i in range(len(labelled))])
 
 
-# Measures
+# Metrics
 
 
-def test_all_measures_are_made_and_have_their_words(finished: Finished) -> None:
-    found = measure(finished, load_template())
-    assert {*found.scan, "volumes", "sides", "expected dice"} == set(MEASURES)
-    assert found.fractions.keys() == found.shares.keys() == found.pieces.keys() == set(IDS)
-    assert found.asymmetries.keys() == set(LEFT)
-    assert found.scan["missing"] == sum(row.volume_mm3 == 0 for row in finished.volumes if row.level == "region")
+def test_all_metrics_are_computed_and_have_a_meaning(finished: Finished) -> None:
+    metrics = measure_quality(finished, load_template())
+    assert {*metrics.scan, "volume_outliers", "asymmetry_outliers", "expected_dice"} == set(METRICS)
+    assert metrics.fractions.keys() == metrics.vote_fractions.keys() == metrics.fragmentation.keys() == set(IDS)
+    assert metrics.asymmetries.keys() == set(LEFT)
+    assert metrics.scan["missing_regions"] == sum(
+        row.volume_mm3 == 0 for row in finished.volumes if row.level == "region"
+    )
 
 
-def test_pieces_apart_from_the_largest_count() -> None:
+def test_fragmentation_counts_all_but_the_largest_component() -> None:
     data = np.zeros((10, 10, 10), np.uint8)
     data[:5, :5, :5], data[8:, 8:, 8:] = 4, 4
-    data[5, 5, 5] = 4  # touches by a corner
-    found = fragments(LabelMap(data, Grid((10, 10, 10), np.eye(4))), [4, 11])
-    assert found[4] == pytest.approx(8 / (125 + 1 + 8))
-    assert math.isnan(found[11])
+    data[5, 5, 5] = 4  # connected by a corner
+    fractions = fragmentation(LabelMap(data, Grid((10, 10, 10), np.eye(4))), [4, 11])
+    assert fractions[4] == pytest.approx(8 / (125 + 1 + 8))
+    assert math.isnan(fractions[11])
 
 
-def test_tilt_is_the_angle_of_the_rotation_whatever_the_scale() -> None:
+def test_rotation_does_not_depend_on_the_scaling() -> None:
     a = np.deg2rad(25)
-    turn = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    rotation = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     matrix = np.eye(4)
-    matrix[:3, :3] = turn @ np.diag([0.9, 1.1, 1.2])
-    assert tilt_degrees(matrix) == pytest.approx(25, abs=1.5)
-    assert tilt_degrees(np.diag([0.8, 1.2, 1.0, 1.0])) == pytest.approx(0, abs=1e-6)
+    matrix[:3, :3] = rotation @ np.diag([0.9, 1.1, 1.2])
+    assert rotation_degrees(matrix) == pytest.approx(25, abs=1.5)
+    assert rotation_degrees(np.diag([0.8, 1.2, 1.0, 1.0])) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_stretched_head_is_measured_whatever_its_turn_and_size() -> None:
+def test_anisotropic_scaling_does_not_depend_on_rotation_and_size() -> None:
     a = np.deg2rad(20)
-    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    rotation = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     matrix = np.eye(4)
-    matrix[:3, :3] = 0.9 * turn @ np.diag([1, 1.3, 1])
-    assert stretch(matrix) == pytest.approx(1.3)
+    matrix[:3, :3] = 0.9 * rotation @ np.diag([1, 1.3, 1])
+    assert anisotropic_scaling(matrix) == pytest.approx(1.3)
 
 
-def test_a_mask_on_the_edge_is_cut() -> None:
+def test_a_mask_at_the_image_border_is_detected() -> None:
     data = np.zeros((12, 12, 12), np.uint8)
     data[2:10, 2:10, 2:10] = 1
     grid = Grid((12, 12, 12), np.eye(4))
-    assert border_share(LabelMap(data, grid)) == 0
-    assert border_share(LabelMap(data[:, :, 5:], Grid((12, 12, 7), np.eye(4)))) > 0.2
+    assert border_fraction(LabelMap(data, grid)) == 0
+    assert border_fraction(LabelMap(data[:, :, 5:], Grid((12, 12, 7), np.eye(4)))) > 0.2
 
 
 @pytest.mark.parametrize("sigma", [2.0, 8.0])
-def test_noise_is_found_as_it_was_added(finished: Finished, sigma: float) -> None:
+def test_added_noise_is_measured(finished: Finished, sigma: float) -> None:
     shape = (40, 40, 40)
     grid = Grid(shape, np.eye(4))
     white = PROTOCOL.groups("tissue")["white"][0]
     data = 100 + np.linspace(0, 10, 40)[:, None, None] + sigma * np.random.default_rng(3).standard_normal(shape)
-    made = replace(
+    noisy = replace(
         finished,
         scan=Volume(data.astype(np.float32), grid),
         labels=LabelMap(np.full(shape, white, np.uint8), grid),
         record={**finished.record, "intensity": {"slope": 0.5}},
     )
-    assert native_noise(made) == pytest.approx(0.5 * sigma, rel=0.05)
+    assert native_noise(noisy) == pytest.approx(0.5 * sigma, rel=0.05)
 
 
-def test_a_dark_ball_in_white_matter_is_strange() -> None:
+def test_a_dark_ball_in_white_matter_is_an_intensity_outlier() -> None:
     random, shape = np.random.default_rng(1), (50, 50, 50)
     image = (1 + 0.02 * random.standard_normal(shape)).astype(np.float32)
     tissues = {"white": np.ones(shape, np.bool_), "gray": np.zeros(shape, np.bool_)}
-    middle, spread = {"white": 1.0, "gray": 0.7}, {"white": 0.02, "gray": 0.05}
-    assert strange_cm3(image, tissues, middle, spread) == 0
+    median, robust_sd = {"white": 1.0, "gray": 0.7}, {"white": 0.02, "gray": 0.05}
+    assert intensity_outlier_cm3(image, tissues, median, robust_sd) == 0
     ball = np.linalg.norm(np.indices(shape) - 25, axis=0) < 8
     image[ball] = 0.4
-    found = strange_cm3(image, tissues, middle, spread)  # smoothing adds a rim
-    assert ball.sum() / 1000 < found < 1.7 * ball.sum() / 1000
+    volume_cm3 = intensity_outlier_cm3(image, tissues, median, robust_sd)  # smoothing adds a border
+    assert ball.sum() / 1000 < volume_cm3 < 1.7 * ball.sum() / 1000
 
 
-def at(*x_mm: float, radius: float, shape: tuple[int, int, int] = (90, 60, 60)) -> np.ndarray:
-    """Balls at those x, whose mirror plane x = 0 lies off the middle of the grid, between voxels."""
-    places = np.indices(shape) + 0.5 - np.array([50, 30, 30])[:, None, None, None]
-    return np.any([np.linalg.norm(places - np.array([x, 0, 0])[:, None, None, None], axis=0) < radius for x in x_mm], 0)
+def balls(*x_mm: float, radius: float, shape: tuple[int, int, int] = (90, 60, 60)) -> np.ndarray:
+    """Balls at these x; the mirror plane x = 0 lies between voxels, not in the centre of the grid."""
+    coordinates = np.indices(shape) + 0.5 - np.array([50, 30, 30])[:, None, None, None]
+    distances = [np.linalg.norm(coordinates - np.array([x, 0, 0])[:, None, None, None], axis=0) for x in x_mm]
+    return np.any([distance < radius for distance in distances], 0)
 
 
 @pytest.mark.parametrize(
-    ("dark", "wanted"),
+    ("dark", "expected"),
     [
-        (at(20, radius=9), True),
-        (at(-20, radius=9), True),
-        (at(20, -20, radius=9), False),  # as ventricles
-        (at(20, radius=9) | at(-24, radius=6), False),  # not quite where the mirror image is
-        (at(0, radius=9), False),  # in the middle
-        (at(20, radius=3), False),
-        (at(20, radius=20) & (np.abs(np.arange(60) - 30) < 2), False),  # a sulcus
+        (balls(20, radius=9), True),
+        (balls(-20, radius=9), True),
+        (balls(20, -20, radius=9), False),  # like ventricles
+        (balls(20, radius=9) | balls(-24, radius=6), False),  # close to the mirror image
+        (balls(0, radius=9), False),  # on the midline
+        (balls(20, radius=3), False),
+        (balls(20, radius=20) & (np.abs(np.arange(60) - 30) < 2), False),  # like a sulcus
     ],
 )
-def test_a_wide_dark_place_on_one_side_counts(dark: np.ndarray, wanted: bool) -> None:
+def test_a_wide_hypointensity_in_one_hemisphere_counts(dark: np.ndarray, expected: bool) -> None:
     ras_from_voxel = np.eye(4)
     ras_from_voxel[:3, 3] = 0.5 - np.array([50, 30, 30])
     image = np.where(dark, 0.3, 0.9).astype(np.float32)
     grid = Grid(dark.shape, ras_from_voxel)
-    for brain in (np.ones(dark.shape, bool), ~dark):  # as where a lesion of 0 makes a hole in the mask
-        found = dark_cm3(Volume(image, grid), brain, 0.6)
-        assert found == 0 if not wanted else 0.7 * dark.sum() / 1000 < found <= 1.1 * dark.sum() / 1000
+    for brain in (np.ones(dark.shape, bool), ~dark):  # a lesion with intensity 0 makes a hole in the mask
+        volume_cm3 = asymmetric_hypointensity_cm3(Volume(image, grid), brain, 0.6)
+        assert volume_cm3 == 0 if not expected else 0.7 * dark.sum() / 1000 < volume_cm3 <= 1.1 * dark.sum() / 1000
 
 
 # Limits and grades
 
 
-def test_good_scans_pass_their_own_limits(reference: Reference) -> None:
-    assert {judge(good(seed), reference, PROTOCOL).grade for seed in range(24)} == {"pass"}
+def test_good_scans_pass_their_own_limits(reference: NormativeReference) -> None:
+    assert {grade_scan(good(seed), reference, PROTOCOL).grade for seed in range(24)} == {"pass"}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "wanted"),
-    [("similarity", 0.30, "look"), ("similarity", 0.05, "fail"), ("similarity", 0.9, "pass"), ("missing", 2, "look"),
-     ("missing", 40, "fail"), ("contrast", -0.3, "fail"), ("noise", 0.5, "fail"), ("cut", 30.0, "fail"),
-     ("dark", 24.0, "fail"),
-     ("similarity", math.nan, "look")],
-)  # fmt: skip
-def test_one_bad_measure_decides_with_its_reason(reference: Reference, name: str, value: float, wanted: str) -> None:
+    ("name", "value", "expected"),
+    [
+        ("registration_similarity", 0.30, "review"),
+        ("registration_similarity", 0.05, "fail"),
+        ("registration_similarity", 0.9, "pass"),
+        ("missing_regions", 2, "review"),
+        ("missing_regions", 40, "fail"),
+        ("wm_gm_contrast", -0.3, "fail"),
+        ("noise", 0.5, "fail"),
+        ("mask_at_image_border", 30.0, "fail"),
+        ("asymmetric_hypointensity", 24.0, "fail"),
+        ("registration_similarity", math.nan, "review"),
+    ],
+)
+def test_one_bad_metric_determines_the_grade_and_gives_its_reason(
+    reference: NormativeReference, name: str, value: float, expected: str
+) -> None:
     scan = {**good(5).scan, name: value}
-    quality = judge(replace(good(5), scan=scan), reference, PROTOCOL)
-    assert quality.grade == wanted
-    if wanted != "pass":
-        assert [j.label for j in quality.judgements if j.grade != "pass"] == [MEASURES[name].label]
-        assert quality.reasons[0].startswith(MEASURES[name].label)
-        assert quality.judgements[0].reason
+    quality = grade_scan(replace(good(5), scan=scan), reference, PROTOCOL)
+    assert quality.grade == expected
+    if expected != "pass":
+        assert [check.label for check in quality.checks if check.grade != "pass"] == [METRICS[name].label]
+        assert quality.reasons[0].startswith(METRICS[name].label)
+        assert quality.checks[0].reason
 
 
-def test_a_region_is_flagged_for_size_side_pieces_and_absence(reference: Reference) -> None:
-    fine = good(5)
+def test_regions_are_flagged_for_volume_asymmetry_fragmentation_and_absence(reference: NormativeReference) -> None:
+    metrics = good(5)
     changed = replace(
-        fine,
-        fractions={**fine.fractions, 4: 0.04, 11: 0.0, HIPPOCAMPUS: 0.0004},
-        asymmetries={**fine.asymmetries, HIPPOCAMPUS: -120.0},
-        pieces={**fine.pieces, 35: 0.4},
+        metrics,
+        fractions={**metrics.fractions, 4: 0.04, 11: 0.0, HIPPOCAMPUS: 0.0004},
+        asymmetries={**metrics.asymmetries, HIPPOCAMPUS: -120.0},
+        fragmentation={**metrics.fragmentation, 35: 0.4},
     )
-    flags = {i: entry.flag for i, entry in judge(changed, reference, PROTOCOL).regions.items() if entry.flag}
+    flags = {i: entry.flag for i, entry in grade_scan(changed, reference, PROTOCOL).regions.items() if entry.flag}
     partner = PROTOCOL.by_name("Right Hippocampus").id
     assert flags == {
-        4: "large", 11: "not found", HIPPOCAMPUS: "small, sides differ", partner: "sides differ", 35: "in pieces"
+        4: "large", 11: "not found", HIPPOCAMPUS: "small, asymmetric", partner: "asymmetric", 35: "fragmented"
     }  # fmt: skip
 
 
-def test_limits_without_an_end_are_open() -> None:
-    assert Limits(1.0, low_look=0.5).grade(99) == "pass"
-    assert Limits(1.0, low_look=0.5).grade(0.4) == "look"
+def test_limits_can_be_one_sided() -> None:
+    assert Limits(1.0, low_review=0.5).grade(99) == "pass"
+    assert Limits(1.0, low_review=0.5).grade(0.4) == "review"
     assert Limits(1.0, 0.2, 0.5).grade(0.1) == "fail"
 
 
-def test_a_reference_survives_json(ruled: Reference) -> None:
-    plain = json.loads(json.dumps(plain_reference(ruled)))
+def test_a_reference_survives_a_round_trip_through_json(with_rule: NormativeReference) -> None:
+    plain = json.loads(json.dumps(plain_reference(with_rule)))
     again = reference_of(plain, "here")
-    assert judge(spoilt(3, 1), again, PROTOCOL).grade == judge(spoilt(3, 1), ruled, PROTOCOL).grade
+    assert grade_scan(degraded(3, 1), again, PROTOCOL).grade == grade_scan(degraded(3, 1), with_rule, PROTOCOL).grade
     assert plain_reference(again) == plain
 
 
-@pytest.mark.parametrize("spoil", ["about", "limits", "volumes"])
-def test_a_damaged_reference_is_named(tmp_path: Path, ruled: Reference, spoil: str) -> None:
-    plain = plain_reference(ruled)
-    del plain[spoil]
+@pytest.mark.parametrize("missing", ["about", "limits", "volumes"])
+def test_the_error_names_a_damaged_reference_file(tmp_path: Path, with_rule: NormativeReference, missing: str) -> None:
+    plain = plain_reference(with_rule)
+    del plain[missing]
     (tmp_path / FILE).write_text(json.dumps(plain), "utf-8")
     with pytest.raises(ModelError, match=r"quality.json cannot be used"):
         load_reference(str(tmp_path))
@@ -263,79 +290,88 @@ def test_a_damaged_reference_is_named(tmp_path: Path, ruled: Reference, spoil: s
 # Expected Dice
 
 
-def test_expected_dice_follows_what_was_found(ruled: Reference, truths: list[Truth]) -> None:
-    for measures, dice, _ in truths:
-        guess = expected_dice(measures, ruled)
-        assert np.mean([abs(guess[i] - dice[i]) for i in IDS]) < 0.06
+def test_expected_dice_is_close_to_the_measured_dice(
+    with_rule: NormativeReference, labelled: list[LabelledMetrics]
+) -> None:
+    for metrics, dice, _ in labelled:
+        expected = expected_dice(metrics, with_rule)
+        assert np.mean([abs(expected[i] - dice[i]) for i in IDS]) < 0.06
 
 
-def test_nothing_that_speaks_against_a_region_raises_its_dice(ruled: Reference) -> None:
-    assert ruled.dice is not None
-    assert all(weight <= 0 for weight in ruled.dice.weights.values())
-    fine = np.mean(list(expected_dice(spoilt(4, 0), ruled).values()))
-    assert np.mean(list(expected_dice(spoilt(4, 2), ruled).values())) < fine - 0.1
+def test_no_evidence_raises_the_expected_dice(with_rule: NormativeReference) -> None:
+    assert with_rule.dice is not None
+    assert all(weight <= 0 for weight in with_rule.dice.weights.values())
+    metrics = np.mean(list(expected_dice(degraded(4, 0), with_rule).values()))
+    assert np.mean(list(expected_dice(degraded(4, 2), with_rule).values())) < metrics - 0.1
 
 
-def test_regions_that_are_absent_are_expected_to_be_wrong(ruled: Reference) -> None:
-    fine = good(5)
-    assert expected_dice(replace(fine, fractions={**fine.fractions, 4: 0.0}), ruled)[4] == 0
+def test_the_expected_dice_of_an_absent_region_is_zero(with_rule: NormativeReference) -> None:
+    metrics = good(5)
+    assert expected_dice(replace(metrics, fractions={**metrics.fractions, 4: 0.0}), with_rule)[4] == 0
 
 
-def test_reliability_is_judged_on_people_left_out(reference: Reference, truths: list[Truth]) -> None:
-    rows, error = reliability(reference, truths, [i % 4 == 0 for i in range(len(truths))])
-    assert sum(count for _, count, _, _ in rows) == len(truths) * len(IDS)
+def test_reliability_is_computed_on_subjects_left_out_of_the_fit(
+    reference: NormativeReference, labelled: list[LabelledMetrics]
+) -> None:
+    bins, error = reliability(reference, labelled, [i % 4 == 0 for i in range(len(labelled))])
+    assert sum(count for _, count, _, _ in bins) == len(labelled) * len(IDS)
     assert error["calibration"] < 0.06
     assert error["absolute"] < 0.08
-    odd = [(m, {i: 1 - d for i, d in dice.items()} if who == "person 0" else dice, who) for m, dice, who in truths]
-    assert reliability(reference, odd, [i % 4 == 0 for i in range(len(odd))])[1]["absolute"] > 2 * error["absolute"]
+    different = [
+        (metrics, {i: 1 - d for i, d in dice.items()} if subject == "subject 0" else dice, subject)
+        for metrics, dice, subject in labelled
+    ]
+    assert (
+        reliability(reference, different, [i % 4 == 0 for i in range(len(different))])[1]["absolute"]
+        > 2 * error["absolute"]
+    )
 
 
-def test_without_a_rule_nothing_is_expected(reference: Reference) -> None:
-    quality = judge(good(5), reference, PROTOCOL)
+def test_without_a_dice_rule_no_dice_is_expected(reference: NormativeReference) -> None:
+    quality = grade_scan(good(5), reference, PROTOCOL)
     assert expected_dice(good(5), reference) == {}
     assert all(math.isnan(entry.expected_dice) for entry in quality.regions.values())
     assert plain_quality(quality)["regions"]["4"][0] is None
 
 
-def test_evidence_only_counts_in_the_bad_direction(reference: Reference) -> None:
-    fine = good(5)
-    better = replace(fine, scan={**fine.scan, "similarity": 0.9, "noise": 0.0})
+def test_evidence_only_counts_on_the_adverse_side(reference: NormativeReference) -> None:
+    metrics = good(5)
+    better = replace(metrics, scan={**metrics.scan, "registration_similarity": 0.9, "noise": 0.0})
     row = evidence(4, better, reference)
-    assert row["scan:similarity"] == row["scan:noise"] == 0
-    worse = replace(fine, scan={**fine.scan, "similarity": 0.2, "noise": 0.9})
+    assert row["scan:registration_similarity"] == row["scan:noise"] == 0
+    worse = replace(metrics, scan={**metrics.scan, "registration_similarity": 0.2, "noise": 0.9})
     row = evidence(4, worse, reference)
-    assert row["scan:similarity"] == row["scan:noise"] == 8
+    assert row["scan:registration_similarity"] == row["scan:noise"] == 8
 
 
-# What a run leaves
+# Results of a run
 
 
 @pytest.fixture
-def judged(finished: Finished, ruled: Reference) -> Quality:
-    return judge(measure(finished, load_template()), ruled, finished.protocol)
+def quality(finished: Finished, with_rule: NormativeReference) -> Quality:
+    return grade_scan(measure_quality(finished, load_template()), with_rule, finished.protocol)
 
 
-def test_a_run_is_graded_in_its_record_table_and_page(
-    tmp_path: Path, judged: Quality, monkeypatch: pytest.MonkeyPatch
+def test_the_grade_is_in_the_record_the_table_and_the_report(
+    tmp_path: Path, quality: Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = plain_quality(judged)
+    plain = plain_quality(quality)
     run = replace(voted_run(), quality=plain)
     write_results(run, tmp_path)
     names = ResultNames(run.scan.name)
     record = json.loads((tmp_path / names.record).read_text("utf-8"))
     assert record["quality"] == plain
     header, *lines = (tmp_path / names.volumes).read_text("utf-8").splitlines()
-    assert header.split("\t")[-4:] == ["expected_dice", "volume_z", "usual_low", "usual_high"]
+    assert header.split("\t")[-4:] == ["expected_dice", "volume_z", "reference_low", "reference_high"]
     regions = [line.split("\t") for line in lines if line.startswith("region")]
-    wanted = plain["regions"][regions[0][1]][0]
-    assert float(regions[0][-4]) == pytest.approx(wanted, abs=1e-4)
+    assert float(regions[0][-4]) == pytest.approx(plain["regions"][regions[0][1]][0], abs=1e-4)
     assert lines[-1].split("\t")[-1] == "n/a"
     finished = read_finished(tmp_path / names.record)
     expected = {r.row.index: r.expected_dice for r in region_lines(finished)}
     assert expected[4] == plain["regions"]["4"][0]
     monkeypatch.setattr("slant.report.page.viewer", lambda _: _Empty())
-    shown = replace(contents(finished, PageSettings()), home=(), mni=(), registration=(), votes=(), bias=None)
-    assert shown.grade == judged.grade == "fail"  # a toy head is none
+    shown = replace(contents(finished, ReportSettings()), native=(), mni=(), registration=(), votes=(), bias=None)
+    assert shown.grade == quality.grade == "fail"  # the toy head is not a real head
     html = draw_page(shown).decode()
     assert "Grade: fail" in html
     assert "Expected Dice" in html
@@ -346,8 +382,8 @@ class _Empty:
     image = labels = niivue = ""
 
 
-def test_a_model_without_a_reference_grades_nothing(tmp_path: Path, finished: Finished) -> None:
+def test_a_model_without_a_reference_gives_no_grade(tmp_path: Path, finished: Finished) -> None:
     assert grade(finished, str(tmp_path)) is None
-    html = draw_page(contents(finished, PageSettings())).decode()
+    html = draw_page(contents(finished, ReportSettings())).decode()
     assert "Grade: " not in html
     assert "Expected Dice" not in html

@@ -1,4 +1,4 @@
-"""Scans of every orientation and format come in as RAS+, and files that hold no image are refused by name."""
+"""Scans of every orientation and format are read as RAS+; files that are not images are rejected with their name."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from slant.io.read import Scan, read_labels, read_scan, scan_name
 SHAPE = (7, 8, 9)
 
 
-# What comes in
+# Scans that are read
 
 
-def test_values_keep_their_place_in_the_world(tmp_path: Path, oblique_grid: Grid) -> None:
+def test_values_keep_their_position_in_space(tmp_path: Path, oblique_grid: Grid) -> None:
     data = noise()
     data[5, 1, 7] = 5000
     scan = read_scan(save(tmp_path / "a.nii.gz", data, oblique_grid.ras_from_voxel))
     brightest = np.unravel_index(scan.volume.data.argmax(), scan.volume.data.shape)
-    place = scan.volume.grid.ras_from_voxel @ [*brightest, 1]
-    np.testing.assert_allclose(place, oblique_grid.ras_from_voxel @ [5, 1, 7, 1], atol=1e-4)
+    ras_mm = scan.volume.grid.ras_from_voxel @ [*brightest, 1]
+    np.testing.assert_allclose(ras_mm, oblique_grid.ras_from_voxel @ [5, 1, 7, 1], atol=1e-4)
     assert nib.aff2axcodes(scan.volume.grid.ras_from_voxel) == ("R", "A", "S")
     assert scan.volume.data.dtype == np.float32
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz"])
-def test_formats_agree(tmp_path: Path, suffix: str) -> None:
+def test_formats_give_the_same_scan(tmp_path: Path, suffix: str) -> None:
     affine = np.diag([-1.0, 1.5, 2.0, 1.0])
     path = tmp_path / f"sub-01_T1w{suffix}"
     kind = nib.MGHImage if suffix == ".mgz" else nib.Nifti1Image
@@ -95,7 +95,7 @@ def test_single_volume_in_4d_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(*SHAPE, 3), (*SHAPE, 1, 3)])
-def test_volume_option_picks(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_volume_option_selects_a_volume(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = save(tmp_path / "a.nii", noise(shape), np.eye(4))
     scan = read_scan(path, volume=1)
     np.testing.assert_array_equal(scan.volume.data, noise(shape).reshape(*SHAPE, 3)[..., 1])
@@ -127,7 +127,7 @@ def test_names(tmp_path: Path, file_name: str, expected: str) -> None:
     assert read_scan(path).name == expected
 
 
-# What is refused
+# Files that are rejected
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file_name", ["scan.dcm", "scan", ".nii.gz", "scan.nii.gz.txt", "scan.hdr"])
 def test_unsupported_extension(tmp_path: Path, file_name: str) -> None:
-    with pytest.raises(InputError, match=r"wanted one of \.mgz, \.nii, \.nii\.gz"):
+    with pytest.raises(InputError, match=r"expected one of \.mgz, \.nii, \.nii\.gz"):
         read_scan(tmp_path / file_name)
 
 
@@ -182,12 +182,12 @@ def test_wrong_gzip_checksum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".mgz"])
-def test_truncated_inside(tmp_path: Path, suffix: str) -> None:
+def test_truncated_voxels(tmp_path: Path, suffix: str) -> None:
     kind = nib.MGHImage if suffix == ".mgz" else nib.Nifti1Image
     content = kind(noise(), np.eye(4)).to_bytes()
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content[:700])
-    with pytest.raises(InputError, match=r"truncated: found 700 bytes, wanted 1\d+ for shape \(7, 8, 9\)"):
+    with pytest.raises(InputError, match=r"truncated: found 700 bytes, expected 1\d+ for shape \(7, 8, 9\)"):
         read_scan(path)
 
 
@@ -204,7 +204,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, 347), damage=st.binary(min_size=1, max_size=8), mgz=st.booleans())
-def test_damaged_header_never_ends_in_a_traceback(tmp_path: Path, start: int, damage: bytes, mgz: bool) -> None:
+def test_damaged_header_never_gives_a_traceback(tmp_path: Path, start: int, damage: bytes, mgz: bool) -> None:
     kind = nib.MGHImage if mgz else nib.Nifti1Image
     content = bytearray(kind(noise(), np.diag([-1.0, 1.5, 2.0, 1.0])).to_bytes())
     content[start : start + len(damage)] = damage
@@ -216,15 +216,15 @@ def test_damaged_header_never_ends_in_a_traceback(tmp_path: Path, start: int, da
         assert str(error).startswith(str(path))  # noqa: PT017
 
 
-def test_unnamed_extension_is_named() -> None:
+def test_error_has_the_unknown_extension() -> None:
     with pytest.raises(InputError, match=r"scan\.img: found the extension '\.img'"):
         scan_name(Path("scan.img"))
 
 
-# Labels that belong to a scan
+# Labels of a scan
 
 
-def test_labels_follow_the_scan_to_its_axes(tmp_path: Path, oblique_grid: Grid) -> None:
+def test_labels_are_reoriented_like_the_scan(tmp_path: Path, oblique_grid: Grid) -> None:
     scan = read_scan(save(tmp_path / "a.nii", noise(), oblique_grid.ras_from_voxel))
     ids = (noise() % 208).astype(np.float64)
     labels = read_labels(save(tmp_path / "b.nii", ids, oblique_grid.ras_from_voxel), scan)
@@ -233,18 +233,18 @@ def test_labels_follow_the_scan_to_its_axes(tmp_path: Path, oblique_grid: Grid) 
     assert labels.data.dtype == np.int32
 
 
-def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_labels_on_another_grid_are_rejected(tmp_path: Path) -> None:
     scan = read_scan(save(tmp_path / "a.nii", noise(), np.eye(4)))
-    moved = np.eye(4)
-    moved[0, 3] = 2
-    with pytest.raises(GeometryError, match=r"b\.nii: found labels on a grid.*in the same place"):
-        read_labels(save(tmp_path / "b.nii", noise(), moved), scan)
+    shifted = np.eye(4)
+    shifted[0, 3] = 2
+    with pytest.raises(GeometryError, match=r"b\.nii: found labels on a grid.*with the same affine"):
+        read_labels(save(tmp_path / "b.nii", noise(), shifted), scan)
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
-def test_labels_that_are_not_whole_are_refused(tmp_path: Path, value: float) -> None:
+def test_labels_that_are_not_integers_are_rejected(tmp_path: Path, value: float) -> None:
     scan = read_scan(save(tmp_path / "a.nii", noise(), np.eye(4)))
-    with pytest.raises(InputError, match="not whole"):
+    with pytest.raises(InputError, match="not integers"):
         read_labels(save(tmp_path / "b.nii", np.where(noise() > 500, value, 1), np.eye(4)), scan)
 
 

@@ -1,4 +1,4 @@
-"""The page of a scan: the same from memory and from files, complete, whatever the scan is called."""
+"""The report of a scan: complete, equal from memory and from files, for any name of the scan."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from toy import content, run_slant, toy_grid, toy_scan, voted_run
 
-from slant.config import PageSettings, RunPages
+from slant.config import ReportSettings, RunReportSettings
 from slant.errors import GeometryError, InputError, OutputError, SettingsError
 from slant.grid import Grid, axis_aligned_grid
 from slant.io.finished import Finished, find_records, finished_of, read_finished
 from slant.io.results import ResultNames, write_results
 from slant.io.write import write_image
-from slant.quality.grade import Judgement
-from slant.report import checks, page, tables
-from slant.report.checks import base_at_home, bias_check, contours, scan_in_template, tissue_levels
+from slant.quality.grade import Check
+from slant.report import page, qc_figures, tables
 from slant.report.page import Contents, contents, draw_page
 from slant.report.pdf import draw_pdf
+from slant.report.qc_figures import base_in_native, bias_check, contours, scan_in_template, tissue_levels
 from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
 from slant.report.viewer import Viewer
 from slant.volume import LabelMap, Volume
@@ -38,7 +38,7 @@ def finished() -> Finished:
 
 @pytest.fixture(scope="module")
 def shown(finished: Finished) -> Contents:
-    return contents(finished, PageSettings())
+    return contents(finished, ReportSettings())
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def html(shown: Contents) -> str:
 
 
 @pytest.fixture
-def words(shown: Contents, monkeypatch: pytest.MonkeyPatch) -> Contents:
-    """The contents without pictures, which are drawn at once."""
+def text_only(shown: Contents, monkeypatch: pytest.MonkeyPatch) -> Contents:
+    """The contents without pictures, which are fast to draw."""
     monkeypatch.setattr(page, "viewer", lambda _: Viewer("", "", ""))
-    return replace(shown, home=(), mni=(), registration=(), votes=(), bias=None)
+    return replace(shown, native=(), mni=(), registration=(), votes=(), bias=None)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def copy(results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(results, tmp_path / "copy"))
 
 
-# What the page holds
+# Content of the report
 
 
 @pytest.mark.slow
-def test_the_page_is_one_file_that_asks_for_nothing(html: str) -> None:
+def test_the_report_is_one_file_that_makes_no_request(html: str) -> None:
     assert len(html.encode()) < LIMIT_BYTES
     assert {source[:5] for source in re.findall(r'\ssrc="([^"]*)', html)} == {"data:"}
     assert set(re.findall(r'\shref="([^"]{1,5})', html)) <= {
@@ -80,15 +80,17 @@ def test_the_page_is_one_file_that_asks_for_nothing(html: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_region_is_a_row_with_its_numbers(html: str, finished: Finished) -> None:
+def test_every_region_has_a_row_with_its_numbers(html: str, finished: Finished) -> None:
     rows = re.findall(r'<tr data-color="(#\w{6})" data-side="(\w+)".*?>([^<>]+)</button></th><td>([^<]*)', html)
-    wanted = [("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in finished.protocol.regions[1:]]
-    assert rows == wanted
+    expected = [
+        ("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in finished.protocol.regions[1:]
+    ]
+    assert rows == expected
     volumes = {row.name: row.volume_mm3 for row in finished.volumes if row.level == "region"}
     assert f'<td class="n">{volumes["Right Hippocampus"]:.0f}</td>' in html
 
 
-def test_the_turn_of_an_image_is_that_of_its_axes(oblique_grid: Grid) -> None:
+def test_obliqueness_is_the_angle_to_the_scanner_axes(oblique_grid: Grid) -> None:
     assert oblique_degrees(oblique_grid) == pytest.approx(20)
     assert oblique_degrees(Grid((2, 2, 2), np.diag([1, 2, 3, 1.0]))) == 0
 
@@ -98,7 +100,7 @@ def test_tables_agree_with_the_volumes(finished: Finished) -> None:
     sums = {line.name: line for line in sum_lines(finished)}
     assert sums["Gray matter"].left_cm3 == rows["tissue", "Left gray"].volume_mm3 / 1000
     assert sums["Frontal"].both_cm3 == rows["lobe", "frontal"].volume_mm3 / 1000
-    assert sums["Intracranial volume"].tiv_percent == 100
+    assert sums["Intracranial volume (eTIV)"].etiv_percent == 100
     assert np.isnan(sums["Brainstem"].left_cm3)
     pairs = pair_lines(region_lines(finished))
     assert sum(pair.both_cm3 for pair in pairs) == pytest.approx(sums["Brain with ventricles"].both_cm3)
@@ -106,71 +108,71 @@ def test_tables_agree_with_the_volumes(finished: Finished) -> None:
     assert pair.right_cm3 == rows["region", "Right FuG fusiform gyrus"].volume_mm3 / 1000
 
 
-def test_shares_are_means_over_regions(finished: Finished) -> None:
-    shares = tables.mean_shares(finished)
+def test_vote_fractions_are_means_over_regions(finished: Finished) -> None:
+    vote_fractions = tables.mean_vote_fractions(finished)
     inside = finished.labels.data == 47
-    assert shares[47] == pytest.approx(finished.confidence.data[inside].mean(), rel=1e-5)
+    assert vote_fractions[47] == pytest.approx(finished.confidence.data[inside].mean(), rel=1e-5)
 
 
-def test_flags_say_what_stands_out(finished: Finished) -> None:
+def test_flags_without_a_normative_reference(finished: Finished) -> None:
     ids = finished.labels.data.copy()
     ids[ids == 4] = 0
     ids[(ids == 47) & (np.indices(ids.shape)[1] % 4 > 0)] = 0
     half = Volume(np.where(ids == 48, 0.4, finished.confidence.data), finished.confidence.grid)
-    from slant.measure import region_volumes
+    from slant.volumes import region_volumes
 
     labels = LabelMap(ids, finished.labels.grid)
     changed = replace(finished, labels=labels, confidence=half, volumes=region_volumes(labels, finished.protocol, 1e6))
     flags = {line.row.index: line.flag for line in region_lines(changed) if line.flag}
     assert flags[4] == "not found"
-    assert flags[47] == "sides differ"
-    assert flags[48] == "votes divided, sides differ"
+    assert flags[47] == "asymmetric"
+    assert flags[48] == "low agreement, asymmetric"
     assert summary(changed, region_lines(changed))[0] == "131 of 132 regions were found."
-    given = region_lines(changed, {11: "much larger than usual"})
-    assert [line.flag for line in given if line.flag] == ["much larger than usual"]
+    replaced = region_lines(changed, {11: "large"})
+    assert [line.flag for line in replaced if line.flag] == ["large"]
 
 
 @pytest.mark.slow
-def test_judgements_are_shown_if_there_are_any(words: Contents) -> None:
-    assert "<caption>Quality" not in draw_page(words).decode()
-    judged = replace(words, quality=(Judgement("Noise", "3 %", "look", "more than <usual>"),))
-    text = draw_page(judged).decode()
-    row = re.search(r'<tr class="grade-look">(.*?)</tr>', text)
+def test_quality_checks_are_shown_if_there_are_any(text_only: Contents) -> None:
+    assert "<caption>Quality" not in draw_page(text_only).decode()
+    graded = replace(text_only, quality=(Check("Noise", "3 %", "review", "the scan is <noisy>"),))
+    text = draw_page(graded).decode()
+    row = re.search(r'<tr class="grade-review">(.*?)</tr>', text)
     assert row is not None
     assert "Noise" in row[1]
-    assert "more than &lt;usual&gt;" in row[1]
+    assert "the scan is &lt;noisy&gt;" in row[1]
 
 
 @pytest.mark.slow
-def test_names_and_warnings_cannot_break_the_page(words: Contents) -> None:
+def test_names_and_warnings_are_escaped(text_only: Contents) -> None:
     evil = "</script><script>alert(1)</script>"
-    record = {**words.finished.record, "warnings": [evil, "caf\udce9"]}
-    text = draw_page(replace(words, finished=replace(words.finished, name=evil, record=record))).decode()
+    record = {**text_only.finished.record, "warnings": [evil, "caf\udce9"]}
+    text = draw_page(replace(text_only, finished=replace(text_only.finished, name=evil, record=record))).decode()
     assert evil not in text
     assert "2 warnings" in text
     assert "caf\\udce9" in text
 
 
 @pytest.mark.slow
-def test_left_is_named_and_lies_where_the_convention_says(finished: Finished, shown: Contents, words: Contents) -> None:
-    other = page._labelled(finished, base_at_home(finished), finished.labels, radiological=True)
-    for row, mirrored in zip(shown.home[:2], other[:2], strict=True):
-        for panel, turned in zip(row.panels, mirrored.panels, strict=True):
-            assert (panel.ends, turned.ends) == (("L", "R"), ("R", "L"))
-            assert panel.caption == turned.caption
+def test_left_is_on_the_side_of_the_convention(finished: Finished, shown: Contents, text_only: Contents) -> None:
+    other = page._labelled(finished, base_in_native(finished), finished.labels, radiological=True)
+    for row, mirrored in zip(shown.native[:2], other[:2], strict=True):
+        for panel, flipped in zip(row.panels, mirrored.panels, strict=True):
+            assert (panel.ends, flipped.ends) == (("L", "R"), ("R", "L"))
+            assert panel.caption == flipped.caption
             fill = panel.layers["fill"].pixels
-            assert (fill != turned.layers["fill"].pixels[:, ::-1]).mean() < 0.01
+            assert (fill != flipped.layers["fill"].pixels[:, ::-1]).mean() < 0.01
             left = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "L"])
             right = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "R"])
             assert np.nonzero(left)[1].mean() < np.nonzero(right)[1].mean()
     assert other[2].panels[0].ends == ("P", "A")
-    settings = PageSettings(convention="radiological")
-    assert "left is on the right" in draw_page(replace(words, settings=settings)).decode()
+    settings = ReportSettings(convention="radiological")
+    assert "left is on the right" in draw_page(replace(text_only, settings=settings)).decode()
 
 
 @pytest.mark.slow
-def test_filled_layers_have_the_colours_of_the_table(shown: Contents, finished: Finished) -> None:
-    layer = shown.home[0].panels[3].layers["fill"]
+def test_filled_layers_have_the_colours_of_the_look_up_table(shown: Contents, finished: Finished) -> None:
+    layer = shown.native[0].panels[3].layers["fill"]
     assert layer.colors is not None
     hippocampus = finished.protocol.by_id(47)
     channel = finished.protocol.regions.index(hippocampus)
@@ -178,7 +180,7 @@ def test_filled_layers_have_the_colours_of_the_table(shown: Contents, finished: 
     assert layer.colors[0, 3] == 0
 
 
-# Checks
+# Figures for quality control
 
 
 def test_tissue_levels_lie_between_the_tissues() -> None:
@@ -187,8 +189,8 @@ def test_tissue_levels_lie_between_the_tissues() -> None:
         + np.repeat([0.3, 0.6, 1.0, 0], [5, 5, 5, 5])[:, None, None]
     )
     data[15:] = 0
-    air, fluid, gray = tissue_levels(Volume(data, axis_aligned_grid((20, 21, 22), 1, (0, 0, 0))))
-    assert 0 < air < 0.3 < fluid < 0.6 < gray < 1.0
+    air, csf, gray = tissue_levels(Volume(data, axis_aligned_grid((20, 21, 22), 1, (0, 0, 0))))
+    assert 0 < air < 0.3 < csf < 0.6 < gray < 1.0
 
 
 def test_contours_lie_where_a_level_is_crossed() -> None:
@@ -199,14 +201,14 @@ def test_contours_lie_where_a_level_is_crossed() -> None:
     assert set(np.nonzero(lines)[2]) == {11}
 
 
-def test_the_bias_field_is_found_again(finished: Finished) -> None:
+def test_a_simulated_bias_field_is_recovered(finished: Finished) -> None:
     assert finished.scan is not None
-    shading = np.exp(np.linspace(-0.2, 0.2, toy_grid().shape[0]))
+    bias_field = np.exp(np.linspace(-0.2, 0.2, toy_grid().shape[0]))
     x = finished.scan.data.shape[0]
-    factor = np.interp(np.linspace(0, 1, x), np.linspace(0, 1, len(shading)), shading)[:, None, None]
-    shaded = replace(finished, scan=Volume(finished.scan.data * factor, finished.scan.grid))
+    factor = np.interp(np.linspace(0, 1, x), np.linspace(0, 1, len(bias_field)), bias_field)[:, None, None]
+    biased = replace(finished, scan=Volume(finished.scan.data * factor, finished.scan.grid))
     plain = bias_check(finished, scan_in_template(finished), radiological=False)
-    found = bias_check(shaded, scan_in_template(shaded), radiological=False)
+    found = bias_check(biased, scan_in_template(biased), radiological=False)
     assert plain is not None
     assert found is not None
     assert plain.extent == pytest.approx((1, 1), abs=1e-3)
@@ -216,50 +218,50 @@ def test_the_bias_field_is_found_again(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_without_scan_or_record_of_intensities_the_page_shows_the_rest(finished: Finished) -> None:
+def test_the_report_works_without_the_scan_and_the_intensity_record(finished: Finished) -> None:
     record = {key: value for key, value in finished.record.items() if key != "intensity"}
     bare = replace(finished, scan=None, record=record, notes=("The scan itself could not be read.",))
-    shown = contents(bare, PageSettings())
+    shown = contents(bare, ReportSettings())
     assert shown.bias is None
     assert [plot.title for plot in shown.plots] == ["after"]
     text = draw_page(shown).decode()
     assert "The scan itself could not be read." in text
     assert 'class="bias"' not in text
-    assert shown.home[0].panels[3].layers["base"].pixels.std() > 20
+    assert shown.native[0].panels[3].layers["base"].pixels.std() > 20
 
 
-# From files
+# Results read from files
 
 
-def test_a_run_writes_its_pages(tmp_path: Path) -> None:
-    run = replace(voted_run(), pages={"report": b"a page", "pdf": b"a pdf"})
+def test_a_run_writes_its_reports(tmp_path: Path) -> None:
+    run = replace(voted_run(), exports={"report": b"a report", "pdf": b"a pdf"})
     files = write_results(run, tmp_path)
     assert sorted(files.values()) == sorted(tmp_path.iterdir())
-    assert (tmp_path / "toy_report.html").read_bytes() == b"a page"
-    with pytest.raises(OutputError, match="came out empty"):
-        write_results(replace(run, pages={"report": b""}), tmp_path)
-    assert (tmp_path / "toy_report.html").read_bytes() == b"a page"
+    assert (tmp_path / "toy_report.html").read_bytes() == b"a report"
+    with pytest.raises(OutputError, match="was written empty"):
+        write_results(replace(run, exports={"report": b""}), tmp_path)
+    assert (tmp_path / "toy_report.html").read_bytes() == b"a report"
 
 
 @pytest.mark.slow
-def test_pdf_has_two_sheets_whatever_must_be_said(shown: Contents) -> None:
+def test_the_pdf_has_two_pages_for_any_number_of_warnings(shown: Contents) -> None:
     import pypdfium2
 
     many = tuple(f"warning {i}: " + "words " * 40 for i in range(30))
     for warnings in ((), many):
         record = {**shown.finished.record, "warnings": list(warnings)}
         document = pypdfium2.PdfDocument(draw_pdf(replace(shown, finished=replace(shown.finished, record=record))))
-        assert [sheet.get_size() for sheet in document] == [pytest.approx((595.28, 841.89), abs=0.1)] * 2
-        first, second = (sheet.get_textpage().get_text_range() for sheet in document)
+        assert [pdf_page.get_size() for pdf_page in document] == [pytest.approx((595.28, 841.89), abs=0.1)] * 2
+        first, second = (pdf_page.get_textpage().get_text_range() for pdf_page in document)
         assert "toy" in first
-        assert "the person's left is on the left" in first
+        assert "the subject's left is on the left" in first
         assert ("warning 0" in first) == bool(warnings)
         assert "Hippocampus" in second
         assert "SHA-256" in second
         document.close()
 
 
-def test_records_are_found_in_folders_below(results: Path, tmp_path: Path) -> None:
+def test_records_are_found_in_subfolders(results: Path, tmp_path: Path) -> None:
     for name in ("b", "a/c", ".hidden"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x_record.json").write_text("{}")
@@ -284,7 +286,7 @@ def test_records_are_found_in_folders_below(results: Path, tmp_path: Path) -> No
         NAMES.volumes,
     ],
 )
-def test_a_missing_or_damaged_file_is_named(copy: Path, name: str) -> None:
+def test_the_error_names_a_missing_or_damaged_file(copy: Path, name: str) -> None:
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2] if name.endswith("gz") else b"index\n\xff")
     with pytest.raises(InputError, match=re.escape(name)):
@@ -294,14 +296,14 @@ def test_a_missing_or_damaged_file_is_named(copy: Path, name: str) -> None:
         read_finished(copy / NAMES.record)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"input": 1}', '{"home_from_template": "x"}'])
-def test_a_record_of_something_else_is_refused(copy: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"input": 1}', '{"native_from_template": "x"}'])
+def test_a_record_of_another_program_is_rejected(copy: Path, text: str) -> None:
     (copy / NAMES.record).write_text(text)
     with pytest.raises(InputError, match=r"toy_record\.json .*segment the scan again"):
         read_finished(copy / NAMES.record)
 
 
-def test_files_of_different_runs_are_refused(copy: Path, finished: Finished) -> None:
+def test_files_of_different_runs_are_rejected(copy: Path, finished: Finished) -> None:
     other = LabelMap(np.ones((5, 6, 7), np.uint8), axis_aligned_grid((5, 6, 7), 1, (0, 0, 0)))
     write_image(copy / NAMES.brain, other, None)
     with pytest.raises(GeometryError, match=r"toy_desc-brain_mask.*different runs"):
@@ -314,7 +316,7 @@ def test_the_scan_must_be_the_one_that_was_segmented(copy: Path, tmp_path: Path)
     (copy / NAMES.record).write_text(json.dumps(record))
     without = read_finished(copy / NAMES.record)
     assert without.scan is None
-    assert "give its place with --scan" in without.notes[0]
+    assert "give its path with --scan" in without.notes[0]
     assert read_finished(copy / NAMES.record, toy_scan().path).scan is not None
     other = copy / NAMES.preprocessed
     with pytest.raises(InputError, match="is not the file that was segmented"):
@@ -328,7 +330,7 @@ def test_the_scan_must_be_the_one_that_was_segmented(copy: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_report_remakes_the_pages_that_a_run_makes_from_memory(
+def test_the_command_writes_the_same_reports_as_the_run(
     copy: Path, shown: Contents, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(copy)
@@ -342,56 +344,56 @@ def test_report_remakes_the_pages_that_a_run_makes_from_memory(
     assert said.err == ""
 
 
-def test_report_goes_on_past_results_that_cannot_be_shown(
+def test_the_command_continues_after_results_that_cannot_be_read(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(page, "pages_of", lambda *_: {"report": b"a page"})
+    monkeypatch.setattr(page, "reports_of", lambda *_: {"report": b"a report"})
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "x_record.json").write_text("{}")
-    assert run_slant("report", bad, copy, "--out", tmp_path / "pages") == 1
+    assert run_slant("report", bad, copy, "--out", tmp_path / "reports") == 1
     said = capsys.readouterr()
-    assert content(tmp_path / "pages") == {NAMES.report: b"a page"}
+    assert content(tmp_path / "reports") == {NAMES.report: b"a report"}
     assert "x_record.json" in said.err
-    assert said.err.endswith("1 of 2 pages could not be made, see above\n")
+    assert said.err.endswith("1 of 2 reports could not be written, see above\n")
     assert run_slant("report", bad, copy, "--scan", toy_scan().path) == 2
-    assert "--scan is for the results of one scan, found those of 2" in capsys.readouterr().err
+    assert "--scan expects the results of one scan, found those of 2" in capsys.readouterr().err
 
 
-def test_pages_of_one_name_are_not_put_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_do_not_overwrite_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "x_record.json").write_text("{}")
-    assert run_slant("report", tmp_path, "--out", tmp_path / "pages") == 2
-    assert "several results with the record x_record.json" in capsys.readouterr().err
-    assert not (tmp_path / "pages").exists()
+    assert run_slant("report", tmp_path, "--out", tmp_path / "reports") == 2
+    assert "several records named x_record.json" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
 
 
-def test_report_says_what_it_wants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_missing_and_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_slant("report") == 2
-    assert "wanted at least one with finished results" in capsys.readouterr().err
+    assert "expected at least one with finished results" in capsys.readouterr().err
     assert run_slant("report", tmp_path, "--convention", "left") == 2
     assert "--convention" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_named(
+def test_the_error_names_a_folder_that_cannot_be_written(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(page, "pages_of", lambda *_: {"report": b"a page"})
+    monkeypatch.setattr(page, "reports_of", lambda *_: {"report": b"a report"})
     (tmp_path / "file").write_text("not a folder")
     assert run_slant("report", copy, "--out", tmp_path / "file") == 2
-    assert f"cannot make the folder {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"cannot create the folder {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(SettingsError, match="convention must be"):
-        PageSettings(convention="left")  # type: ignore[arg-type]
+        ReportSettings(convention="left")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="leave one of them out"):
-        RunPages(pdf=True, report=False)
+        RunReportSettings(pdf=True, report=False)
 
 
-def test_doubt_has_the_last_colour_where_half_the_votes_agree(finished: Finished) -> None:
-    share = np.where(finished.labels.data == 47, 0.5, 1)
-    doubt = checks._doubt(replace(finished, confidence=Volume(share, finished.labels.grid)))
-    assert set(np.unique(doubt[finished.labels.data == 47])) == {len(checks.color_scale()) - 1}
-    assert not doubt[finished.labels.data != 47].any()
+def test_the_last_colour_marks_a_vote_fraction_of_one_half(finished: Finished) -> None:
+    fraction = np.where(finished.labels.data == 47, 0.5, 1)
+    steps = qc_figures._disagreement_steps(replace(finished, confidence=Volume(fraction, finished.labels.grid)))
+    assert set(np.unique(steps[finished.labels.data == 47])) == {len(qc_figures.color_scale()) - 1}
+    assert not steps[finished.labels.data != 47].any()

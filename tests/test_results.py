@@ -1,4 +1,4 @@
-"""What a run leaves behind: eleven files on the scan's own grid, whole or not at all."""
+"""Results of a run: eleven files, written atomically."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from toy import (
     SFORM_CODE,
     SIMILARITY,
     content,
-    home_from_template,
     light_found,
+    native_from_template,
     toy_found,
     toy_grid,
     toy_model,
@@ -35,7 +35,7 @@ import slant
 from slant.config import SegmentSettings
 from slant.errors import OutputError
 from slant.io.luts import format_lut
-from slant.io.results import ResultNames, Run, record, write_results
+from slant.io.results import ResultNames, SegmentationRun, record, write_results
 from slant.io.staging import check_output, staged
 
 NAMES = ResultNames("toy")
@@ -44,7 +44,7 @@ SUFFIXES = (
     "space-MNI305_seg-BrainCOLOR_dseg.nii.gz",
     "space-MNI305_desc-preproc_T1w.nii.gz",
     "desc-brain_mask.nii.gz",
-    "desc-confidence_probseg.nii.gz",
+    "desc-confidence_map.nii.gz",
     "from-T1w_to-MNI305_mode-image_xfm.mat",
     "seg-BrainCOLOR_dseg.tsv",
     "seg-BrainCOLOR_volumes.tsv",
@@ -52,16 +52,16 @@ SUFFIXES = (
     "overlay.png",
     "record.json",
 )
-HOME = (SUFFIXES[0], SUFFIXES[3], SUFFIXES[4])
+NATIVE = (SUFFIXES[0], SUFFIXES[3], SUFFIXES[4])
 TEMPLATE = (SUFFIXES[1], SUFFIXES[2])
 
 
-def toy_run() -> Run:
-    return Run(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+def toy_run() -> SegmentationRun:
+    return SegmentationRun(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
 
 
-def light_run() -> Run:
-    return Run(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+def light_run() -> SegmentationRun:
+    return SegmentationRun(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
 
 
 @pytest.fixture(scope="module")
@@ -72,54 +72,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_every_file_is_there_and_none_besides(folder: Path) -> None:
+def test_exactly_the_expected_files_are_written(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"toy_{suffix}" for suffix in SUFFIXES)
 
 
-@pytest.mark.parametrize("suffix", HOME)
-def test_images_at_home_lie_as_the_scan(folder: Path, suffix: str) -> None:
-    found, wanted = nib.load(folder / f"toy_{suffix}"), nib.load(toy_scan().path)
-    assert found.shape == wanted.shape
+@pytest.mark.parametrize("suffix", NATIVE)
+def test_images_in_native_space_have_the_geometry_of_the_scan(folder: Path, suffix: str) -> None:
+    found, scan = nib.load(folder / f"toy_{suffix}"), nib.load(toy_scan().path)
+    assert found.shape == scan.shape
     for form in ("sform", "qform"):
-        np.testing.assert_array_equal(getattr(found.header, f"get_{form}")(), getattr(wanted.header, f"get_{form}")())
+        np.testing.assert_array_equal(getattr(found.header, f"get_{form}")(), getattr(scan.header, f"get_{form}")())
     assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (SFORM_CODE, QFORM_CODE)
     assert nib.aff2axcodes(found.affine) == ("P", "S", "R")
 
 
 @pytest.mark.parametrize("suffix", TEMPLATE)
-def test_images_in_template_space_lie_as_the_template(folder: Path, suffix: str) -> None:
+def test_images_in_template_space_have_the_geometry_of_the_template(folder: Path, suffix: str) -> None:
     found = nib.load(folder / f"toy_{suffix}")
     assert found.shape == toy_model().inputs.template.grid.shape
     np.testing.assert_allclose(found.affine, toy_model().inputs.template.grid.ras_from_voxel, atol=1e-4)
 
 
-def test_label_maps_hold_the_ids_as_whole_numbers(folder: Path) -> None:
+def test_label_maps_have_integer_ids(folder: Path) -> None:
     for suffix in (SUFFIXES[0], SUFFIXES[1], SUFFIXES[3]):
         image = nib.load(folder / f"toy_{suffix}")
         assert image.get_data_dtype() == np.uint8
         assert (image.dataobj.slope, image.dataobj.inter) == (1, 0)
-    home = np.asarray(nib.load(folder / NAMES.labels).dataobj)
+    native = np.asarray(nib.load(folder / NAMES.labels).dataobj)
     scan = np.asarray(nib.load(toy_scan().path).dataobj)
-    assert set(np.unique(home)) == set(toy_model().protocol.ids.tolist())
-    assert (scan[home != 0] != 0).mean() > 0.95
+    assert set(np.unique(native)) == set(toy_model().protocol.ids.tolist())
+    assert (scan[native != 0] != 0).mean() > 0.95
 
 
-def test_confidence_is_a_share(folder: Path) -> None:
-    share = np.asarray(nib.load(folder / NAMES.confidence).dataobj)
-    assert share.dtype == np.float32
-    assert 0 < share.min() < 0.6
-    assert share.max() == pytest.approx(1)
-    assert share[0, 0, 0] == 1
+def test_confidence_is_a_fraction(folder: Path) -> None:
+    confidence = np.asarray(nib.load(folder / NAMES.confidence).dataobj)
+    assert confidence.dtype == np.float32
+    assert 0 < confidence.min() < 0.6
+    assert confidence.max() == pytest.approx(1)
+    assert confidence[0, 0, 0] == 1
 
 
-def test_ants_carries_the_scan_with_the_transform_where_the_pipeline_did(folder: Path) -> None:
-    carried = ants.apply_transforms(
+def test_ants_applies_the_transform_as_the_pipeline_does(folder: Path) -> None:
+    resampled = ants.apply_transforms(
         ants.image_read(str(folder / NAMES.preprocessed)),
         ants.image_read(str(folder / NAMES.brain)).astype("float32"),
         transformlist=[str(folder / NAMES.transform)],
     )
     brain = np.asarray(nib.load(folder / NAMES.preprocessed).dataobj) > 0
-    inside = carried.numpy() > 0.5
+    inside = resampled.numpy() > 0.5
     assert 2 * (brain & inside).sum() / (brain.sum() + inside.sum()) > 0.98
 
 
@@ -132,10 +132,11 @@ def test_lookup_table(folder: Path) -> None:
 
 def test_volumes_table(folder: Path) -> None:
     table = pd.read_csv(folder / NAMES.volumes, sep="\t")
-    places = ["level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe"]
-    judged = ["expected_dice", "volume_z", "usual_low", "usual_high"]
-    assert list(table.columns) == [*places, "volume_mm3", "tiv_fraction", "asymmetry_percent", *judged]
-    assert table[judged].isna().all(axis=None), "the toy model has no reference"
+    region_columns = ["level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe"]
+    quality_columns = ["expected_dice", "volume_z", "reference_low", "reference_high"]
+    volume_columns = ["volume_mm3", "etiv_fraction", "asymmetry_percent"]
+    assert list(table.columns) == [*region_columns, *volume_columns, *quality_columns]
+    assert table[quality_columns].isna().all(axis=None), "the toy model has no reference"
     regions = table[table["level"] == "region"].set_index("index")
     labels = np.asarray(nib.load(folder / NAMES.labels).dataobj)
     ids, counts = np.unique(labels[labels != 0], return_counts=True)
@@ -155,7 +156,7 @@ def test_sidecar_names_source_model_and_licence(folder: Path) -> None:
     assert sidecar["GeneratedBy"] == [{"Name": "slant", "Version": slant.__version__}]
 
 
-def test_record_says_how_the_results_were_made(folder: Path) -> None:
+def test_record_describes_how_the_results_were_made(folder: Path) -> None:
     written = json.loads((folder / NAMES.record).read_text("utf-8"))
     assert written["input"]["sha256"] == hashlib.sha256(toy_scan().path.read_bytes()).hexdigest()
     manifest = (toy_model_folder() / "manifest.json").read_bytes()
@@ -163,16 +164,16 @@ def test_record_says_how_the_results_were_made(folder: Path) -> None:
     assert written["versions"]["slant"] == slant.__version__
     assert written["versions"]["torch"] == version("torch")
     assert written["settings"]["threads"] == 1
-    assert written["settings"]["warp"] == "vote"
+    assert written["settings"]["interpolation"] == "multilabel"
     assert written["warnings"] == []
     assert written["registration_similarity"] == SIMILARITY
-    np.testing.assert_allclose(written["home_from_template"], home_from_template())
+    np.testing.assert_allclose(written["native_from_template"], native_from_template())
     assert written["regions_found"] == 132
-    assert written["total_intracranial_volume_mm3"] == pytest.approx(1890907 * 0.96**3, abs=0.1)
-    stages = [stage["name"] for stage in written["stages"]]
-    expected = ["brain", "register", "bias", "harmonize", "networks and vote", "inverse warp", "measure"]
-    assert stages == expected
-    assert all(stage["seconds"] >= 0 and stage["peak_mib"] > 0 for stage in written["stages"])
+    assert written["etiv_mm3"] == pytest.approx(1890907 * 0.96**3, abs=0.1)
+    steps = [timing["name"] for timing in written["timings"]]
+    expected = ["brain", "register", "bias", "intensity", "networks and vote", "resample labels", "volumes"]
+    assert steps == expected
+    assert all(timing["runtime_s"] >= 0 and timing["peak_mib"] > 0 for timing in written["timings"])
     assert record(toy_run()) == written
 
 
@@ -196,7 +197,7 @@ def test_same_bytes_again_and_in_another_folder(tmp_path: Path, monkeypatch: pyt
     assert content(tmp_path / "one") == content(tmp_path / "other ü")
 
 
-# Failing
+# Failures
 
 
 @contextmanager
@@ -209,16 +210,16 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_no_room_for_a_file_leaves_old_results_as_they_were(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_leaves_old_results_unchanged(tmp_path: Path) -> None:
     write_results(light_run(), tmp_path)
     before = content(tmp_path)
-    with largest_file(100_000), pytest.raises(OutputError, match=r"File too large.*free some space"):
+    with largest_file(100_000), pytest.raises(OutputError, match=r"File too large.*check free space"):
         write_results(toy_run(), tmp_path)
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", NAMES.all)
-def test_failing_at_any_file_leaves_old_results_as_they_were(
+def test_a_failure_at_any_file_leaves_old_results_unchanged(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_results(light_run(), tmp_path)
@@ -231,23 +232,23 @@ def test_failing_at_any_file_leaves_old_results_as_they_were(
     opened, replaced = Path.open, Path.replace
     monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
     monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
-    for elsewhere in ("slant.register.write_transform", "slant.io.results._write_volumes"):
-        monkeypatch.setattr(elsewhere, lambda path, _: path.write_text("new"))
-    with pytest.raises(OutputError, match="No space left on device; free some space"):
+    for writer in ("slant.register.write_transform", "slant.io.results._write_volumes"):
+        monkeypatch.setattr(writer, lambda path, _: path.write_text("new"))
+    with pytest.raises(OutputError, match="No space left on device; check free space"):
         write_results(light_run(), tmp_path)
     assert content(tmp_path) == before
 
 
-def test_a_file_that_came_out_empty_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_results(light_run(), tmp_path)
     before = content(tmp_path)
     monkeypatch.setattr("slant.register.write_transform", lambda path, _: path.touch())  # as ITK does on a full disk
-    with pytest.raises(OutputError, match=r"xfm\.mat came out empty"):
+    with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
         write_results(light_run(), tmp_path)
     assert content(tmp_path) == before
 
 
-def test_a_folder_in_a_results_place_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_result_is_not_changed(tmp_path: Path) -> None:
     write_results(light_run(), tmp_path)
     (tmp_path / NAMES.overlay).unlink()
     (tmp_path / NAMES.overlay).mkdir()
@@ -257,14 +258,14 @@ def test_a_folder_in_a_results_place_is_left_alone(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
-def test_folders_made_for_results_that_failed_are_removed(tmp_path: Path) -> None:
+def test_folders_created_for_a_failed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with pytest.raises(OutputError, match="No such file"), staged(tmp_path / "old" / "a" / "b", NAMES) as temporary:
         (temporary / NAMES.labels).write_text("and no others")
     assert list((tmp_path / "old").iterdir()) == []
 
 
-def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
+def test_other_files_are_never_changed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".slant-other").mkdir()
     write_results(light_run(), tmp_path)
@@ -273,7 +274,7 @@ def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES.all)
-def test_any_one_result_is_an_existing_result(tmp_path: Path, name: str) -> None:
+def test_any_existing_result_file_is_detected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("old")
     with pytest.raises(OutputError, match=r"already holds results of this scan \(toy_.*--force"):
         check_output(tmp_path, NAMES, force=False)
@@ -282,6 +283,6 @@ def test_any_one_result_is_an_existing_result(tmp_path: Path, name: str) -> None
     assert content(tmp_path) == {name: b"old"}
 
 
-def test_checking_makes_no_folder(tmp_path: Path) -> None:
+def test_the_check_creates_no_folder(tmp_path: Path) -> None:
     check_output(tmp_path / "a" / "b", NAMES, force=False)
     assert list(tmp_path.iterdir()) == []

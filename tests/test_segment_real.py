@@ -1,4 +1,4 @@
-"""Real scans through the embedded models, from command to files."""
+"""Segment real scans with the embedded models, from the command to the files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from slant.io.models import embedded_models
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.io.results import ResultNames
-from slant.measure import mean_dice
 from slant.volume import LabelMap
+from slant.volumes import mean_dice
 
 pytestmark = pytest.mark.slow
 
 SLANT = sys.executable, "-c", "from slant.cli import main; main()"
-"""A process of its own, whose memory has not been that of other tests."""
+"""A separate process, so that its peak memory is not that of other tests."""
 
 SMOKE_DICE = 0.6
-"""For a scan that the embedded model was trained on; see its test."""
+"""Minimum Dice on a scan that the embedded model was trained on, see its test."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def segmented(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def run(scan: str, model: str = "slant27", threads: int = 1) -> Path:
         if model not in embedded_models():
-            pytest.skip(f"the package has no weights of {model} in slant/weights")
+            pytest.skip(f"the weights of {model} are not in slant/weights")
         if (scan, model, threads) not in done:
             out = tmp_path_factory.mktemp(model)
             command = [*SLANT, "segment", data_dir / scan, out, "--model", model, "--threads", str(threads)]
@@ -51,7 +51,7 @@ CHRIS, MANUAL = "single/chris_T1w.nii.gz", "miccai2012-train/1000_T1w.nii.gz"
 NAMES = ResultNames("chris")
 
 
-def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented: Callable[..., Path]) -> None:
+def test_a_whole_head_has_all_regions_in_native_space(data_dir: Path, segmented: Callable[..., Path]) -> None:
     out = segmented(CHRIS)
     found, scan = nib.load(out / NAMES.labels), nib.load(data_dir / CHRIS)
     assert found.shape == scan.shape
@@ -64,8 +64,8 @@ def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented:
     assert record["registration_similarity"] > 0.5
     assert record["deformation"]["accepted"]
     assert record["deformation"]["similarity"] > 0.85 > record["deformation"]["affine_similarity"]
-    assert 1.0e6 < record["total_intracranial_volume_mm3"] < 2.2e6
-    assert max(stage["peak_mib"] for stage in record["stages"]) < 4096
+    assert 1.0e6 < record["etiv_mm3"] < 2.2e6
+    assert max(timing["peak_mib"] for timing in record["timings"]) < 4096
     assert record["quality"]["grade"] == "pass", record["quality"]["reasons"]
     expected = [dice for dice, *_ in record["quality"]["regions"].values()]
     assert 0.6 < np.mean(expected) < 0.85
@@ -73,14 +73,14 @@ def test_a_full_head_gets_all_regions_on_its_own_grid(data_dir: Path, segmented:
 
 def test_two_threads_give_the_same_bytes_as_one(segmented: Callable[..., Path]) -> None:
     one, two = content(segmented(CHRIS)), content(segmented(CHRIS, threads=2))
-    assert {name for name in one if one[name] != two[name]} == {NAMES.record, NAMES.report}  # they hold seconds
+    assert {name for name in one if one[name] != two[name]} == {NAMES.record, NAMES.report}  # with runtimes
 
 
 @pytest.mark.parametrize("model", ["slant27", "slant8"])
-def test_labels_of_a_training_scan_lie_on_the_manual_ones(
+def test_labels_of_a_training_scan_agree_with_the_manual_labels(
     model: str, data_dir: Path, segmented: Callable[..., Path]
 ) -> None:
-    """A check of geometry and sides, not of accuracy: the embedded models were trained on this very scan."""
+    """A check of geometry and sides, not of accuracy: the embedded models were trained on this scan."""
     scan = read_scan(data_dir / MANUAL)
     manual = read_labels(data_dir / MANUAL.replace("_T1w", "_dseg"), scan)
     found = read_labels(segmented(MANUAL, model) / ResultNames("1000").labels, scan)

@@ -1,4 +1,4 @@
-"""Symmetric registration finds a known deformation, in both directions, and repeats itself."""
+"""Symmetric registration finds a known deformation in both directions and is deterministic."""
 
 from __future__ import annotations
 
@@ -12,73 +12,80 @@ import torch
 from scipy import ndimage
 
 from slant.config import SynSettings
+from slant.displacement import CompositeTransform, DisplacementField, sample_linear
 from slant.errors import GeometryError, SettingsError
 from slant.grid import axis_aligned_grid
 from slant.resample import resample
 from slant.syn import coarsened, local_correlation, register_syn
 from slant.volume import Volume
-from slant.warp import Chain, Warp, interpolate_at
 
 SHAPE = (38, 44, 32)
 GRID = axis_aligned_grid(SHAPE, 4.0, (-70, -90, -50))
 IDENTITY = np.eye(4)
 
 
-def blob() -> np.ndarray:
-    """A patterned ellipsoid, zero outside."""
+def phantom() -> np.ndarray:
+    """A textured ellipsoid, zero outside."""
     x, y, z = np.indices(SHAPE, dtype=np.float32)
     inside = ((x - 18) / 14) ** 2 + ((y - 22) / 17) ** 2 + ((z - 16) / 11) ** 2 < 1
-    pattern = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 1.5)
-    return np.where(inside, 1 + 3 * pattern, 0).astype(np.float32)
+    texture = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 1.5)
+    return np.where(inside, 1 + 3 * texture, 0).astype(np.float32)
 
 
 def pair() -> tuple[Volume, Volume]:
-    """The blob, and the blob moved by up to 8 mm along x and 4 mm along y."""
-    image, places = blob(), np.indices(SHAPE, dtype=np.float32)
-    bump = np.exp(-((places - np.float32([18, 22, 16])[:, None, None, None]) ** 2).sum(axis=0) / 120)
-    places[0] += 2 * bump
-    places[1] -= bump
-    return Volume(image, GRID), Volume(interpolate_at(image, places), GRID)
+    """The phantom, and the phantom deformed by up to 8 mm along x and 4 mm along y."""
+    image, coordinates = phantom(), np.indices(SHAPE, dtype=np.float32)
+    bump = np.exp(-((coordinates - np.float32([18, 22, 16])[:, None, None, None]) ** 2).sum(axis=0) / 120)
+    coordinates[0] += 2 * bump
+    coordinates[1] -= bump
+    return Volume(image, GRID), Volume(sample_linear(image, coordinates), GRID)
 
 
 @pytest.fixture(scope="module")
-def warps() -> tuple[Warp, Warp]:
+def warps() -> tuple[DisplacementField, DisplacementField]:
     return register_syn(*pair(), SynSettings(resolution_mm=4.0))
 
 
-def test_known_deformation_is_found(warps: tuple[Warp, Warp]) -> None:
-    (fixed, moving), (there, back) = pair(), warps
+def test_a_known_deformation_is_found(warps: tuple[DisplacementField, DisplacementField]) -> None:
+    (fixed, moving), (forward, inverse) = pair(), warps
     inside = ndimage.binary_erosion(fixed.data > 0, iterations=3)
-    for warp, target, source in ((there, fixed, moving), (back, moving, fixed)):
-        carried = interpolate_at(source.data, Chain(IDENTITY, warp, IDENTITY).voxels(GRID, GRID))
+    for warp, target, source in ((forward, fixed, moving), (inverse, moving, fixed)):
+        warped = sample_linear(source.data, CompositeTransform(IDENTITY, warp, IDENTITY).voxels(GRID, GRID))
         before = local_correlation(target.data, source.data, 2)[inside].mean()
-        after = local_correlation(target.data, carried, 2)[inside].mean()
+        after = local_correlation(target.data, warped, 2)[inside].mean()
         assert before < 0.7
         assert after > 0.95
-    # content at fixed x lies at moving x - 8 mm, y + 4 mm in the middle of the bump
-    assert there.displacement_mm[:, 18, 22, 16] == pytest.approx([-8, 4, 0], abs=1.5)
-    assert back.displacement_mm[:, 17, 22, 16] == pytest.approx([8, -4, 0], abs=2)
+    # at the centre of the bump, a fixed point corresponds to the moving point at x - 8 mm, y + 4 mm
+    assert forward.displacement_mm[:, 18, 22, 16] == pytest.approx([-8, 4, 0], abs=1.5)
+    assert inverse.displacement_mm[:, 17, 22, 16] == pytest.approx([8, -4, 0], abs=2)
 
 
-def assert_agree(found: tuple[Warp, Warp], wanted: tuple[Warp, Warp], mean_mm: float) -> None:
-    """In the brains the displacements are the same, and so is what they make of the other image."""
+def assert_agree(
+    found: tuple[DisplacementField, DisplacementField],
+    expected: tuple[DisplacementField, DisplacementField],
+    mean_mm: float,
+) -> None:
+    """Check that displacements and warped images agree in the brains."""
     fixed, moving = pair()
-    for ours, theirs, target, source in zip(found, wanted, (fixed, moving), (moving, fixed), strict=True):
+    for ours, theirs, target, source in zip(found, expected, (fixed, moving), (moving, fixed), strict=True):
         inside = target.data > 0
-        apart = np.linalg.norm(ours.displacement_mm - theirs.displacement_mm, axis=0)[inside]
-        assert apart.mean() < mean_mm
-        carried = (interpolate_at(source.data, Chain(IDENTITY, w, IDENTITY).voxels(GRID, GRID)) for w in (ours, theirs))
-        similar = [local_correlation(target.data, image, 2)[inside].mean() for image in carried]
-        assert similar[0] == pytest.approx(similar[1], abs=0.002)
+        difference_mm = np.linalg.norm(ours.displacement_mm - theirs.displacement_mm, axis=0)[inside]
+        assert difference_mm.mean() < mean_mm
+        warped = (
+            sample_linear(source.data, CompositeTransform(IDENTITY, w, IDENTITY).voxels(GRID, GRID))
+            for w in (ours, theirs)
+        )
+        similarities = [local_correlation(target.data, image, 2)[inside].mean() for image in warped]
+        assert similarities[0] == pytest.approx(similarities[1], abs=0.002)
 
 
-def test_oracle_agrees(warps: tuple[Warp, Warp]) -> None:
+def test_warps_agree_with_the_oracle(warps: tuple[DisplacementField, DisplacementField]) -> None:
     assert_agree(warps, syn_oracle.register_syn(*pair(), SynSettings(resolution_mm=4.0)), 0.01)
 
 
-def test_oracle_agrees_on_the_local_correlation() -> None:
+def test_local_correlation_agrees_with_the_oracle() -> None:
     fixed, moving = (image.data for image in pair())
-    for radius in (1, 2, 20):  # the last reaches over an edge
+    for radius in (1, 2, 20):  # the last is larger than the image
         found = local_correlation(fixed, moving, radius)
         assert found == pytest.approx(syn_oracle.local_correlation(fixed, moving, radius), abs=1e-3)
 
@@ -91,63 +98,70 @@ def torch_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_same_bytes_whatever_the_threads(
-    threads: int, warps: tuple[Warp, Warp], torch_threads: None, monkeypatch: pytest.MonkeyPatch
+def test_same_bytes_with_any_number_of_threads(
+    threads: int,
+    warps: tuple[DisplacementField, DisplacementField],
+    torch_threads: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.set_num_threads(threads)
-    monkeypatch.setattr("slant.syn._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("slant.syn._MIN_PARALLEL_VOXELS", 1)
     found = register_syn(*pair(), SynSettings(resolution_mm=4.0))
     assert [w.displacement_mm.tobytes() for w in found] == [w.displacement_mm.tobytes() for w in warps]
     assert torch.get_num_threads() == threads
 
 
-def test_same_bytes_side_by_side(warps: tuple[Warp, Warp], torch_threads: None) -> None:
+def test_same_bytes_in_parallel_registrations(
+    warps: tuple[DisplacementField, DisplacementField], torch_threads: None
+) -> None:
     torch.set_num_threads(2)
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(lambda _: register_syn(*pair(), SynSettings(resolution_mm=4.0)), range(3)))
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
-    for there, back in runs:
-        assert there.displacement_mm.tobytes() == warps[0].displacement_mm.tobytes()
-        assert back.displacement_mm.tobytes() == warps[1].displacement_mm.tobytes()
+    for forward, inverse in runs:
+        assert forward.displacement_mm.tobytes() == warps[0].displacement_mm.tobytes()
+        assert inverse.displacement_mm.tobytes() == warps[1].displacement_mm.tobytes()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees(warps: tuple[Warp, Warp]) -> None:
+def test_cuda_agrees(warps: tuple[DisplacementField, DisplacementField]) -> None:
     settings = SynSettings(resolution_mm=4.0)
     found = register_syn(*pair(), settings, "cuda")
     assert_agree(found, warps, 0.1)
-    back, there = register_syn(*pair()[::-1], settings, "cuda")
-    assert np.array_equal(there.displacement_mm, found[0].displacement_mm)
-    assert np.array_equal(back.displacement_mm, found[1].displacement_mm)
+    inverse, forward = register_syn(*pair()[::-1], settings, "cuda")
+    assert np.array_equal(forward.displacement_mm, found[0].displacement_mm)
+    assert np.array_equal(inverse.displacement_mm, found[1].displacement_mm)
 
 
-def test_exchanged_images_exchange_the_warps_to_the_last_bit(warps: tuple[Warp, Warp]) -> None:
+def test_exchanged_images_exchange_the_warps_bit_by_bit(
+    warps: tuple[DisplacementField, DisplacementField],
+) -> None:
     fixed, moving = pair()
-    there, back = register_syn(moving, fixed, SynSettings(resolution_mm=4.0))
-    assert np.array_equal(there.displacement_mm, warps[1].displacement_mm)
-    assert np.array_equal(back.displacement_mm, warps[0].displacement_mm)
+    forward, inverse = register_syn(moving, fixed, SynSettings(resolution_mm=4.0))
+    assert np.array_equal(forward.displacement_mm, warps[1].displacement_mm)
+    assert np.array_equal(inverse.displacement_mm, warps[0].displacement_mm)
 
 
-def test_image_and_itself_stay_in_place() -> None:
+def test_an_image_registered_to_itself_is_hardly_deformed() -> None:
     image = pair()[0]
-    there, _ = register_syn(image, image, SynSettings(resolution_mm=4.0))
-    assert np.abs(there.displacement_mm).max() < 1
+    forward, _ = register_syn(image, image, SynSettings(resolution_mm=4.0))
+    assert np.abs(forward.displacement_mm).max() < 1
 
 
 @pytest.mark.parametrize(
     ("resolution_mm", "levels"),
     [(8.0, ((1, 15),)), (4.0, ((2, 40), (1, 15))), (2.0, ((4, 40), (2, 30), (1, 15))), (3.0, ((2, 40), (1, 15)))],
 )
-def test_levels_begin_near_8_mm(resolution_mm: float, levels: tuple[tuple[int, int], ...]) -> None:
+def test_levels_start_near_8_mm(resolution_mm: float, levels: tuple[tuple[int, int], ...]) -> None:
     assert SynSettings(resolution_mm=resolution_mm).levels == levels
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     image = pair()[0]
     other = Volume(image.data, axis_aligned_grid(SHAPE, 4.0, (0, 0, 0)))
-    with pytest.raises(GeometryError, match="not on one grid"):
+    with pytest.raises(GeometryError, match="not on the same grid"):
         register_syn(image, other, SynSettings(resolution_mm=4.0))
     with pytest.raises(SettingsError, match=r"0\.1"):
         SynSettings(resolution_mm=0.1)
@@ -155,15 +169,15 @@ def test_bad_input_is_refused() -> None:
         SynSettings(radius=0)
 
 
-def test_local_correlation_ignores_contrast_and_shading() -> None:
-    image = blob()
-    shaded = image * np.linspace(1, 1.2, SHAPE[0], dtype=np.float32)[:, None, None] * 3
+def test_local_correlation_does_not_depend_on_contrast_and_bias_field() -> None:
+    image = phantom()
+    biased = image * np.linspace(1, 1.2, SHAPE[0], dtype=np.float32)[:, None, None] * 3
     inside = ndimage.binary_erosion(image > 0, iterations=3)
-    assert local_correlation(image, shaded, 2)[inside].mean() > 0.99
+    assert local_correlation(image, biased, 2)[inside].mean() > 0.99
     assert local_correlation(image, np.zeros_like(image), 2).max() == 0
 
 
-def test_coarsened_image_is_smooth_and_covers_the_same() -> None:
+def test_a_coarsened_image_is_smooth_and_covers_the_same_box() -> None:
     image = pair()[0]
     assert coarsened(image, 4.0) is image
     found = coarsened(image, 8.0)

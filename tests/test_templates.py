@@ -1,4 +1,4 @@
-"""The template that ships: its grids are SLANT's, its brain stands upright inside them."""
+"""The shipped template has the grids of SLANT and the right orientation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slant.template import Template
 from slant.volume import LabelMap, Volume
 
 
-def test_the_working_grid_is_slants_and_the_coarse_one_fills_the_same_box():
+def test_the_working_grid_is_that_of_slant_and_the_2_mm_grid_fills_the_same_box():
     fine, coarse = mni305_grids()
     assert fine.shape == (172, 220, 156)
     assert coarse.shape == (86, 110, 78)
@@ -29,26 +29,26 @@ def test_the_working_grid_is_slants_and_the_coarse_one_fills_the_same_box():
         np.testing.assert_allclose(*corners)
 
 
-def test_the_working_grid_is_the_one_of_the_originals_label_maps(data_dir: Path):
+def test_the_working_grid_is_that_of_label_maps_of_the_original(data_dir: Path):
     image = nib.load(data_dir / "slant-reference" / "1000_space-MNI305_dseg.nii.gz")
     assert image.shape == load_template().grid.shape
     np.testing.assert_allclose(image.affine, load_template().grid.ras_from_voxel, atol=1e-4)
 
 
-def test_image_and_mask_are_zero_together_and_only_the_brain_stem_is_cut():
+def test_image_and_mask_agree_and_only_the_brain_stem_reaches_a_face():
     template = load_template()
     assert template.name == "MNI305"
     np.testing.assert_array_equal(template.image.data > 0, template.brain.data == 1)
     assert template.image.data.min() == 0
-    above_the_lowest = template.brain.data[:, :, 1:]
-    edges = [np.take(above_the_lowest, index, axis) for axis, index in ((0, 0), (0, -1), (1, 0), (1, -1), (2, -1))]
+    without_lowest_plane = template.brain.data[:, :, 1:]
+    edges = [np.take(without_lowest_plane, index, axis) for axis, index in ((0, 0), (0, -1), (1, 0), (1, -1), (2, -1))]
     assert not any(edge.any() for edge in edges)
     brain_mm3 = template.brain.data.sum() * template.brain.grid.voxel_volume_mm3
     assert brain_mm3 == pytest.approx(template.intracranial_mm3, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("place_ras_mm", "in_brain"),
+    ("point_ras_mm", "in_brain"),
     [
         ((0, -20, 0), True),  # thalamus
         ((-40, -65, -40), True),  # cerebellum
@@ -59,16 +59,16 @@ def test_image_and_mask_are_zero_together_and_only_the_brain_stem_is_cut():
         ((60, 50, 0), False),  # outside the forehead
     ],
 )
-def test_the_brain_stands_upright(place_ras_mm, in_brain):
+def test_the_brain_has_the_right_orientation(point_ras_mm, in_brain):
     brain = load_template().brain
-    i, j, k = np.rint(transform_points(brain.grid.voxel_from_ras, [place_ras_mm])[0]).astype(int)
+    i, j, k = np.rint(transform_points(brain.grid.voxel_from_ras, [point_ras_mm])[0]).astype(int)
     assert bool(brain.data[i, j, k]) is in_brain
 
 
 def test_white_matter_is_brighter_than_cortex_and_ventricles_are_dark():
     template = load_template()
-    places = [(-26, -20, 28), (-4, 8, 12)]  # corona radiata, lateral ventricle
-    voxels = np.rint(transform_points(template.image.grid.voxel_from_ras, places)).astype(int)
+    points = [(-26, -20, 28), (-4, 8, 12)]  # corona radiata, lateral ventricle
+    voxels = np.rint(transform_points(template.image.grid.voxel_from_ras, points)).astype(int)
     white, ventricle = (float(template.image.data[tuple(voxel)]) for voxel in voxels)
     median = float(np.median(template.image.data[template.brain.data != 0]))
     assert white > median > ventricle
@@ -88,7 +88,7 @@ def test_the_intensity_reference_is_a_sorted_z_score():
     assert reference.values.std() == pytest.approx(1, abs=0.05)
 
 
-def test_a_template_refuses_a_mask_on_another_grid():
+def test_a_mask_on_another_grid_is_refused():
     grid, other = (axis_aligned_grid((7, 8, 9), 2.0, first) for first in ((0, 0, 0), (1, 0, 0)))
     with pytest.raises(GeometryError, match="template toy: image and brain mask are not on one grid"):
         Template("toy", Volume(np.ones(grid.shape), grid), LabelMap(np.ones(grid.shape, np.uint8), other), grid, 1e6)

@@ -1,4 +1,4 @@
-"""`slant train`: a killed run goes on to the same bytes; what cannot work is refused before any work."""
+"""`slant train`: a killed run resumes to the same bytes; wrong settings are refused before any work."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ folds = 2
 precision = "float32"
 [network]
 widths = [4, 6]
-detail = 2
-mixed = 4
+image_channels = 2
+head_channels = 4
 [layout]
 shape = [32, 40, 36]
 size = [20, 40, 36]
@@ -32,13 +32,13 @@ counts = [2, 1, 1]
 [whole]
 steps = 3
 learning_rate = 1e-2
-boxes = 4
-average = 0.5
+patches = 4
+ema_decay = 0.5
 [tile]
 steps = 2
 learning_rate = 1e-2
-boxes = 4
-average = 0.5
+patches = 4
+ema_decay = 0.5
 """
 
 
@@ -51,9 +51,9 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
-    """Prepared phantoms; the whole-brain stages see just their small grid."""
+    """Prepared phantoms; the whole-brain stages see only their small grid."""
     small_field(monkeypatch)
-    return toy_settings(tmp_path, people=2)
+    return toy_settings(tmp_path, subjects=2)
 
 
 def small_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def small_field(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(toy: TrainSettings) -> list[object]:
-    return ["--data", toy.data, "--work", toy.work]
+    return ["--data", toy.data, "--work-dir", toy.work_dir]
 
 
 def train(config: Path, *arguments: object) -> int:
@@ -72,12 +72,12 @@ def test_training_and_export_from_the_command_line(toy: TrainSettings, config: P
     assert train(config, *options(toy), "--stages", "whole", "--stages", "tiles") == 0
     assert (toy.run / "curves.png").is_file()
     assert not list(toy.run.glob("model-*"))
-    assert train(config, *options(toy), "--export") == 0
-    said = capfd.readouterr()
-    assert said.out == f"model  {toy.run / 'model-whole'}\nmodel  {toy.run / 'model-toy'}\n"
-    assert "whole" in said.err
-    assert "3/3" in said.err
-    assert read_model(toy.run / "model-toy").manifest["training"]["people"] == ["p0", "p1"]
+    assert train(config, *options(toy), "--stages", "export") == 0
+    output = capfd.readouterr()
+    assert output.out == f"model  {toy.run / 'model-whole'}\nmodel  {toy.run / 'model-toy'}\n"
+    assert "whole" in output.err
+    assert "3/3" in output.err
+    assert read_model(toy.run / "model-toy").manifest["training"]["subjects"] == ["p0", "p1"]
 
 
 def test_one_tile_at_a_time(toy: TrainSettings, config: Path) -> None:
@@ -85,17 +85,20 @@ def test_one_tile_at_a_time(toy: TrainSettings, config: Path) -> None:
     assert sorted(p.name for p in toy.run.rglob("*.pt")) == ["2_1_1.pt", "whole.pt"]
 
 
-def test_a_run_out_of_minutes_says_so_and_goes_on(toy: TrainSettings, config: Path, capsys) -> None:
-    assert train(config, *options(toy), "--stages", "whole", "--minutes", "0") == 0
-    assert "run the same command again to continue" in capsys.readouterr().out
+def test_a_run_stops_at_the_time_limit_and_resumes(toy: TrainSettings, config: Path, capsys) -> None:
+    assert train(config, *options(toy), "--stages", "whole", "--time-limit", "0") == 0
+    assert "time limit reached; rerun to resume" in capsys.readouterr().out
     assert torch.load(toy.run / "whole.pt", weights_only=True)["step"] == 1
     assert train(config, *options(toy), "--stages", "whole") == 0
     assert torch.load(toy.run / "whole.pt", weights_only=True)["step"] == 3
 
 
-def test_export_of_nothing_is_refused(toy: TrainSettings, config: Path, capsys) -> None:
-    assert train(config, *options(toy), "--export") == 2
-    assert "has neither whole.pt nor all tiles of 'toy'; train them first" in the_line(capsys)
+def test_export_without_checkpoints_is_refused(toy: TrainSettings, config: Path, capsys) -> None:
+    assert train(config, *options(toy), "--stages", "export") == 2
+    assert (
+        "contains neither whole.pt nor the checkpoints of all tiles of 'toy'; run the stage whole or tiles first"
+        in the_line(capsys)
+    )
 
 
 # Refused before any work
@@ -121,7 +124,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--stages", "wholes"], "wholes"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_work(
+def test_wrong_options_are_refused_before_any_work(
     no_work, toy: TrainSettings, config: Path, capsys, arguments: list[str], message: str
 ) -> None:
     assert train(config, *options(toy), *arguments) == 2
@@ -132,15 +135,15 @@ def test_what_cannot_work_is_refused_before_any_work(
     ("old", "new", "message"),
     [
         ("steps = 3", "step = 3", "unknown key 'whole.step' (did you mean 'whole.steps'?)"),
-        ("mixed = 4", 'kind = "residul"', "unknown kind of network 'residul' (did you mean 'residual'?)"),
-        ("mixed = 4", 'tasks = ["lobes"]', "unknown task 'lobes' (did you mean 'lobe'?)"),
+        ("head_channels = 4", 'kind = "residul"', "unknown kind of network 'residul' (did you mean 'residual'?)"),
+        ("head_channels = 4", 'tasks = ["lobes"]', "unknown task 'lobes' (did you mean 'lobe'?)"),
         ("[layout]", "[layuot]", "unknown key 'layuot' (did you mean 'layout'?)"),
-        ("[tile]", "[pretrain]\nsteps = 1\n[tile]", "[pretrain] wants auxiliary scans"),
+        ("[tile]", "[pretrain]\nsteps = 1\n[tile]", "[pretrain] uses auxiliary scans"),
         ('precision = "float32"', 'protocol = "brainclor"', "brainclor"),
         ("folds = 2", "folds = ", "is not a TOML file"),
     ],
 )
-def test_mistakes_in_the_file_are_named(
+def test_mistakes_in_the_file_are_reported(
     no_work, toy: TrainSettings, config: Path, capsys, old: str, new: str, message: str
 ) -> None:
     config.write_text(CONFIG.replace(old, new))
@@ -148,19 +151,19 @@ def test_mistakes_in_the_file_are_named(
     assert message in the_line(capsys)
 
 
-def test_a_folder_of_scans_that_is_not_there_is_named(no_work, config: Path, tmp_path: Path, capsys) -> None:
+def test_a_missing_data_folder_is_an_error(no_work, config: Path, tmp_path: Path, capsys) -> None:
     nowhere = tmp_path / "nowhere"
-    assert train(config, "--data", nowhere, "--work", tmp_path / "work") == 2
-    assert f"there is no folder {nowhere}; say where the labelled scans are: --data FOLDER" in the_line(capsys)
+    assert train(config, "--data", nowhere, "--work-dir", tmp_path / "work") == 2
+    assert f"{nowhere} is not a folder; give the folder of labelled scans with --data FOLDER" in the_line(capsys)
     assert not (tmp_path / "work").exists()
 
 
-def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path, capsys) -> None:
+def test_a_missing_settings_file_is_an_error(tmp_path: Path, capsys) -> None:
     assert train(tmp_path / "none.toml") == 2
     assert "none.toml" in the_line(capsys)
 
 
-# Kills
+# Killed runs
 
 
 DRIVER = """\
@@ -190,7 +193,7 @@ main(sys.argv[3:])
 
 
 def drive(toy: TrainSettings, config: Path, kill: str = "never") -> subprocess.Popen[str]:
-    """The program in a process of its own that writes a checkpoint after every step."""
+    """Run the program in a separate process that writes a checkpoint after every step."""
     arguments = ["train", config, *options(toy), "--stages", "whole", "--stages", "tiles"]
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, Path(__file__).parent, kill, *map(str, arguments)],
@@ -216,21 +219,21 @@ def stored(toy: TrainSettings) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.slow  # several new processes
-def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_to_the_same_bytes(tmp_path: Path, config: Path) -> None:
-    plain, killed = (toy_settings(tmp_path / name, people=2) for name in ("plain", "killed"))
+def test_a_run_killed_while_writing_a_checkpoint_resumes_to_the_same_bytes(tmp_path: Path, config: Path) -> None:
+    plain, killed = (toy_settings(tmp_path / name, subjects=2) for name in ("plain", "killed"))
     assert finish(drive(plain, config)) == 0
     assert finish(drive(killed, config, kill="2")) == -9
     assert torch.load(killed.run / "whole.pt", weights_only=True)["step"] == 2
     assert finish(drive(killed, config, kill="3")) == -9
     assert finish(drive(killed, config)) == 0
-    same(plain, killed)
+    check_same_run(plain, killed)
     assert not list(killed.run.rglob("*.part"))
 
 
 @pytest.mark.slow  # several new processes
-def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bytes(tmp_path: Path, config: Path) -> None:
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bytes(tmp_path: Path, config: Path) -> None:
     config.write_text(CONFIG.replace("steps = 3", "steps = 12").replace("steps = 2", "steps = 6"))
-    plain, killed = (toy_settings(tmp_path / name, people=2) for name in ("plain", "killed"))
+    plain, killed = (toy_settings(tmp_path / name, subjects=2) for name in ("plain", "killed"))
     assert finish(drive(plain, config)) == 0
     process = drive(killed, config)
     while process.poll() is None and not (killed.run / "whole.tsv").exists():
@@ -239,10 +242,10 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bytes(tmp_path: Pat
     process.kill()
     finish(process)
     assert finish(drive(killed, config)) == 0
-    same(plain, killed)
+    check_same_run(plain, killed)
 
 
-def same(a: TrainSettings, b: TrainSettings) -> None:
+def check_same_run(a: TrainSettings, b: TrainSettings) -> None:
     one, two = stored(a), stored(b)
     assert one.keys() == two.keys() == {"whole", "1_1_1", "2_1_1"}
     for name, tensors in one.items():

@@ -1,4 +1,4 @@
-"""Preparation of training scans: ids become channels, bad scans are named and stop no other."""
+"""Preparation of training scans: ids become channels; bad scans are listed and do not stop the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slant.volume import LabelMap, Volume
 SHAPE = (14, 15, 16)
 CORNER = (-14.0, -25.0, -6.0)
 TEMPLATE = (32, 36, 40)
-"""Voxels of 1 mm of a template of which a scan fills 28 x 30 x 32."""
+"""Size of a template with voxels of 1 mm, of which a scan covers 28 x 30 x 32."""
 
 LAYOUT = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
 PROTOCOL = load_protocol()
@@ -39,13 +39,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     monkeypatch.setattr(prepare, "Parallel", lambda **_: lambda jobs: (f(*args, **kw) for f, args, kw in jobs))
     settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2))
     (tmp_path / "data").mkdir()
-    return replace(settings, data=tmp_path / "data", work=tmp_path / "work")
+    return replace(settings, data=tmp_path / "data", work_dir=tmp_path / "work")
 
 
 def quick_prepare(volume: Volume, inputs: Any) -> SimpleNamespace:
     grid = inputs.template.grid
     image = Volume(np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), grid.ras_from_voxel))
-    return SimpleNamespace(image=image, home_from_template=np.eye(4))
+    return SimpleNamespace(image=image, native_from_template=np.eye(4))
 
 
 def affine(step: float = 2.0) -> np.ndarray:
@@ -67,7 +67,7 @@ def block(value: int, rest: int = 0) -> np.ndarray:
 
 
 def stored(settings: TrainSettings, name: str) -> np.ndarray:
-    with np.load(settings.work / "prepared" / f"{name}.labels.npz") as arrays:
+    with np.load(settings.work_dir / "prepared" / f"{name}.labels.npz") as arrays:
         return arrays["channels"]
 
 
@@ -80,38 +80,38 @@ def test_labels_become_channels_of_the_template_grid(settings: TrainSettings) ->
     assert (channels == 4).sum() == pytest.approx(7**3 * 2**3, rel=0.1)
 
 
-def test_unknown_ids_are_named_unless_they_are_the_background(settings: TrainSettings) -> None:
+def test_unknown_ids_are_an_error_or_background(settings: TrainSettings) -> None:
     labels = block(30)
     labels[0, 0, :5] = 999
     add(settings, "a", labels)
     with pytest.raises(InputError, match=r"1 of 1 scans could not be prepared: a: 5 voxels have ids outside .*999"):
         prepare.prepare_scans(settings)
-    prepare.prepare_scans(replace(settings, unknown="background"))
+    prepare.prepare_scans(replace(settings, unknown_ids="background"))
     assert np.unique(stored(settings, "a")).tolist() == [0, 4]
 
 
-def test_the_ignore_id_is_neither_unknown_nor_a_region() -> None:
+def test_the_ignore_label_is_neither_unknown_nor_a_region() -> None:
     grid = Grid((1, 1, 4), np.eye(4))
     labels = LabelMap(np.array([[[0, 30, 999, 30]]]), grid)
-    settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2), ignore=999)
+    settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2), ignore_label=999)
     assert prepare.channels_of(labels, PROTOCOL, settings).tolist() == [[[0, 4, IGNORED, 4]]]
-    known = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=30, unknown="background"))
+    known = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore_label=30, unknown_ids="background"))
     assert known.tolist() == [[[0, IGNORED, 0, IGNORED]]]
-    zero = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=0, unknown="background"))
+    zero = prepare.channels_of(labels, PROTOCOL, replace(settings, ignore_label=0, unknown_ids="background"))
     assert zero.tolist() == [[[IGNORED, 4, 0, 4]]]
     with pytest.raises(ProtocolError, match="999"):
-        prepare.channels_of(labels, PROTOCOL, replace(settings, ignore=None))
+        prepare.channels_of(labels, PROTOCOL, replace(settings, ignore_label=None))
 
 
-@pytest.mark.parametrize(("labels", "ignore"), [(block(0), None), (block(0), 0), (block(999, rest=999), 999)])
-def test_labels_without_any_region_are_refused(settings: TrainSettings, labels: np.ndarray, ignore) -> None:
+@pytest.mark.parametrize(("labels", "ignore_label"), [(block(0), None), (block(0), 0), (block(999, rest=999), 999)])
+def test_labels_without_any_region_are_refused(settings: TrainSettings, labels: np.ndarray, ignore_label) -> None:
     add(settings, "a", labels)
-    with pytest.raises(InputError, match=r"a: .*a_dseg\.nii\.gz holds no region of protocol 'braincolor'"):
-        prepare.prepare_scans(replace(settings, ignore=ignore))
-    assert not (settings.work / "prepared" / "a.labels.npz").exists()
+    with pytest.raises(InputError, match=r"a: .*a_dseg\.nii\.gz contains no region of protocol 'braincolor'"):
+        prepare.prepare_scans(replace(settings, ignore_label=ignore_label))
+    assert not (settings.work_dir / "prepared" / "a.labels.npz").exists()
 
 
-def test_bad_scans_are_all_listed_and_stop_no_other(settings: TrainSettings) -> None:
+def test_bad_scans_are_all_listed_and_do_not_stop_the_others(settings: TrainSettings) -> None:
     for seed, name in enumerate("abcde"):
         add(settings, name, seed=seed)
     save(settings.data / "a_dseg.nii.gz", np.zeros((9, 8, 7), np.int16), affine())
@@ -121,15 +121,15 @@ def test_bad_scans_are_all_listed_and_stop_no_other(settings: TrainSettings) -> 
         prepare.prepare_scans(settings)
     text = str(caught.value)
     assert text.startswith("3 of 5 scans could not be prepared: a: ")
-    assert "shape (9, 8, 7), wanted that of" in text
-    assert f"{SHAPE}, in the same place" in text
+    assert "shape (9, 8, 7), expected the grid of" in text
+    assert f"{SHAPE}, with the same affine" in text
     assert "; c: " in text
     assert "; e: 343 voxels have ids outside protocol 'braincolor': 998" in text
-    assert [name for name in "abcde" if (settings.work / "prepared" / f"{name}.labels.npz").exists()] == ["b", "d"]
-    assert not list((settings.work / "prepared").glob("*.part*"))
+    assert [name for name in "abcde" if (settings.work_dir / "prepared" / f"{name}.labels.npz").exists()] == ["b", "d"]
+    assert not list((settings.work_dir / "prepared").glob("*.part*"))
 
 
-def test_a_scan_is_prepared_again_only_if_something_changed(settings: TrainSettings, monkeypatch) -> None:
+def test_a_scan_is_prepared_again_only_if_its_files_changed(settings: TrainSettings, monkeypatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(prepare, "prepare", lambda *of: (calls.append(of), quick_prepare(*of))[1])
     add(settings, "a")
@@ -147,21 +147,21 @@ def test_a_scan_is_prepared_again_only_if_something_changed(settings: TrainSetti
     assert len(calls) == 3
 
 
-def test_labels_made_by_machine_are_kept_by_split(settings: TrainSettings, tmp_path: Path) -> None:
+def test_automatic_labels_are_stored_by_split(settings: TrainSettings, tmp_path: Path) -> None:
     for name in ("a", "b"):
         add(settings, name)
-    auxiliary = replace(settings, auxiliary=tmp_path / "aux", folds=2, fold=1)
+    auxiliary = replace(settings, auxiliary_dir=tmp_path / "aux", folds=2, fold=1)
     (tmp_path / "aux").mkdir()
     add(replace(settings, data=tmp_path / "aux"), "x")
     prepare.prepare_scans(auxiliary)
     assert (auxiliary.run / "auxiliary" / "x.labels.npz").is_file()
-    assert not (settings.work / "prepared" / "x.labels.npz").exists()
-    assert (settings.work / "prepared" / "x.npz").is_file()
+    assert not (settings.work_dir / "prepared" / "x.labels.npz").exists()
+    assert (settings.work_dir / "prepared" / "x.npz").is_file()
     scans = prepare.load_training(replace(auxiliary, data=settings.data))
     assert [[s.name for s in part] for part in (scans.manual, scans.auxiliary, scans.held_out)] == [["a"], ["x"], ["b"]]
 
 
-def test_a_table_of_scans_that_is_wrong_is_refused_while_loading(settings: TrainSettings, tmp_path: Path) -> None:
+def test_a_missing_table_of_scans_is_an_error(settings: TrainSettings, tmp_path: Path) -> None:
     add(settings, "a")
     with pytest.raises(SettingsError, match="cannot read the table of scans"):
         prepare.load_training(replace(settings, scans=tmp_path / "none.tsv"))

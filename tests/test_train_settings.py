@@ -1,4 +1,4 @@
-"""Settings of a training run: what is refused before any work is done, and the shipped files."""
+"""Settings of a training run: errors before any work starts, and the shipped files."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ PLAIN = {
         ({"layout": TileLayout(SHAPE, (19, 24, 24), (2, 2, 2))}, "size must be even"),
         ({"layout": TileLayout(SHAPE, (8, 24, 24), (4, 2, 2))}, r"at least 16 .* found \(8, 24, 24\)"),
         ({"devices": ()}, "devices is empty"),
-        ({"mirror": True}, r"mirror = true needs .* \[augment\] flip"),
-        ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] wants auxiliary scans"),
-        ({"whole": StageSettings(2, auxiliary=0.3)}, r"\[whole\] wants auxiliary scans"),
-        ({"tile": TileSettings(2, auxiliary=0.3)}, r"\[tile\] wants auxiliary scans"),
+        ({"mirror": True}, r"mirror = true requires .* \[augment\] flip_probability"),
+        ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] uses auxiliary scans"),
+        ({"whole": StageSettings(2, auxiliary_probability=0.3)}, r"\[whole\] uses auxiliary scans"),
+        ({"tile": TileSettings(2, auxiliary_probability=0.3)}, r"\[tile\] uses auxiliary scans"),
     ],
 )
 def test_impossible_settings_are_refused(values, message) -> None:
@@ -52,14 +52,14 @@ def test_impossible_settings_are_refused(values, message) -> None:
     ("values", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, found 0"),
-        ({"boxes": 0}, "boxes must be at least 1"),
-        ({"validate": -1}, "validate must be at least 0"),
+        ({"patches": 0}, "patches must be at least 1"),
+        ({"validate_every": -1}, "validate_every must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
-        ({"decay": 1.1}, "decay must be from 0 to 1, found 1.1"),
-        ({"balanced": -0.1}, "balanced must be from 0 to 1"),
-        ({"average": 1.5}, "average must be from 0 to 1"),
-        ({"auxiliary": 2.0}, "auxiliary must be from 0 to 1"),
+        ({"lr_decay_fraction": 1.1}, "lr_decay_fraction must be from 0 to 1, found 1.1"),
+        ({"class_balanced_fraction": -0.1}, "class_balanced_fraction must be from 0 to 1"),
+        ({"ema_decay": 1.5}, "ema_decay must be from 0 to 1"),
+        ({"auxiliary_probability": 2.0}, "auxiliary_probability must be from 0 to 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, found nan"),
     ],
@@ -73,11 +73,11 @@ def test_impossible_stages_are_refused(kind, values, message) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pull": 1.0}, "pull must be from 0 to below 1"),
-        ({"pull": -0.1}, "pull must be from 0 to below 1"),
-        ({"pull": 0.1, "rounds": 0}, r"rounds must be from 1 to steps \(6\), found 0"),
-        ({"pull": 0.1, "rounds": 7}, r"rounds must be from 1 to steps \(6\), found 7"),
-        ({"rounds": 2}, "set pull, or leave rounds out"),
+        ({"soft_sharing": 1.0}, "soft_sharing must be from 0 to below 1"),
+        ({"soft_sharing": -0.1}, "soft_sharing must be from 0 to below 1"),
+        ({"soft_sharing": 0.1, "rounds": 0}, r"rounds must be from 1 to steps \(6\), found 0"),
+        ({"soft_sharing": 0.1, "rounds": 7}, r"rounds must be from 1 to steps \(6\), found 7"),
+        ({"rounds": 2}, "set soft_sharing or remove rounds"),
     ],
 )
 def test_impossible_soft_sharing_is_refused(values, message) -> None:
@@ -86,20 +86,31 @@ def test_impossible_soft_sharing_is_refused(values, message) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rotate_deg", "scale", "shift_mm", "elastic_mm", "gamma", "bias", "noise", "flip", "sulci_mm"]
+    "name",
+    [
+        "rotation_deg",
+        "scaling",
+        "translation_mm",
+        "elastic_mm",
+        "gamma",
+        "bias_field",
+        "noise",
+        "flip_probability",
+        "sulcal_widening_mm",
+    ],
 )
 def test_augmentation_below_zero_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"\[augment\] {name} must be at least 0"):
         AugmentSettings(**{name: -0.1})
 
 
-@pytest.mark.parametrize("name", ["rough_mask", "flip", "lesions"])
+@pytest.mark.parametrize("name", ["mask_perturbation", "flip_probability", "lesion_probability"])
 def test_probabilities_above_one_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} must be .* at most 1"):
         AugmentSettings(**{name: 1.1})
 
 
-@pytest.mark.parametrize("name", ["dice", "tasks"])
+@pytest.mark.parametrize("name", ["dice_weight", "task_weight"])
 def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"\[loss\] {name} must be at least 0"):
         LossSettings(**{name: -1.0})
@@ -109,11 +120,11 @@ def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
     ("choice", "message"),
     [
         (NetworkChoice(kind="compct"), "did you mean 'compact'"),
-        (NetworkChoice(widths=(0, 4)), "widths of a network must be whole numbers from 1"),
+        (NetworkChoice(widths=(0, 4)), "widths of a network must be positive integers"),
         (NetworkChoice(widths=()), "widths of a network"),
-        (NetworkChoice(detail=0), "detail of a network"),
+        (NetworkChoice(image_channels=0), "image_channels of a network"),
         (NetworkChoice(kind="slant2018", widths=(4, 8)), "must be 5 numbers"),
-        (NetworkChoice(kind="slant2018", detail=4), r"\[network\]: unknown key 'detail'"),
+        (NetworkChoice(kind="slant2018", image_channels=4), r"\[network\]: unknown key 'image_channels'"),
         (NetworkChoice(kind="slant2018", tasks=("tissue",)), r"\[network\]: unknown key 'tasks'"),
     ],
 )
@@ -126,10 +137,10 @@ def test_impossible_networks_are_refused(choice: NetworkChoice, message: str) ->
     ("tasks", "message"),
     [
         (("tisue",), r"'tisue' .did you mean 'tissue'.*known tasks: tissue, lobe, brain"),
-        (("brain", "brain"), "names one twice"),
+        (("brain", "brain"), "tasks must be different"),
     ],
 )
-def test_unknown_or_doubled_tasks_are_refused(tasks: tuple[str, ...], message: str) -> None:
+def test_unknown_or_duplicate_tasks_are_refused(tasks: tuple[str, ...], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         NetworkChoice(tasks=tasks)
 
@@ -139,19 +150,19 @@ def test_unknown_or_doubled_tasks_are_refused(tasks: tuple[str, ...], message: s
     [
         (None, {"datas": "x"}, "unknown key 'datas'.*did you mean 'data'"),
         ("whole", {"step": 2}, r"unknown key 'whole\.step'.*did you mean 'whole\.steps'"),
-        ("tile", {"starts": "whole"}, r"did you mean 'tile\.start'"),
-        ("augment", {"flips": 0.5}, r"did you mean 'augment\.flip'"),
-        ("memory", {"checkpoints": True}, r"did you mean 'memory\.checkpoint'"),
+        ("tile", {"inits": "whole"}, r"did you mean 'tile\.init'"),
+        ("augment", {"flip_probabilty": 0.5}, r"did you mean 'augment\.flip_probability'"),
+        ("memory", {"gradient_checkpoint": True}, r"did you mean 'memory\.gradient_checkpointing'"),
         ("loss", {"kind": "dice"}, "loss.kind"),
-        ("tile", {"start": "left"}, "tile.start"),
-        ("memory", {"offload": "yes"}, "memory.offload"),
+        ("tile", {"init": "left"}, "tile.init"),
+        ("memory", {"offload_activations": "yes"}, "memory.offload_activations"),
         ("whole", {"steps": 2.5}, "whole.steps"),
         ("whole", {"steps": True}, "whole.steps"),
-        (None, {"unknown": "drop"}, "unknown"),
+        (None, {"unknown_ids": "drop"}, "unknown_ids"),
         (None, {"precision": "half"}, "precision"),
     ],
 )
-def test_unknown_keys_and_values_of_another_kind_are_named(table, values, message) -> None:
+def test_unknown_keys_and_values_of_another_type_are_reported(table, values, message) -> None:
     plain = {**PLAIN, **values} if table is None else {**PLAIN, table: {**PLAIN.get(table, {}), **values}}
     with pytest.raises(SettingsError, match=message):
         build(TrainSettings, plain, "file.toml")
@@ -160,17 +171,18 @@ def test_unknown_keys_and_values_of_another_kind_are_named(table, values, messag
 def test_everything_can_be_set_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "all.toml"
     path.write_text(
-        'name = "toy"\nignore = 255\nauxiliary = "aux"\nscans = "scans.tsv"\ndevices = ["cpu", "cpu"]\n'
+        'name = "toy"\nignore_label = 255\nauxiliary_dir = "aux"\nscans = "scans.tsv"\ndevices = ["cpu", "cpu"]\n'
         "[layout]\nshape = [32, 40, 36]\nsize = [20, 24, 20]\ncounts = [2, 2, 2]\n"
-        "[pretrain]\nsteps = 3\n[whole]\nsteps = 4\nvalidate = 2\n"
-        '[tile]\nsteps = 5\nstart = "neighbour"\npull = 0.01\nrounds = 2\n'
+        "[pretrain]\nsteps = 3\n[whole]\nsteps = 4\nvalidate_every = 2\n"
+        '[tile]\nsteps = 5\ninit = "neighbour"\nsoft_sharing = 0.01\nrounds = 2\n'
         '[network]\nkind = "residual"\nwidths = [4, 6]\ntasks = ["tissue", "lobe", "brain"]\n'
-        '[augment]\nflip = 0.5\n[loss]\nkind = "slant2018"\n[memory]\ncheckpoint = true\noffload = true\n'
+        '[augment]\nflip_probability = 0.5\n[loss]\nkind = "slant2018"\n'
+        "[memory]\ngradient_checkpointing = true\noffload_activations = true\n"
     )
     settings = build(TrainSettings, read_toml(path), str(path))
-    assert settings.pretrain == PretrainSettings(3, auxiliary=1.0)
-    assert settings.tile == TileSettings(5, start="neighbour", pull=0.01, rounds=2)
-    assert (settings.ignore, settings.devices, settings.auxiliary) == (255, ("cpu", "cpu"), Path("aux"))
+    assert settings.pretrain == PretrainSettings(3, auxiliary_probability=1.0)
+    assert settings.tile == TileSettings(5, init="neighbour", soft_sharing=0.01, rounds=2)
+    assert (settings.ignore_label, settings.devices, settings.auxiliary_dir) == (255, ("cpu", "cpu"), Path("aux"))
     kind, network = network_of(settings)
     assert kind == "residual"
     assert network.as_dict()["tasks"] == {"tissue": 4, "lobe": len(_lobes()), "brain": 2}
@@ -183,9 +195,9 @@ def _lobes() -> set[str]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_settings_are_whole(name: str) -> None:
+def test_shipped_settings_are_complete(name: str) -> None:
     path = resource("configs", "train", name)
-    settings = build(TrainSettings, {**read_toml(path), "auxiliary": "aux"}, str(path))
+    settings = build(TrainSettings, {**read_toml(path), "auxiliary_dir": "aux"}, str(path))
     kind, network = network_of(settings)
     assert settings.layout.shape == (172, 220, 156)
     assert network.outputs == 133
@@ -193,9 +205,9 @@ def test_shipped_settings_are_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])
-def test_the_recipes_of_the_embedded_models_say_what_they_are(name: str, tiles: int) -> None:
+def test_the_recipes_of_the_embedded_models_have_their_names_and_tiles(name: str, tiles: int) -> None:
     path = resource("configs", "train", f"{name}.toml")
-    settings = build(TrainSettings, {**read_toml(path), "auxiliary": "aux"}, str(path))
+    settings = build(TrainSettings, {**read_toml(path), "auxiliary_dir": "aux"}, str(path))
     assert settings.name == name.removesuffix("-all")
     assert len(settings.layout) == tiles
     assert "Neuromorphometrics" in settings.credits

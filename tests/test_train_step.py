@@ -1,4 +1,4 @@
-"""One step of training: flips, losses, tasks beside the regions, kinds of networks, memory settings."""
+"""One training step: flips, losses, additional tasks, kinds of networks, memory settings and MixUp."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from phantoms import (
     STAGE,
     STILL,
     Intensities,
+    context_of,
     fresh_network,
-    lesson_of,
     loss_of,
     phantom,
     same_weights,
@@ -41,115 +41,117 @@ from slant.train.settings import StageSettings
 from slant.train.step import step_loss, task_classes
 
 SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT][1]}
-"""Intensities of the regions after a flip."""
+"""Intensity of each region after a flip."""
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_flip_exchanges_the_image_and_its_labels_alike(seed: int) -> None:
-    flipped = lesson_of(replace(STAGE, balanced=1.0), augmentation=replace(STILL, flip=1.0))
+def test_a_flip_exchanges_the_image_and_its_labels_together(seed: int) -> None:
+    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=replace(STILL, flip_probability=1.0))
     assert loss_of(Intensities(SWAPPED), phantom(0), flipped, seed) < 0.05
     assert loss_of(Intensities(), phantom(0), flipped, seed) > 2
 
 
-def test_nothing_is_mirrored_without_flips() -> None:
-    lesson = lesson_of(replace(STAGE, balanced=1.0), augmentation=STILL)
-    assert max(loss_of(Intensities(), phantom(0), lesson, seed) for seed in range(8)) < 0.05
+def test_no_flips_with_probability_zero() -> None:
+    context = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=STILL)
+    assert max(loss_of(Intensities(), phantom(0), context, seed) for seed in range(8)) < 0.05
 
 
-def test_half_of_the_scans_are_mirrored_when_asked() -> None:
-    lesson = lesson_of(replace(STAGE, balanced=1.0, boxes=4), augmentation=replace(STILL, flip=0.5))
-    mirrored = sum(loss_of(Intensities(SWAPPED), phantom(0), lesson, seed) < 0.05 for seed in range(12))
-    assert 2 <= mirrored <= 10
+def test_about_half_of_the_scans_are_flipped_with_probability_one_half() -> None:
+    context = context_of(
+        replace(STAGE, class_balanced_fraction=1.0, patches=4), augmentation=replace(STILL, flip_probability=0.5)
+    )
+    flipped = sum(loss_of(Intensities(SWAPPED), phantom(0), context, seed) < 0.05 for seed in range(12))
+    assert 2 <= flipped <= 10
 
 
-def test_a_flip_moves_what_lies_beside_the_middle_to_the_other_side() -> None:
+def test_a_flip_moves_a_voxel_to_the_other_side() -> None:
     image = torch.zeros(SHAPE)
     image[5, 10, 12] = 1
-    places = augment.random_places(((0, 0, 0), SHAPE), SHAPE, STILL, torch.Generator().manual_seed(0))
-    seen = augment.sample_image(image, augment.flip_places(places, 31.0))
-    assert torch.nonzero(seen > 0.5).tolist() == [[26, 10, 12]]
+    coordinates = augment.random_coordinates(((0, 0, 0), SHAPE), SHAPE, STILL, torch.Generator().manual_seed(0))
+    flipped = augment.sample_image(image, augment.flip_coordinates(coordinates, 31.0))
+    assert torch.nonzero(flipped > 0.5).tolist() == [[26, 10, 12]]
 
 
-def test_flipped_labels_are_the_partners_and_the_rest_stays() -> None:
+def test_flipped_labels_are_those_of_the_other_side_and_others_stay() -> None:
     mirrored = torch.from_numpy(load_protocol().mirrored_channels.copy())
     channels = torch.tensor([0, LEFT, RIGHT, MIDDLE, 1, 255], dtype=torch.uint8)
     assert augment.flip_labels(channels, mirrored).tolist() == [0, RIGHT, LEFT, MIDDLE, 1, 255]
     assert torch.equal(augment.flip_labels(augment.flip_labels(channels, mirrored), mirrored), channels)
 
 
-def test_a_flip_exchanges_the_regions_that_partial_labels_cover() -> None:
+def test_a_flip_exchanges_the_covered_regions_of_partial_labels() -> None:
     scan = phantom(0)
     left_only = torch.zeros(OUTPUTS, dtype=torch.bool)
     left_only[LEFT] = True
-    truth = torch.where(scan.channels == LEFT, scan.channels, torch.zeros_like(scan.channels))
-    scan = replace(scan, channels=truth, covered=left_only)
-    flipped = lesson_of(replace(STAGE, balanced=1.0), augmentation=replace(STILL, flip=1.0))
+    reference = torch.where(scan.channels == LEFT, scan.channels, torch.zeros_like(scan.channels))
+    scan = replace(scan, channels=reference, covered=left_only)
+    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=replace(STILL, flip_probability=1.0))
     assert loss_of(Intensities(SWAPPED), scan, flipped, 0) < 0.05
 
 
 # Losses
 
 
-def test_the_loss_of_the_original_is_its_formula() -> None:
-    logits, truth = torch.randn(50, 6) / 50, torch.randint(0, 5, (50,))
+def test_the_slant2018_loss_equals_its_formula() -> None:
+    logits, reference = torch.randn(50, 6) / 50, torch.randint(0, 5, (50,))
     p = torch.softmax(100 * logits, dim=1).numpy()
-    t = np.eye(6)[truth.numpy()]
+    t = np.eye(6)[reference.numpy()]
     dice = (2 * (p * t).sum(axis=0) + 1e-6) / ((p**2).sum(axis=0) + (t**2).sum(axis=0) + 1e-6)
-    assert float(slant2018_loss(logits, truth)) == pytest.approx(1 - dice.mean(), abs=1e-5)
-    assert float(LossSettings("slant2018")(logits, truth)) == float(slant2018_loss(logits, truth))
+    assert float(slant2018_loss(logits, reference)) == pytest.approx(1 - dice.mean(), abs=1e-5)
+    assert float(LossSettings("slant2018")(logits, reference)) == float(slant2018_loss(logits, reference))
 
 
-def test_the_dice_part_can_be_left_out() -> None:
-    logits, truth = torch.randn(50, 6), torch.randint(0, 6, (50,))
-    entropy = torch.nn.functional.cross_entropy(logits, truth)
-    assert float(LossSettings(dice=0.0)(logits, truth)) == pytest.approx(float(entropy), abs=1e-6)
-    p, t = torch.softmax(logits, dim=1), torch.nn.functional.one_hot(truth, 6)
-    found = t.sum(dim=0) > 0
+def test_the_dice_part_has_a_weight() -> None:
+    logits, reference = torch.randn(50, 6), torch.randint(0, 6, (50,))
+    entropy = torch.nn.functional.cross_entropy(logits, reference)
+    assert float(LossSettings(dice_weight=0.0)(logits, reference)) == pytest.approx(float(entropy), abs=1e-6)
+    p, t = torch.softmax(logits, dim=1), torch.nn.functional.one_hot(reference, 6)
+    present = t.sum(dim=0) > 0
     dice = 2 * (p * t).sum(dim=0) / (p.sum(dim=0) + t.sum(dim=0))
-    assert float(region_loss(logits, truth)) == pytest.approx(float(entropy + 1 - dice[found].mean()), abs=1e-5)
+    assert float(region_loss(logits, reference)) == pytest.approx(float(entropy + 1 - dice[present].mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["regions", "slant2018"])
-def test_no_voxels_at_all_give_a_loss_of_zero_and_no_gradient(kind: str) -> None:
+def test_the_loss_of_no_voxels_is_zero(kind: str) -> None:
     logits = torch.randn(0, 6, requires_grad=True)
     loss = LossSettings(kind)(logits, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
 
 
-def test_merging_adds_the_shares_of_what_is_not_told_apart() -> None:
+def test_merging_adds_the_probabilities_of_uncovered_channels() -> None:
     logits, covered = torch.randn(20, 6), torch.tensor([False, True, False, True, False, False])
     merged = torch.softmax(merge_unlabelled(logits, covered), dim=1)
-    shares = torch.softmax(logits, dim=1)
-    assert torch.allclose(merged[:, [1, 3]], shares[:, [1, 3]], atol=1e-6)
-    assert torch.allclose(merged[:, 0], shares[:, [0, 2, 4, 5]].sum(dim=1), atol=1e-6)
+    probabilities = torch.softmax(logits, dim=1)
+    assert torch.allclose(merged[:, [1, 3]], probabilities[:, [1, 3]], atol=1e-6)
+    assert torch.allclose(merged[:, 0], probabilities[:, [0, 2, 4, 5]].sum(dim=1), atol=1e-6)
     assert (merged[:, [2, 4, 5]] == 0).all()
 
 
-def test_merging_nothing_changes_nothing() -> None:
+def test_merging_complete_labels_changes_nothing() -> None:
     logits = torch.randn(20, 6)
     everything = torch.tensor([False, True, True, True, True, True])
     assert torch.allclose(merge_unlabelled(logits, everything), logits)
 
 
-def test_a_task_beside_the_regions_is_learned_too() -> None:
+def test_additional_tasks_are_learned() -> None:
     protocol = load_protocol()
     tasks = task_classes(protocol, ("tissue", "lobe", "brain"))
     assert tasks["brain"].tolist() == [0] + [1] * (OUTPUTS - 1)
     assert tasks["tissue"][LEFT] == tasks["tissue"][RIGHT] != tasks["tissue"][MIDDLE]
-    classes = {task: int(of.max()) + 1 for task, of in tasks.items()}
-    stage = StageSettings(20, learning_rate=2e-2, boxes=4, average=0.5)
-    lesson = lesson_of(stage, regions=replace(lesson_of().regions, tasks=tasks))
+    classes = {task: int(labels.max()) + 1 for task, labels in tasks.items()}
+    stage = StageSettings(20, learning_rate=2e-2, patches=4, ema_decay=0.5)
+    context = context_of(stage, regions=replace(context_of().regions, tasks=tasks))
     state = new_state(("compact", replace(NETWORK[1], tasks=classes)), stage, None)
 
-    def entropy_of_tasks() -> float:
-        with_, without = (replace(lesson, loss=LossSettings(tasks=weight)) for weight in (1.0, 0.0))
+    def loss_of_tasks() -> float:
+        with_, without = (replace(context, loss=LossSettings(task_weight=weight)) for weight in (1.0, 0.0))
         return loss_of(state.net, phantom(0), with_, 0) - loss_of(state.net, phantom(0), without, 0)
 
-    before = entropy_of_tasks()
-    train_stage(state, ([phantom(0), phantom(1)], []), lesson, lambda _: True)
+    before = loss_of_tasks()
+    train_stage(state, ([phantom(0), phantom(1)], []), context, lambda _: True)
     assert before > 0.8
-    assert entropy_of_tasks() < 0.75 * before
+    assert loss_of_tasks() < 0.75 * before
 
 
 # Networks and memory
@@ -158,19 +160,19 @@ def test_a_task_beside_the_regions_is_learned_too() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "loss"),
     [
-        ("residual", UNetSettings(OUTPUTS, (4, 6), detail=2, mixed=4), "regions"),
+        ("residual", UNetSettings(OUTPUTS, (4, 6), image_channels=2, head_channels=4), "regions"),
         ("slant2018", Slant2018Settings(8, (2, 2, 3, 3, 4)), "slant2018"),
     ],
 )
 def test_every_kind_of_network_trains(kind: str, settings: UNetSettings | Slant2018Settings, loss: str) -> None:
-    stage = StageSettings(3, learning_rate=1e-2, boxes=4)
-    seen = lesson_of().seen
+    stage = StageSettings(3, learning_rate=1e-2, patches=4)
+    seen = context_of().seen
     if kind == "slant2018":
         seen = replace(seen, start=(0, 0, -2), shape=(32, 40, 40), channels=np.arange(8))
     state = new_state((kind, settings), stage, None)
     start = fresh_network(kind, settings)
     assert same_weights(state.net, start)
-    train_stage(state, ([phantom(0)], []), lesson_of(stage, seen=seen, loss=LossSettings(loss)), lambda _: True)
+    train_stage(state, ([phantom(0)], []), context_of(stage, seen=seen, loss=LossSettings(loss)), lambda _: True)
     assert state.step == 3
     assert np.isfinite(state.losses).all()
     assert not same_weights(state.net, start)
@@ -179,18 +181,18 @@ def test_every_kind_of_network_trains(kind: str, settings: UNetSettings | Slant2
 @pytest.mark.parametrize(
     ("kind", "memory"),
     [
-        ("compact", MemorySettings(checkpoint=True)),
-        ("compact", MemorySettings(offload=True)),
-        ("residual", MemorySettings(checkpoint=True, offload=True)),
+        ("compact", MemorySettings(gradient_checkpointing=True)),
+        ("compact", MemorySettings(offload_activations=True)),
+        ("residual", MemorySettings(gradient_checkpointing=True, offload_activations=True)),
     ],
 )
-def test_memory_settings_change_no_bit(kind: str, memory: MemorySettings) -> None:
-    lesson = lesson_of(replace(STAGE, steps=2, boxes=4))
+def test_memory_settings_do_not_change_the_weights(kind: str, memory: MemorySettings) -> None:
+    context = context_of(replace(STAGE, steps=2, patches=4))
     states = []
-    for how in (MemorySettings(), memory):
-        state = new_state((kind, NETWORK[1]), lesson.stage, None)
-        state.net.memory = how
-        states.append(trained([phantom(0)], lesson, state=state))
+    for settings in (MemorySettings(), memory):
+        state = new_state((kind, NETWORK[1]), context.stage, None)
+        state.net.memory = settings
+        states.append(trained([phantom(0)], context, state=state))
     assert states[0].losses == states[1].losses
     assert same_weights(states[0].net, states[1].net)
 
@@ -198,52 +200,52 @@ def test_memory_settings_change_no_bit(kind: str, memory: MemorySettings) -> Non
 # MixUp
 
 
-MIXED = replace(STILL, mixup=0.4)
+MIXED = replace(STILL, mixup_alpha=0.4)
 
 
-def mixed_loss(scans: tuple[LabelledScan, LabelledScan | None], share: float) -> float:
-    """Loss of one step on two scans mixed by a share of the second."""
-    net, lesson = fresh_network(*NETWORK), lesson_of(augmentation=MIXED)
+def mixed_loss(scans: tuple[LabelledScan, LabelledScan | None], weight: float) -> float:
+    """Loss of one step on a MixUp of two scans, with the weight of the second."""
+    net, context = fresh_network(*NETWORK), context_of(augmentation=MIXED)
     atlas = Atlas([phantom(0), phantom(1)], None, None, torch.device("cpu"))
-    kept = patch.object(augment, "vary_intensity", lambda image, *_: image)
-    with kept, patch.object(augment, "mixup_share", lambda *_: share):
-        return float(step_loss(net, scans, atlas, (lesson, torch.Generator().manual_seed(3))).detach())
+    same_intensities = patch.object(augment, "vary_intensity", lambda image, *_: image)
+    with same_intensities, patch.object(augment, "mixup_weight", lambda *_: weight):
+        return float(step_loss(net, scans, atlas, (context, torch.Generator().manual_seed(3))).detach())
 
 
-def test_a_mixture_with_none_of_the_second_scan_is_the_first() -> None:
+def test_mixup_with_weight_zero_is_the_first_scan() -> None:
     alone = mixed_loss((phantom(0), None), 0.0)
     assert mixed_loss((phantom(0), phantom(1)), 0.0) == pytest.approx(alone, abs=1e-6)
 
 
-def test_images_and_losses_are_mixed_by_one_share() -> None:
-    """With images that are alike the network's answer is one, and its losses for both labels are averaged."""
+def test_images_and_losses_are_mixed_with_the_same_weight() -> None:
+    """With equal images the output is the same for any weight, so only the losses of both labels are mixed."""
     first, second = phantom(0), replace(phantom(1), image=phantom(0).image)
-    same = [mixed_loss((first, second), share) for share in (0.0, 0.25, 0.5)]
+    same = [mixed_loss((first, second), weight) for weight in (0.0, 0.25, 0.5)]
     assert same[0] != pytest.approx(same[2], abs=1e-4)
     assert same[1] == pytest.approx((same[0] + same[2]) / 2, abs=1e-5)
     other = mixed_loss((first, phantom(1)), 0.5)
     assert other != pytest.approx(same[2], abs=1e-5)
 
 
-def test_shares_of_mixtures_are_at_most_a_half_and_mostly_small() -> None:
+def test_mixup_weights_are_at_most_one_half_and_mostly_small() -> None:
     generator = torch.Generator().manual_seed(0)
-    shares = [augment.mixup_share(MIXED, generator) for _ in range(400)]
-    assert all(0 <= share <= 0.5 for share in shares)
-    assert np.median(shares) < 0.2
-    assert max(shares) > 0.4
-    even = [augment.mixup_share(replace(MIXED, mixup=50.0), generator) for _ in range(20)]
+    weights = [augment.mixup_weight(MIXED, generator) for _ in range(400)]
+    assert all(0 <= weight <= 0.5 for weight in weights)
+    assert np.median(weights) < 0.2
+    assert max(weights) > 0.4
+    even = [augment.mixup_weight(replace(MIXED, mixup_alpha=50.0), generator) for _ in range(20)]
     assert min(even) > 0.3
 
 
-@pytest.mark.parametrize(("mixup", "pairs"), [(0.0, 0), (0.4, 4)])
-def test_a_second_scan_is_drawn_only_for_mixtures(mixup: float, pairs: int) -> None:
-    seen = []
+@pytest.mark.parametrize(("mixup_alpha", "pairs"), [(0.0, 0), (0.4, 4)])
+def test_a_second_scan_is_drawn_only_for_mixup(mixup_alpha: float, pairs: int) -> None:
+    second_scans = []
 
-    def noted(net: object, scans: tuple[object, object], *how: object) -> torch.Tensor:
-        seen.append(scans[1])
-        return step_loss(net, scans, *how)
+    def recorded(net: object, scans: tuple[object, object], *arguments: object) -> torch.Tensor:
+        second_scans.append(scans[1])
+        return step_loss(net, scans, *arguments)
 
-    lesson = lesson_of(replace(STAGE, steps=4), augmentation=replace(STILL, mixup=mixup))
-    with patch.object(loop, "step_loss", noted):
-        trained([phantom(0), phantom(1)], lesson)
-    assert sum(second is not None for second in seen) == pairs
+    context = context_of(replace(STAGE, steps=4), augmentation=replace(STILL, mixup_alpha=mixup_alpha))
+    with patch.object(loop, "step_loss", recorded):
+        trained([phantom(0), phantom(1)], context)
+    assert sum(second is not None for second in second_scans) == pairs

@@ -1,4 +1,4 @@
-"""Tiles in any subset, order and number of devices, from any start, with and without soft sharing."""
+"""Training of tiles: any subset, order, number of devices and initial weights, and soft and hard sharing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from slant.train.checkpoint import averaged_weights
 from slant.train.export import export
 from slant.train.settings import TileSettings, TrainSettings
 from slant.train.stages import train_tiles
-from slant.train.tiling import generations, neighbours, parent
+from slant.train.tile_order import generations, neighbours, parent
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +36,14 @@ def field() -> Iterator[None]:
         yield
 
 
-SHARED = TileSettings(4, learning_rate=1e-2, boxes=4, average=0.5, pull=0.2, rounds=2)
+SHARED = TileSettings(4, learning_rate=1e-2, patches=4, ema_decay=0.5, soft_sharing=0.2, rounds=2)
 
 
 @pytest.mark.parametrize("steps", [2, 7, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 4, 5, 6))])
-def test_tiles_stopped_within_or_between_rounds_go_on_to_the_same_bytes(
+def test_tiles_stopped_within_or_between_rounds_resume_to_the_same_bytes(
     shared_run, tmp_path, monkeypatch, steps
 ) -> None:
-    settings = toy_settings(tmp_path, people=2, tile=SHARED)
+    settings = toy_settings(tmp_path, subjects=2, tile=SHARED)
     assert train_whole(settings)
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
@@ -55,26 +55,26 @@ def test_tiles_stopped_within_or_between_rounds_go_on_to_the_same_bytes(
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     """Two tiles trained in two rounds of soft sharing without a stop."""
-    settings = toy_settings(tmp_path_factory.mktemp("shared"), people=2, tile=SHARED)
+    settings = toy_settings(tmp_path_factory.mktemp("shared"), subjects=2, tile=SHARED)
     with phantom_field():
         assert train_whole(settings)
         assert train_tiles(settings)
     return settings
 
 
-def test_a_finished_run_is_left_as_it_is(shared_run: TrainSettings) -> None:
+def test_a_finished_run_is_not_changed(shared_run: TrainSettings) -> None:
     before = {p: p.read_bytes() for p in shared_run.run.rglob("*") if p.is_file()}
     assert train_whole(shared_run)
     assert train_tiles(shared_run)
     assert {p: p.read_bytes() for p in shared_run.run.rglob("*") if p.is_file()} == before
 
 
-def test_tiles_trained_in_turns_with_soft_sharing_are_those_trained_at_once(shared_run, tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path, people=2, tile=SHARED)
+def test_soft_sharing_does_not_depend_on_the_order_of_the_calls(shared_run, tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, subjects=2, tile=SHARED)
     assert train_whole(settings)
     for name, other in (("1_1_1", "2_1_1"), ("2_1_1", None)):
         if other is not None:
-            with pytest.raises(TrainingError, match=rf"tile {name} is pulled .* round 2, .* lacks {other}\.round1\.pt"):
+            with pytest.raises(TrainingError, match=rf"tile {name} in round 2 .* does not contain {other}\.round1\.pt"):
                 train_tiles(settings, (name,))
         else:
             assert train_tiles(settings, (name,))
@@ -87,9 +87,9 @@ def distance(settings: TrainSettings) -> float:
     return float(torch.stack([(one[k] - two[k]).square().sum() for k in one]).sum().sqrt())
 
 
-def test_pull_brings_the_weights_of_neighbours_together(shared_run: TrainSettings, tmp_path: Path) -> None:
-    far = toy_settings(tmp_path / "far", people=2, tile=replace(SHARED, pull=0.0, rounds=1))
-    near = toy_settings(tmp_path / "near", people=2, tile=replace(SHARED, pull=0.8))
+def test_soft_sharing_brings_the_weights_of_neighbours_together(shared_run: TrainSettings, tmp_path: Path) -> None:
+    far = toy_settings(tmp_path / "far", subjects=2, tile=replace(SHARED, soft_sharing=0.0, rounds=1))
+    near = toy_settings(tmp_path / "near", subjects=2, tile=replace(SHARED, soft_sharing=0.8))
     for settings in (far, near):
         assert train_whole(settings)
         assert train_tiles(settings)
@@ -97,8 +97,8 @@ def test_pull_brings_the_weights_of_neighbours_together(shared_run: TrainSetting
     assert distance(shared_run) < 0.95 * distance(far)
 
 
-def test_any_subset_of_tiles_makes_the_same_tiles(tmp_path: Path) -> None:
-    runs = [toy_settings(tmp_path / str(i), people=2) for i in range(2)]
+def test_tiles_do_not_depend_on_the_subset_they_are_trained_in(tmp_path: Path) -> None:
+    runs = [toy_settings(tmp_path / str(i), subjects=2) for i in range(2)]
     for settings in runs:
         assert train_whole(settings)
     assert train_tiles(runs[0])
@@ -110,8 +110,8 @@ def test_any_subset_of_tiles_makes_the_same_tiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # two new processes
-def test_two_devices_make_the_same_bytes_as_one(tmp_path: Path) -> None:
-    runs = [toy_settings(tmp_path / str(i), people=2, tile=SHARED) for i in range(2)]
+def test_two_devices_give_the_same_bytes_as_one(tmp_path: Path) -> None:
+    runs = [toy_settings(tmp_path / str(i), subjects=2, tile=SHARED) for i in range(2)]
     torch.set_num_threads(2)
     for settings, devices in zip(runs, (("cpu",), ("cpu", "cpu")), strict=True):
         assert train_whole(settings)
@@ -119,24 +119,24 @@ def test_two_devices_make_the_same_bytes_as_one(tmp_path: Path) -> None:
     assert same_run(*runs)
 
 
-def test_tiles_may_start_from_random_weights_without_any_other_stage(tmp_path: Path) -> None:
-    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, boxes=4, start="scratch", seed=3)
-    settings = toy_settings(tmp_path, people=2, tile=tile)
+def test_tiles_can_start_from_random_weights_without_another_stage(tmp_path: Path) -> None:
+    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, patches=4, init="scratch", seed=3)
+    settings = toy_settings(tmp_path, subjects=2, tile=tile)
     assert train_tiles(settings)
     weights = tile_weights(settings)
     assert close_tensors(weights["1_1_1"], weights["2_1_1"])
     assert [path.name for path in export(settings)] == ["model-toy"]
 
 
-def test_tiles_may_start_from_their_neighbour(tmp_path: Path) -> None:
-    layout = TileLayout(SHAPE, (16, 40, 36), (3, 1, 1), "trim")
-    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, boxes=4, start="neighbour")
-    settings = toy_settings(tmp_path, people=2, layout=layout, tile=tile)
+def test_tiles_can_start_from_their_neighbour(tmp_path: Path) -> None:
+    layout = TileLayout(SHAPE, (16, 40, 36), (3, 1, 1), "core")
+    tile = TileSettings(1, learning_rate=1e-12, weight_decay=0.0, patches=4, init="neighbour")
+    settings = toy_settings(tmp_path, subjects=2, layout=layout, tile=tile)
     assert train_whole(settings)
-    with pytest.raises(TrainingError, match="tile 1_1_1 starts from its neighbour 2_1_1, which is not trained"):
+    with pytest.raises(TrainingError, match="tile 1_1_1 is initialized from its neighbour 2_1_1, which is not trained"):
         train_tiles(settings, ("1_1_1",))
-    taught = replace(settings, tile=replace(tile, learning_rate=1e-2))
-    assert train_tiles(taught, ("2_1_1",))
+    trained = replace(settings, tile=replace(tile, learning_rate=1e-2))
+    assert train_tiles(trained, ("2_1_1",))
     assert train_tiles(settings, ("1_1_1", "3_1_1"))
     weights, whole = tile_weights(settings), averaged_weights(settings.run / "whole.pt")
     assert not close_tensors(whole, weights["2_1_1"])
@@ -144,7 +144,7 @@ def test_tiles_may_start_from_their_neighbour(tmp_path: Path) -> None:
     assert close_tensors(weights["2_1_1"], weights["3_1_1"])
 
 
-def test_the_middle_comes_first_and_everybody_starts_from_somebody_trained() -> None:
+def test_the_central_tile_comes_first_and_parents_before_their_tiles() -> None:
     layout = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
     names = [tile.name for tile in layout]
     groups = generations(layout, names)
@@ -161,20 +161,22 @@ def test_the_middle_comes_first_and_everybody_starts_from_somebody_trained() -> 
     assert neighbours(PAIR, "2_1_1") == ["1_1_1"]
 
 
-def test_unknown_tiles_are_named(tmp_path: Path) -> None:
+def test_unknown_tiles_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="no tile 9_9_9 in this layout; it has 1_1_1, "):
-        train_tiles(toy_settings(tmp_path, people=2, layout=LAYOUT), ("1_1_1", "9_9_9"))
+        train_tiles(toy_settings(tmp_path, subjects=2, layout=LAYOUT), ("1_1_1", "9_9_9"))
 
 
-def test_what_tiles_keep_is_that_of_the_whole_brain_and_the_rest_is_their_own(tmp_path: Path) -> None:
-    tile = TileSettings(3, learning_rate=1e-2, boxes=4, average=0.5, keep=("encoders.1", "lifts"))
-    settings = toy_settings(tmp_path, people=2, tile=tile)
+def test_shared_layers_are_those_of_the_whole_brain_and_others_are_trained(tmp_path: Path) -> None:
+    tile = TileSettings(3, learning_rate=1e-2, patches=4, ema_decay=0.5, shared_layers=("encoders.1", "lifts"))
+    settings = toy_settings(tmp_path, subjects=2, tile=tile)
     assert train_whole(settings)
     assert train_tiles(settings)
     whole = averaged_weights(settings.run / "whole.pt")
     one, two = tile_weights(settings).values()
     for name, value in whole.items():
         same = [torch.equal(value, tensor[name]) for tensor in (one, two)]
-        assert all(same) == name.startswith(tile.keep), name
-    with pytest.raises(SettingsError, match=r"no tensor begins with encoder9; there are decoders\.0, .*encoders\.0"):
-        train_tiles(replace(settings, tile=replace(tile, keep=("encoder9",))))
+        assert all(same) == name.startswith(tile.shared_layers), name
+    with pytest.raises(
+        SettingsError, match=r"no tensor begins with encoder9, expected prefixes of: decoders\.0, .*encoders\.0"
+    ):
+        train_tiles(replace(settings, tile=replace(tile, shared_layers=("encoder9",))))

@@ -1,4 +1,4 @@
-"""Arrays stay on their grid, in their type, read-only."""
+"""Volumes and label maps are read-only arrays on a grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_volume_is_read_only_float32(oblique_grid, dtype):
         volume.data[0, 0, 0] = 1
 
 
-def test_the_array_that_was_given_stays_writeable(oblique_grid):
+def test_the_input_array_stays_writeable(oblique_grid):
     data = np.zeros((7, 8, 9), dtype=np.float32)
     Volume(data, oblique_grid)
     assert data.flags.writeable
@@ -32,7 +32,7 @@ def test_shapes_must_agree(oblique_grid, kind):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
-def test_labels_keep_their_number_type(oblique_grid, dtype):
+def test_labels_keep_their_dtype(oblique_grid, dtype):
     labels = LabelMap(np.full((7, 8, 9), 107, dtype=dtype), oblique_grid)
     assert labels.data.dtype == dtype
     assert labels.ids == (107,)
@@ -40,7 +40,7 @@ def test_labels_keep_their_number_type(oblique_grid, dtype):
         labels.data[0, 0, 0] = 1
 
 
-def test_a_mask_becomes_zeros_and_ones(oblique_grid):
+def test_a_bool_mask_becomes_zeros_and_ones(oblique_grid):
     mask = np.zeros((7, 8, 9), dtype=bool)
     mask[1:3] = True
     labels = LabelMap(mask, oblique_grid)
@@ -49,7 +49,7 @@ def test_a_mask_becomes_zeros_and_ones(oblique_grid):
     assert np.array_equal(labels.data == 1, mask)
 
 
-def test_ids_ascend(oblique_grid):
+def test_ids_are_ascending(oblique_grid):
     data = np.full((7, 8, 9), 4, dtype=np.int16)
     data[0, 0, :3] = 207, 0, 100
     ids = LabelMap(data, oblique_grid).ids
@@ -58,12 +58,12 @@ def test_ids_ascend(oblique_grid):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, complex])
-def test_labels_are_whole_numbers(oblique_grid, dtype):
-    with pytest.raises(GeometryError, match="whole numbers, found"):
+def test_labels_must_be_integers(oblique_grid, dtype):
+    with pytest.raises(GeometryError, match="integer dtype, found"):
         LabelMap(np.zeros((7, 8, 9), dtype=dtype), oblique_grid)
 
 
-def test_masking_zeroes_the_rest_and_keeps_the_source(oblique_grid):
+def test_masking_sets_the_rest_to_zero_in_a_new_volume(oblique_grid):
     volume = Volume(np.full((7, 8, 9), 3.5), oblique_grid)
     mask = np.zeros((7, 8, 9), dtype=np.uint8)
     mask[2, 3, 4] = 1
@@ -74,7 +74,7 @@ def test_masking_zeroes_the_rest_and_keeps_the_source(oblique_grid):
     assert (volume.data == 3.5).all()
 
 
-def test_a_mask_from_elsewhere_is_refused(oblique_grid):
-    elsewhere = Grid((7, 8, 9), np.eye(4))
+def test_a_mask_on_another_grid_is_refused(oblique_grid):
+    other_grid = Grid((7, 8, 9), np.eye(4))
     with pytest.raises(GeometryError, match="not on the volume's grid"):
-        Volume(np.zeros((7, 8, 9)), oblique_grid).masked(LabelMap(np.ones((7, 8, 9), dtype=bool), elsewhere))
+        Volume(np.zeros((7, 8, 9)), oblique_grid).masked(LabelMap(np.ones((7, 8, 9), dtype=bool), other_grid))

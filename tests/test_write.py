@@ -1,4 +1,4 @@
-"""What is written lies exactly where the scan lay, in the same bytes each time, or not at all."""
+"""Images are written atomically, exactly on the grid of the scan, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def scan_at(path: Path, affine: np.ndarray, codes: tuple[int, int] = (1, 1)) -> 
     return read_scan(path)
 
 
-def tilted(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
-    """Affine of voxels 1 x 1.5 x 2 mm whose axes are permuted and flipped, then turned by 15 degrees."""
-    turn = np.deg2rad(15)
-    rotation = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+def oblique(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
+    """Affine of voxels 1 x 1.5 x 2 mm whose axes are permuted and flipped, then rotated by 15 degrees."""
+    angle = np.deg2rad(15)
+    rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     affine = np.eye(4)
     affine[:3, :3] = rotation @ np.eye(3)[:, order] @ np.diag(signs) @ np.diag([1, 1.5, 2])
     affine[:3, 3] = 11, -7, 5
@@ -61,7 +61,7 @@ def same_geometry(written: Path, original: Path) -> bool:
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
 def test_round_trip_in_every_orientation(tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]) -> None:
-    affine = tilted(order, signs)
+    affine = oblique(order, signs)
     scan = scan_at(tmp_path / "in.nii", affine)
     assert nib.aff2axcodes(scan.volume.grid.ras_from_voxel) == ("R", "A", "S")
     bright = np.unravel_index(noise().argmax(), SHAPE)
@@ -85,7 +85,7 @@ def test_form_codes_are_kept(tmp_path: Path, oblique_grid: Grid, codes: tuple[in
 
 def test_disagreeing_forms_are_both_kept(tmp_path: Path, oblique_grid: Grid) -> None:
     image = nib.Nifti1Image(noise(), oblique_grid.ras_from_voxel)
-    image.set_qform(tilted((1, 0, 2), (1, -1, 1)), 3)
+    image.set_qform(oblique((1, 0, 2), (1, -1, 1)), 3)
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, tmp_path / "in.nii")
     scan = read_scan(tmp_path / "in.nii")
@@ -107,7 +107,7 @@ def test_nothing_else_of_the_header_is_kept(tmp_path: Path) -> None:
 
 
 def test_4d_input_gives_3d_results(tmp_path: Path) -> None:
-    nib.save(nib.Nifti1Image(np.stack([noise(), noise() + 1], -1), tilted((2, 0, 1), (1, -1, 1))), tmp_path / "in.nii")
+    nib.save(nib.Nifti1Image(np.stack([noise(), noise() + 1], -1), oblique((2, 0, 1), (1, -1, 1))), tmp_path / "in.nii")
     scan = read_scan(tmp_path / "in.nii", volume=1)
     write_image(tmp_path / "out.nii", scan.volume, scan)
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "out.nii").dataobj), noise() + 1)
@@ -116,10 +116,10 @@ def test_4d_input_gives_3d_results(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "signs"), [((0, 1, 2), (-1, 1, 1)), ((2, 0, 1), (1, 1, 1)), ((0, 2, 1), (-1, 1, -1))]
 )
-def test_mgz_goes_back_to_the_same_place_as_nifti(
+def test_results_of_mgz_are_nifti_in_the_same_position(
     tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:
-    nib.save(nib.MGHImage(noise(), tilted(order, signs)), tmp_path / "in.mgz")
+    nib.save(nib.MGHImage(noise(), oblique(order, signs)), tmp_path / "in.mgz")
     scan = read_scan(tmp_path / "in.mgz")
     write_image(tmp_path / "out.nii.gz", scan.volume, scan)
     written, original = nib.load(tmp_path / "out.nii.gz"), nib.load(tmp_path / "in.mgz")
@@ -137,7 +137,7 @@ def test_nifti2_stays_nifti2(tmp_path: Path, oblique_grid: Grid) -> None:
     assert same_geometry(tmp_path / "out.nii", tmp_path / "in.nii")
 
 
-def test_big_endian_input_gives_the_same_place(tmp_path: Path, oblique_grid: Grid) -> None:
+def test_big_endian_input_gives_the_same_geometry(tmp_path: Path, oblique_grid: Grid) -> None:
     header = nib.Nifti1Header(endianness=">")
     nib.save(nib.Nifti1Image(noise(), oblique_grid.ras_from_voxel, header), tmp_path / "in.nii")
     scan = read_scan(tmp_path / "in.nii")
@@ -145,7 +145,7 @@ def test_big_endian_input_gives_the_same_place(tmp_path: Path, oblique_grid: Gri
     assert same_geometry(tmp_path / "out.nii", tmp_path / "in.nii")
 
 
-def test_template_space_says_that_it_is_no_mni152(tmp_path: Path) -> None:
+def test_template_space_is_not_marked_as_mni152(tmp_path: Path) -> None:
     grid = axis_aligned_grid(SHAPE, 1.0, (-86.095, -126.51, -68.25))
     write_image(tmp_path / "out.nii.gz", Volume(noise(), grid), None)
     written = nib.load(tmp_path / "out.nii.gz")
@@ -193,29 +193,29 @@ def test_scan_is_unchanged_by_writing(tmp_path: Path, scan: Scan) -> None:
     assert scan.header.binaryblock == before
 
 
-@pytest.mark.parametrize("where", ["moved", "smaller"])
-def test_image_elsewhere_is_refused(tmp_path: Path, scan: Scan, where: str) -> None:
+@pytest.mark.parametrize("change", ["shifted", "smaller"])
+def test_image_on_another_grid_is_rejected(tmp_path: Path, scan: Scan, change: str) -> None:
     matrix = scan.volume.grid.ras_from_voxel.copy()
-    matrix[0, 3] += where == "moved"
-    shape = SHAPE if where == "moved" else (7, 8, 8)
+    matrix[0, 3] += change == "shifted"
+    shape = SHAPE if change == "shifted" else (7, 8, 8)
     with pytest.raises(GeometryError, match=r"does not belong to .*scan_T1w\.nii\.gz"):
         write_image(tmp_path / "out.nii", Volume(np.zeros(shape), Grid(shape, matrix)), scan)
     assert not (tmp_path / "out.nii").exists()
 
 
 @pytest.mark.parametrize("bad", [-1, 65536])
-def test_ids_that_do_not_fit_are_refused(tmp_path: Path, scan: Scan, bad: int) -> None:
-    with pytest.raises(OutputError, match=rf"{bad}.*wanted 0 to 65535"):
+def test_ids_that_do_not_fit_are_rejected(tmp_path: Path, scan: Scan, bad: int) -> None:
+    with pytest.raises(OutputError, match=rf"{bad}.*expected 0 to 65535"):
         write_image(tmp_path / "out.nii", LabelMap(np.where(noise() > 500, bad, 1), scan.volume.grid), scan)
 
 
-def test_other_extension_is_refused(tmp_path: Path, scan: Scan) -> None:
-    with pytest.raises(OutputError, match=r"wanted a name that ends in \.nii\.gz or \.nii"):
+def test_other_extension_is_rejected(tmp_path: Path, scan: Scan) -> None:
+    with pytest.raises(OutputError, match=r"expected a name that ends in \.nii\.gz or \.nii"):
         write_image(tmp_path / "out.mgz", scan.volume, scan)
 
 
-def test_folder_that_is_not_there(tmp_path: Path, scan: Scan) -> None:
-    with pytest.raises(OutputError, match=r"cannot write .*No such file or directory; free some space"):
+def test_missing_folder(tmp_path: Path, scan: Scan) -> None:
+    with pytest.raises(OutputError, match=r"cannot write .*No such file or directory; check free space"):
         write_image(tmp_path / "nowhere" / "out.nii", scan.volume, scan)
 
 
@@ -234,7 +234,7 @@ def test_unwritable_folder(tmp_path: Path, scan: Scan, monkeypatch: pytest.Monke
         write_image(tmp_path / "out.nii", scan.volume, scan)
 
 
-def test_full_disk_leaves_the_old_file_and_no_debris(
+def test_full_disk_leaves_the_old_file_and_no_partial_file(
     tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "results" / "out.nii.gz"
@@ -245,14 +245,14 @@ def test_full_disk_leaves_the_old_file_and_no_debris(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OutputError, match=r"cannot write .*out\.nii\.gz: No space left on device; free some space"):
+    with pytest.raises(OutputError, match=r"cannot write .*out\.nii\.gz: No space left on device; check free space"):
         write_image(path, scan.volume, scan)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on file sizes to run into")
-def test_writing_that_stops_midway_leaves_no_debris(tmp_path: Path, scan: Scan) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit of file sizes")
+def test_interrupted_writing_leaves_no_partial_file(tmp_path: Path, scan: Scan) -> None:
     import resource
 
     before = sorted(tmp_path.iterdir())

@@ -1,9 +1,9 @@
-"""A head and a model small enough to run the whole pipeline in seconds.
+"""A toy head and a toy model that run the whole pipeline in seconds.
 
-The head is the template's own image, turned, shrunk and put on a coarse grid of oblique, left-handed, anisotropic
-voxels, with zeros outside the brain so that no brain extraction is needed. The model's prior divides the brain into
-132 patches, the left regions on the left, so that its labels tell where they came from; its random networks decide
-between two neighbouring patches.
+The head is the image of the template, rotated, scaled down and resampled to a coarse grid of oblique, left-handed,
+anisotropic voxels. It is zero outside the brain, so no brain extraction is needed. The prior of the model divides the
+brain into 132 patches, with the left regions on the left, so each label has a known position. Its random networks
+decide between two neighbouring patches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from slant.grid import Grid, Matrix, transform_points
 from slant.io.models import load_model, manifest_of
 from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
-from slant.io.results import Run
+from slant.io.results import SegmentationRun
 from slant.io.templates import load_template
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
@@ -44,13 +44,13 @@ from slant.tiles import TileLayout
 from slant.volume import LabelMap, Volume
 
 LAYOUT = TileLayout((172, 220, 156), (172, 220, 22), (1, 1, 8))
-SETTINGS = UNetSettings(133, (4, 6), detail=2, mixed=4)
+SETTINGS = UNetSettings(133, (4, 6), image_channels=2, head_channels=4)
 SHAPE = (75, 65, 53)
 QFORM_CODE, SFORM_CODE = 1, 2
 SIMILARITY = 0.95
-"""Of the registration that `quick_stages` puts in the place of the real one."""
+"""Similarity of the registration with which `quick_stages` replaces the real one."""
 
-# Files of noise
+# Images of noise
 
 
 def noise(shape: tuple[int, ...] = (7, 8, 9), seed: int = 0) -> np.ndarray:
@@ -58,7 +58,7 @@ def noise(shape: tuple[int, ...] = (7, 8, 9), seed: int = 0) -> np.ndarray:
 
 
 def save(path: Path, data: np.ndarray, affine: Any = None, codes: tuple[int, int] = (1, 1)) -> Path:
-    """Write an image with these codes of sform and qform."""
+    """Write an image with these sform and qform codes."""
     affine = np.diag([-1.0, 1.1, 1.2, 1.0]) if affine is None else affine
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, codes[0])
@@ -71,8 +71,8 @@ def save(path: Path, data: np.ndarray, affine: Any = None, codes: tuple[int, int
 
 
 @cache
-def home_from_template() -> Matrix:
-    """Where the toy head lies: turned by some 15 degrees, 4 percent smaller, 26 mm away."""
+def native_from_template() -> Matrix:
+    """Affine of the toy head: rotated by about 15 degrees, 4 percent smaller, translated by 26 mm."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", (10, -6, 12), degrees=True).as_matrix() * 0.96
     matrix[:3, 3] = 12, -20, 18
@@ -81,13 +81,13 @@ def home_from_template() -> Matrix:
 
 @cache
 def toy_grid() -> Grid:
-    """Axes about P, S, R: left-handed, oblique, 2.6 x 2.3 x 3 mm."""
+    """Grid with axes close to P, S, R: left-handed, oblique, 2.6 x 2.3 x 3 mm."""
     axes = np.array([[0, 0, 1.0], [-1, 0, 0], [0, 1, 0]])
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", (8, 5, -4), degrees=True).as_matrix() @ axes @ np.diag([2.6, 2.3, 3.0])
     brain = load_template().brain
-    middle = transform_points(brain.grid.ras_from_voxel, np.argwhere(brain.data)).mean(axis=0)
-    center = transform_points(home_from_template(), middle[None])[0]
+    template_center = transform_points(brain.grid.ras_from_voxel, np.argwhere(brain.data)).mean(axis=0)
+    center = transform_points(native_from_template(), template_center[None])[0]
     matrix[:3, 3] = center - matrix[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
     return Grid(SHAPE, np.float32(matrix).astype(np.float64))
 
@@ -96,9 +96,9 @@ def toy_grid() -> Grid:
 def toy_head() -> np.ndarray:
     """(75, 65, 53) int16 head on `toy_grid`."""
     template, grid = load_template(), toy_grid()
-    template_from_home = np.linalg.inv(home_from_template())
-    image = resample(template.image, grid, source_from_target=template_from_home)
-    inside = pick_labels(template.brain, grid, template_from_home).data != 0
+    template_from_native = np.linalg.inv(native_from_template())
+    image = resample(template.image, grid, source_from_target=template_from_native)
+    inside = pick_labels(template.brain, grid, template_from_native).data != 0
     grain = np.random.default_rng(0).normal(0, 5, SHAPE)
     scaled = np.clip(900 * image.data / image.data.max() + grain, 1, None)
     return np.where(inside, scaled, 0).astype(np.int16)
@@ -112,7 +112,7 @@ def write_toy_scan(path: Path, data: np.ndarray | None = None) -> Path:
 
 @cache
 def toy_folder() -> Path:
-    """A folder for this process, removed at its end."""
+    """Temporary folder of this process, removed when it ends."""
     folder = Path(tempfile.mkdtemp(prefix="slant-toy-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -128,7 +128,7 @@ def toy_scan() -> Scan:
 
 @cache
 def patches() -> np.ndarray:
-    """Channel of every 4 mm cell of the template: 0 outside the brain, else one of 132 patches on its own side."""
+    """Channel of every 4 mm cell of the template: 0 outside the brain, else one of 132 patches on the correct side."""
     template, protocol = load_template(), load_protocol()
     shape = tuple(-(-n // SPACING) for n in template.grid.shape)
     matrix = template.grid.ras_from_voxel @ np.diag([SPACING, SPACING, SPACING, 1.0])
@@ -152,7 +152,7 @@ def patches_1mm() -> np.ndarray:
 
 @cache
 def toy_prior() -> Prior:
-    """Each cell's own patch is likely, the next cell's along y nearly as likely, no other possible."""
+    """Prior in which only the patch of a cell and that of the next cell along y, slightly less likely, are possible."""
     channels = patches()
     steps = np.zeros((*channels.shape, SETTINGS.outputs), dtype=np.uint8)
     np.put_along_axis(steps, np.roll(channels, 1, axis=1)[..., None], 235, axis=3)
@@ -186,8 +186,8 @@ def toy_model() -> Model:
 
 @contextmanager
 def quick_stages() -> Iterator[None]:
-    """Put the known place in the registration's place, and leave the bias as it is."""
-    known = Registration(home_from_template(), SIMILARITY)
+    """Replace the registration by the known affine, and skip the bias field correction."""
+    known = Registration(native_from_template(), SIMILARITY)
     with (
         patch("slant.register.register_to_template", lambda *_: known),
         patch("slant.bias.correct_bias", lambda volume, _: (volume, volume)),
@@ -197,7 +197,7 @@ def quick_stages() -> Iterator[None]:
 
 @contextmanager
 def quick_networks() -> Iterator[None]:
-    """Let every tile vote for the `patches` wherever the image is not zero."""
+    """Let every tile vote for the `patches` where the image is not zero."""
 
     def votes(predictor: Any, image: np.ndarray, *_: object) -> Iterator[tuple[Any, np.ndarray]]:
         channels = np.where(image != 0, patches_1mm(), 0).astype(np.uint8)
@@ -223,29 +223,29 @@ def toy_found() -> Segmentation:
 
 @cache
 def light_found() -> Segmentation:
-    """`toy_found` with hardly anything in template space, so that it is written at once."""
+    """`toy_found` with very small images in template space, so that writing it is fast."""
     small = Grid((3, 4, 5), np.eye(4))
     prepared = replace(toy_prepared(), image=Volume(np.ones(small.shape), small))
     return replace(toy_found(), template_labels=LabelMap(np.ones(small.shape, int), small), prepared=prepared)
 
 
 @cache
-def voted_run() -> Run:
-    """The toy scan by `quick_networks`."""
+def voted_run() -> SegmentationRun:
+    """The toy scan segmented with `quick_networks`."""
     with quick_networks():
         found = label(toy_prepared(), toy_model(), SegmentSettings(threads=1))
-    return Run(toy_scan(), found, toy_model(), SegmentSettings(threads=1), b"a picture")
+    return SegmentationRun(toy_scan(), found, toy_model(), SegmentSettings(threads=1), b"a picture")
 
 
 def use_light_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `slant segment` find what `light_found` holds, whatever scan on the toy grid it is given."""
+    """Let `slant segment` return `light_found` for any scan on the toy grid."""
     monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
     monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
-    monkeypatch.setattr("slant.report.page.pages_of", lambda *_: {"report": b"a page"})
+    monkeypatch.setattr("slant.report.page.reports_of", lambda *_: {"report": b"a page"})
 
 
 def forbid_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if a scan gets as far as the pipeline."""
+    """Fail if the pipeline starts."""
 
     def never(*_: object) -> None:
         raise AssertionError("the pipeline was started")
@@ -254,13 +254,13 @@ def forbid_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What a refused command said: one line on stderr, nothing on stdout."""
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("slant: ")
-    assert said.err.count("\n") == 1
-    assert said.err.endswith("\n")
-    return said.err
+    """The error message of a command: one line on stderr, nothing on stdout."""
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("slant: ")
+    assert output.err.count("\n") == 1
+    assert output.err.endswith("\n")
+    return output.err
 
 
 def run_slant(*arguments: object) -> int:
@@ -278,5 +278,5 @@ def segment_toy(scan: Path, out: Path, *options: object) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path from there."""
+    """The content of every file below a folder, by its relative path."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

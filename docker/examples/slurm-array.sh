@@ -1,9 +1,9 @@
 #!/bin/bash
-# One array task a participant, each in its own container, all into one dataset:
+# Segments a BIDS dataset with one array task per participant, each in its own container, with one output directory:
 #
 #   sbatch --array=1-$(($(wc -l < BIDS/participants.tsv) - 1)) docker/examples/slurm-array.sh BIDS OUT
 #
-# Run it again to do what is missing: finished scans are skipped.
+# Submit it again to process what is missing: finished scans are skipped.
 #SBATCH --job-name=slant
 #SBATCH --cpus-per-task=2
 #SBATCH --mem=4G

@@ -1,13 +1,13 @@
-"""The command line: arguments in, exit status out; all work is done by the modules below."""
+"""The command line: parses the arguments, calls the library, and sets the exit status."""
 
 from __future__ import annotations
 
-from slant.cli import (  # noqa: F401 (each adds its commands)
+from slant.cli import (  # noqa: F401 (each module adds its commands)
     about,
     cohort,
     evaluate,
+    legacy,
     multiatlas,
-    original,
     phantoms,
     report,
     segment,

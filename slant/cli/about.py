@@ -1,4 +1,4 @@
-"""`slant labels` and `slant models`: what the package knows of regions and networks."""
+"""`slant labels` and `slant models`: print the regions and the embedded models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def labels(*, format: Literal["freesurfer", "itksnap", "tsv"] = "tsv", protocol:
     Parameters
     ----------
     format : str
-        For FreeSurfer's Freeview, for ITK-SNAP, or BIDS' dseg.tsv.
+        freesurfer for Freeview, itksnap for ITK-SNAP, or tsv as in the dseg.tsv file of BIDS.
     protocol : str
         Label protocol.
     """
@@ -29,14 +29,14 @@ def labels(*, format: Literal["freesurfer", "itksnap", "tsv"] = "tsv", protocol:
 
 
 models = App(
-    name="models", help="List the embedded models with their licences, or make one of the original SLANT's weights."
+    name="models", help="List the embedded models with their licences, or import the weights of the original SLANT."
 )
 app.command(models)
 
 
 @models.default
 def list_models() -> None:
-    """List the embedded models with their licences and what is known about them."""
+    """List the embedded models with their licences and training data."""
     from slant.io.models import describe_models
 
     say(describe_models())
@@ -53,24 +53,24 @@ def import_original(
     epoch: int = 27,
     precision: Literal["float32", "float16"] = "float32",
 ) -> None:
-    """Make a model of the checkpoints that the original SLANT published.
+    """Import the published checkpoints of the original SLANT as a model.
 
     Parameters
     ----------
     folder : Path
-        The original's model_dir, with 1_1_1/finetune_out/models/model_epoch_0027.pth and so forth.
+        The model_dir of the original SLANT, with 1_1_1/finetune_out/models/model_epoch_0027.pth and so on.
     out : Path
-        Folder of the model, for slant segment --model; made if absent.
+        Folder of the new model, for slant segment --model (created if missing).
     name : str
-        Of the model.
+        Name of the model.
     tiles : int
-        SLANT-27, or SLANT-8 of its eight corner tiles.
+        Number of tiles: 27, or 8, which are the eight corner tiles of SLANT-27.
     epoch : int
-        Which checkpoints to take.
+        Epoch of the checkpoints to import.
     precision : str
-        What is stored: 80 MB or 40 MB a tile.
+        Precision of the stored weights: 80 MB (float32) or 40 MB (float16) per tile.
     """
     from slant.io import models as store
 
     store.import_original(folder, out, name=name, tiles=tiles, epoch=epoch, precision=precision)
-    say(f"{tiles} tiles in {out}; use it by: slant segment SCAN OUT --model {out}")
+    say(f"wrote {tiles} tiles to {out}; to use them: slant segment SCAN OUT --model {out}")

@@ -1,4 +1,4 @@
-"""`slant-bids`, the BIDS App."""
+"""`slant-bids`: the BIDS App."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 import slant
 from slant.cli.app import guarded, say
 from slant.cli.cohort import Resources, prepare, run
-from slant.config import RunPages, SegmentSettings
+from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 app = App(
     name="slant-bids",
-    help="Whole-brain segmentation of a BIDS dataset's T1-weighted MRI into 132 BrainCOLOR regions.",
+    help="Whole-brain segmentation of the T1-weighted MRI of a BIDS dataset into 132 BrainCOLOR regions.",
     version=slant.__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
 
-_DEFAULTS, _PAGES = SegmentSettings(), RunPages()
+_DEFAULTS, _REPORTS = SegmentSettings(), RunReportSettings()
 
 
-def _both(*names: str, several: bool = False, flag: bool = False) -> Parameter:
-    """An option with dashes, and as older BIDS Apps have it, with underscores."""
-    spelled = tuple(dict.fromkeys(f"--{spelling}" for name in names for spelling in (name, name.replace("-", "_"))))
-    if several:
-        return Parameter(name=spelled, consume_multiple=True, negative_iterable=(), show_default=False)
-    return Parameter(name=spelled, negative="") if flag else Parameter(name=spelled)
+def _option(name: str, *, multiple: bool = False, flag: bool = False) -> Parameter:
+    """An option that can be written with dashes, or with underscores as in older BIDS Apps."""
+    spellings = tuple(f"--{spelling}" for spelling in (name, name.replace("-", "_")))
+    if multiple:
+        return Parameter(name=spellings, consume_multiple=True, negative_iterable=(), show_default=False)
+    return Parameter(name=spellings, negative="") if flag else Parameter(name=spellings)
 
 
 @app.default
@@ -43,104 +43,109 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     level: Literal["participant", "group"] | None = None,
     /,
     *,
-    participant_label: Annotated[tuple[str, ...], _both("participant-label", several=True)] = (),
-    session_label: Annotated[tuple[str, ...], _both("session-label", several=True)] = (),
-    bids_filter_file: Annotated[Path | None, _both("bids-filter-file")] = None,
-    skip_bids_validation: Annotated[bool, _both("skip-bids-validation", flag=True)] = False,
-    work_dir: Annotated[Path | None, _both("work-dir")] = None,
-    n_procs: Annotated[int | None, _both("n-procs")] = None,
-    mem_gb: Annotated[float | None, _both("mem-gb")] = None,
+    participant_label: Annotated[tuple[str, ...], _option("participant-label", multiple=True)] = (),
+    session_label: Annotated[tuple[str, ...], _option("session-label", multiple=True)] = (),
+    bids_filter_file: Annotated[Path | None, _option("bids-filter-file")] = None,
+    skip_bids_validation: Annotated[bool, _option("skip-bids-validation", flag=True)] = False,
+    work_dir: Annotated[Path | None, _option("work-dir")] = None,
+    n_procs: Annotated[int | None, _option("n-procs")] = None,
+    mem_gb: Annotated[float | None, _option("mem-gb")] = None,
     scheduler: str | None = None,
     cluster: Path | None = None,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
-    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
+    reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS,
     force: Annotated[bool, Parameter(negative="")] = False,
     boilerplate: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Segment the T1w images of a BIDS dataset (participant), then make tables of all of them (group).
+    """Segment the T1w images of a BIDS dataset (participant level), and tabulate the volumes (group level).
 
     Parameters
     ----------
     bids_dir : Path
-        BIDS dataset.
+        Root folder of the BIDS dataset.
     output_dir : Path
-        Folder of the derivatives dataset; made if absent.
+        Output directory, which becomes a BIDS derivatives dataset (created if missing).
     level : str
-        participant segments; group writes volumes.tsv, failures.tsv and the dashboard group.html.
+        participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html.
     participant_label : list
-        Participants, with or without sub-; all by default.
+        Labels of the participants, with or without sub- (default: all).
     session_label : list
-        Sessions, with or without ses-; all by default.
+        Labels of the sessions, with or without ses- (default: all).
     bids_filter_file : Path
-        JSON with entities for pybids, such as {"t1w": {"acquisition": "mprage"}}.
+        JSON file with pybids entities, for example {"t1w": {"acquisition": "mprage"}}.
     skip_bids_validation : bool
-        Take a dataset without a valid description, and files whose names are not quite BIDS.
+        Skip BIDS validation: accept a dataset without a valid description, and file names that are not quite BIDS.
     work_dir : Path
-        Folder for locks and temporary files, the same for all runs on one output folder.
+        Directory for locks and temporary files, shared by all runs on one output directory.
     n_procs : int
-        Scans at a time; by default as many as cores and available memory allow.
+        Scans processed in parallel (default: as many as cores and available memory allow).
     mem_gb : float
-        Memory for all scans at work, in GiB; by default what is available.
+        Memory for all scans that are processed at the same time, in GiB (default: the available memory).
     scheduler : str
-        Address of a dask scheduler, such as tcp://node01:8786, whose workers do the work instead of this machine.
+        Address of a running dask scheduler, for example tcp://node01:8786. Its workers process the scans.
     cluster : Path
-        TOML file of SLURM jobs that do the work, with workers = N and a table [slurm].
+        TOML file that describes SLURM jobs to start as workers: workers = N and a table [slurm].
     force : bool
-        Do finished scans again.
+        Reprocess finished scans.
     boilerplate : bool
-        Print what to write in the methods section of a paper, and do nothing else.
+        Print a text for the methods section of a paper, and exit.
     """
     if boilerplate:
         say(_boilerplate(settings))
         return
     if bids_dir is None or output_dir is None or level is None:
-        raise SettingsError("wanted three arguments: slant-bids BIDS_DIR OUTPUT_DIR {participant,group}")
+        found = sum(argument is not None for argument in (bids_dir, output_dir, level))
+        raise SettingsError(
+            f"found {found} argument(s), expected three: slant-bids BIDS_DIR OUTPUT_DIR {{participant,group}}"
+        )
     from slant.cohort.bids import Selection, list_bids_jobs, write_dataset
     from slant.cohort.jobs import absolute
-    from slant.cohort.scan import Request
+    from slant.cohort.segment import Request
 
     out = absolute(output_dir)
     selection = Selection(participant_label, session_label, bids_filter_file, not skip_bids_validation)
     resources = Resources(n_procs, mem_gb, work_dir, scheduler, cluster)
-    made, _ = prepare(
-        list_bids_jobs(bids_dir, out, selection), out, Request(settings, pages=pages), resources, force=force
-    )
-    model = _manifest(settings)
-    write_dataset(out, bids_dir, _named(settings, model), keep_head=bool(model.get("input", {}).get("keep_head")))
+    job_list = list_bids_jobs(bids_dir, out, selection)
+    prepared, _ = prepare(job_list, out, Request(settings, reports=reports), resources, force=force)
+    manifest = _manifest(settings)
+    mask_brain = bool(manifest.get("input", {}).get("mask_brain", True))
+    write_dataset(out, bids_dir, _model_identity(settings, manifest), mask_brain=mask_brain)
     if level == "group":
-        _group(made, bids_dir)
+        _group(prepared, bids_dir)
         return
-    summary = run(made, resources, settings)
+    summary = run(prepared, resources, settings)
     for failure in summary.failed:
         sys.stderr.write(f"slant: {failure.name} failed: {failure.reason}\n")
-    say(f"{len(summary.done)} scan(s) segmented, {len(summary.kept)} had been before, {len(summary.failed)} failed")
-    say(f"results are in {out}; the group level makes the tables: slant-bids {bids_dir} {output_dir} group")
+    say(f"{len(summary.done)} scan(s) segmented, {len(summary.kept)} already done, {len(summary.failed)} failed")
+    say(f"results: {out}; the group level writes the tables: slant-bids {bids_dir} {output_dir} group")
     if summary.failed:
         sys.exit(1)
 
 
-def _group(made: Cohort, bids_dir: Path) -> None:
+def _group(prepared: Cohort, bids_dir: Path) -> None:
+    """Write the tables and the dashboard; a scan without results counts as a failure."""
     from slant.cohort.failures import Failure
     from slant.cohort.table import write_tables
 
-    made.place.make()
-    names = [(job, job.folder / made.work.names(job).record) for job in made.listed.jobs]
-    waiting = [
+    layout, job_list = prepared.layout, prepared.job_list
+    layout.make()
+    records = [(job, job.folder / prepared.task.names(job).record) for job in job_list.jobs]
+    unfinished = [
         Failure(job.id, "not segmented; run the participant level", str(job.scan), "")
-        for job, record in names
+        for job, record in records
         if not record.is_file()
     ]
-    unreadable = [Failure(folder, reason, folder, "") for folder, reason in made.listed.unreadable.items()]
+    unreadable = [Failure(folder, reason, folder, "") for folder, reason in job_list.unreadable.items()]
     rows, failures = write_tables(
-        made.place, made.listed.jobs, waiting + unreadable, bids=True, participants=bids_dir / "participants.tsv"
+        layout, job_list.jobs, unfinished + unreadable, bids=True, participants=bids_dir / "participants.tsv"
     )
-    say(f"volumes of {rows} scan(s) are in {made.place.out / 'volumes.tsv'}")
-    say(f"{failures} scan(s) without results are in {made.place.out / 'failures.tsv'}")
-    say(f"all of them to look at: {made.place.out / 'group.html'}")
+    say(f"volumes of {rows} scan(s): {layout.out / 'volumes.tsv'}")
+    say(f"{failures} scan(s) without results: {layout.out / 'failures.tsv'}")
+    say(f"overview: {layout.out / 'group.html'}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the BIDS App and exit: 0 done, 1 if a scan failed, 2 for anything the user can mend before."""
+    """Run the BIDS App and exit: status 0 if done, 1 if a scan failed, 2 for an error before the first scan."""
     guarded(lambda: app(arguments, exit_on_error=False, print_error=False))
 
 
@@ -153,11 +158,12 @@ def _manifest(settings: SegmentSettings) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}; install or export the model again") from error
+        raise ModelError(f"cannot read the manifest {path}: {error}; install or export the model again") from error
 
 
-def _named(settings: SegmentSettings, manifest: dict[str, Any]) -> dict[str, str]:
-    from slant.cohort.work import model_sha256
+def _model_identity(settings: SegmentSettings, manifest: dict[str, Any]) -> dict[str, str]:
+    """Name, SHA-256 and licence of the model."""
+    from slant.cohort.task import model_sha256
 
     sha256 = model_sha256(settings.model)
     return {"name": str(manifest.get("name")), "sha256": sha256, "licence": str(manifest.get("licence"))}
@@ -166,5 +172,5 @@ def _named(settings: SegmentSettings, manifest: dict[str, Any]) -> dict[str, str
 def _boilerplate(settings: SegmentSettings) -> str:
     from slant.cohort.bids import BOILERPLATE
 
-    model = _named(settings, _manifest(settings))
+    model = _model_identity(settings, _manifest(settings))
     return BOILERPLATE.format(version=slant.__version__, model=model["name"], sha256=model["sha256"]).strip()

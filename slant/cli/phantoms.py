@@ -1,4 +1,4 @@
-"""`slant phantoms`."""
+"""`slant phantoms`: makes synthetic scans with labels."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ def phantoms(
     Parameters
     ----------
     out : Path
-        Folder for NAME_T1w.nii.gz and NAME_dseg.nii.gz; made if absent.
+        Output directory for NAME_T1w.nii.gz and NAME_dseg.nii.gz (created if missing).
     count : int
-        How many people.
+        Number of synthetic subjects.
     seed : int
-        The same seed gives the same people.
+        Random seed; the same seed gives the same subjects.
     voxel_mm : float
-        Edge of a voxel.
+        Voxel size in mm.
     slices : int
-        Annotate only so many slices along each axis. [default: everything]
+        Label only this many slices along each axis. [default: all voxels]
     force : bool
-        Replace phantoms of the same names once the new ones are complete.
+        Overwrite existing phantoms when the new ones are complete.
     """
     from slant.train.phantom import UNLABELLED, PhantomSettings, write_phantoms
 
     settings = PhantomSettings(count, seed, voxel_mm, slices)
     write_phantoms(out, settings, force=force)
-    say(f"{count} phantoms, {settings.names[0]} to {settings.names[-1]}, in {out}")
+    say(f"{count} phantoms, {settings.names[0]} to {settings.names[-1]}, written to {out}")
     if slices is not None:
-        say(f"{slices} slices along each axis are annotated; all else has id {UNLABELLED}: set ignore = {UNLABELLED}")
+        say(
+            f"{slices} slices along each axis are labelled; all other voxels have the id {UNLABELLED}: set "
+            f"ignore_label = {UNLABELLED}"
+        )

@@ -1,4 +1,4 @@
-"""`slant segment`."""
+"""`slant segment`: segments one scan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.config import DicomSettings, RunPages, SegmentSettings
+from slant.config import DicomSettings, RunReportSettings, SegmentSettings
 from slant.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from slant.nets.model import Model
     from slant.volume import LabelMap
 
-_DEFAULTS, _PAGES, _DICOM = SegmentSettings(), RunPages(), DicomSettings()
+_DEFAULTS, _REPORTS, _DICOM = SegmentSettings(), RunReportSettings(), DicomSettings()
 
 
 @app.command
-def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called)
+def segment(  # noqa: PLR0913 (the options of a scan and its results)
     scan: Path,
     out: Path,
     /,
@@ -33,24 +33,24 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     volume: int | None = None,
     name: str | None = None,
-    pages: Annotated[RunPages, Parameter(name="*")] = _PAGES,
+    reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS,
     dicom: Annotated[DicomSettings, Parameter(name="*")] = _DICOM,
     force: bool = False,
 ) -> None:
-    """Label one T1-weighted scan.
+    """Segment one T1-weighted scan.
 
     Parameters
     ----------
     scan : Path
         .nii, .nii.gz or .mgz file, or a folder of DICOM files.
     out : Path
-        Folder for the results; made if absent.
+        Output directory (created if missing).
     volume : int
-        Which volume of a 4D file to take, counted from 0.
+        Volume of a 4D file to segment, counted from 0.
     name : str
-        What the names of the results begin with. [default: the name of the scan's file, without _T1w, or folder]
+        Output file prefix (default: the name of the file without _T1w, or of the folder).
     force : bool
-        Replace existing results once the new ones are complete.
+        Overwrite existing results when finished.
     """
     start = time.perf_counter()
     from slant.io.results import ResultNames, write_results
@@ -60,15 +60,15 @@ def segment(  # noqa: PLR0913 (what a scan needs, and how its results are called
     if name is not None:
         loaded = dataclasses.replace(loaded, name=_file_name(name))
     names = ResultNames(loaded.name)
-    check_output(out, names, force=force, optional=names.pages)
-    from slant.cohort.scan import Request, segment_scan
+    check_output(out, names, force=force, optional=names.optional)
+    from slant.cohort.segment import Request, segment_scan
     from slant.io.models import load_model
 
     model = load_model(settings.model)
-    as_dicom = _seg_writer(loaded, model) if dicom.dicom_seg else None
-    run = segment_scan(loaded, model, Request(settings, volume, pages))
-    if as_dicom is not None:
-        run = dataclasses.replace(run, pages={**run.pages, "dicom_seg": as_dicom(run.segmentation.labels)})
+    dicom_seg_of = _seg_encoder(loaded, model) if dicom.dicom_seg else None
+    run = segment_scan(loaded, model, Request(settings, volume, reports))
+    if dicom_seg_of is not None:
+        run = dataclasses.replace(run, exports={**run.exports, "dicom_seg": dicom_seg_of(run.segmentation.labels)})
     files = write_results(run, out)
     _report(files, run.warnings, run.quality, time.perf_counter() - start)
 
@@ -82,12 +82,12 @@ def _read(scan: Path, volume: int | None, dicom: DicomSettings) -> Scan:
     from slant.io.dicom.convert import read_dicom
 
     if volume is not None:
-        raise SettingsError(f"--volume is for files of several volumes: found the folder {scan}; use --series")
+        raise SettingsError(f"--volume is for files of several volumes, found the folder {scan}; use --series")
     return read_dicom(scan, series=dicom.series)
 
 
-def _seg_writer(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
-    """What makes a DICOM Segmentation of labels; fails now if it could not then."""
+def _seg_encoder(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
+    """Function that encodes labels as a DICOM Segmentation; an impossible export fails before the segmentation."""
     from slant.io.dicom.seg import seg_bytes, seg_target
 
     return partial(seg_bytes, seg_target(scan, model))
@@ -95,11 +95,13 @@ def _seg_writer(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
 
 def _file_name(name: str) -> str:
     if name.startswith(".") or set(name) & set("/\\\0\n") or not name:
-        raise SettingsError(f"--name {name!r} cannot begin file names; wanted one without slashes or a leading dot")
+        raise SettingsError(f"--name {name!r} cannot begin file names; expected no slash and no leading dot")
     return name
 
 
-def _report(files: dict[str, Path], warnings: tuple[str, ...], quality: dict[str, Any] | None, seconds: float) -> None:
+def _report(
+    files: dict[str, Path], warnings: tuple[str, ...], quality: dict[str, Any] | None, runtime_s: float
+) -> None:
     for warning in warnings:
         sys.stderr.write(f"slant: warning: {warning}\n")
     width = max(map(len, files))
@@ -107,6 +109,6 @@ def _report(files: dict[str, Path], warnings: tuple[str, ...], quality: dict[str
         say(f"{kind:<{width}}  {path}")
     if quality is not None:
         for reason in quality["reasons"]:
-            sys.stderr.write(f"slant: look: {reason}\n")
+            sys.stderr.write(f"slant: review: {reason}\n")
         say(f"{'grade':<{width}}  {quality['grade']}")
-    say(f"done in {seconds:.0f} s")
+    say(f"done in {runtime_s:.0f} s")

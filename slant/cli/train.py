@@ -1,4 +1,4 @@
-"""`slant train`."""
+"""`slant train`: trains networks on labelled scans."""
 
 from __future__ import annotations
 
@@ -20,56 +20,60 @@ def train(  # noqa: PLR0913
     /,
     *,
     data: Path | None = None,
-    auxiliary: Path | None = None,
+    auxiliary_dir: Path | None = None,
     scans: Path | None = None,
-    work: Path | None = None,
+    work_dir: Path | None = None,
     fold: int | None = None,
-    start: Path | None = None,
+    init_from: Path | None = None,
     stages: Annotated[
         tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST
     ] = (),
     tiles: Annotated[tuple[str, ...], _LIST] = (),
     devices: Annotated[tuple[str, ...], _LIST] = (),
-    minutes: float | None = None,
-    export: Annotated[bool, Parameter(negative="")] = False,
+    time_limit: float | None = None,
 ) -> None:
-    """Train networks on labelled scans; run again with the same options to continue.
+    """Train networks on labelled scans; rerun the same command to resume.
 
     Parameters
     ----------
     config : Path
-        TOML file, see configs/train.
+        TOML file with the settings of the training, for example one of configs/train.
     data : Path
-        Folder of NAME_T1w.nii.gz with NAME_dseg.nii.gz.
-    auxiliary : Path
-        Folder of scans labelled by machine, as slant multiatlas writes it.
+        Folder of NAME_T1w.nii.gz and NAME_dseg.nii.gz.
+    auxiliary_dir : Path
+        Folder of automatically labelled scans, as written by slant multiatlas.
     scans : Path
-        Table of the scans: name, and any of person, fold, regions.
-    work : Path
+        TSV table of the scans: column name and any of subject, fold, regions.
+    work_dir : Path
         Folder for prepared scans, checkpoints and models.
     fold : int
-        Part of the people that is held out.
-    start : Path
-        Checkpoint, or model of one network for the whole brain, from which the first stage starts.
+        Cross-validation fold to hold out.
+    init_from : Path
+        Checkpoint, or model with one network, that initializes the first stage.
     stages : list
-        What to do, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
+        Stages to run, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list
-        Tiles to fine-tune, such as 1_1_1. [default: all]
+        Tiles to fine-tune, for example 1_1_1. [default: all]
     devices : list
-        Where to train: cpu, cuda, cuda:1; several share the tiles. [default: cpu]
-    minutes : float
-        Stop after so long; the same command continues where it stopped.
-    export : bool
-        Only write the model of what has been trained: short for --stages export.
+        Training devices, for example cpu, cuda or cuda:1; tiles are distributed over them. [default: cpu]
+    time_limit : float
+        Stop after this many minutes; rerun to resume.
     """
     from slant.train.settings import TrainSettings
 
-    given = {"data": data, "auxiliary": auxiliary, "scans": scans, "work": work, "fold": fold, "start": start}
-    listed = {"devices": devices} if devices else {}
-    values = {**read_toml(config), **{k: v for k, v in given.items() if v is not None}, **listed}
+    options = {
+        "data": data,
+        "auxiliary_dir": auxiliary_dir,
+        "scans": scans,
+        "work_dir": work_dir,
+        "fold": fold,
+        "init_from": init_from,
+        "devices": devices or None,
+    }
+    values = {**read_toml(config), **{key: value for key, value in options.items() if value is not None}}
     settings = build(TrainSettings, values, str(config))
     from slant.train import run
 
-    until = None if minutes is None else time.monotonic() + 60 * minutes
-    if not run.run_stages(settings, ("export",) if export else stages, tiles, until):
-        say("stopped in time; run the same command again to continue")
+    until = None if time_limit is None else time.monotonic() + 60 * time_limit
+    if not run.run_stages(settings, stages, tiles, until):
+        say("time limit reached; rerun to resume")

@@ -1,1 +1,1 @@
-"""Many scans: in parallel, resumed where they stopped, with a row for each that fails."""
+"""Segmentation of many scans: in parallel, resumable, with a table of the scans that failed."""

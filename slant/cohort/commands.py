@@ -1,54 +1,62 @@
-"""The scans of a list as commands, for sites that want an array job."""
+"""Prints the unfinished scans of a cohort as shell commands, for array jobs."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import Any
 
 from slant.cohort.index import append
 from slant.cohort.jobs import Job
 from slant.cohort.run import Cohort, split
-from slant.cohort.work import SegmentWork
-from slant.cohort.worker import finished
-from slant.config import RunPages, SegmentSettings
+from slant.cohort.task import SegmentTask
+from slant.cohort.worker import finished_entry
+from slant.config import RunReportSettings, SegmentSettings
 
 
-def commands(cohort: Cohort, work: SegmentWork) -> Iterator[str]:
-    """A line for the shell for every scan that is not finished; those that are come into the index.
+def commands(cohort: Cohort, task: SegmentTask) -> Iterator[str]:
+    """One `slant segment` command for each unfinished scan; finished scans are added to the index.
 
     Parameters
     ----------
     cohort : Cohort
-    work : SegmentWork
-        Its work.
+    task : SegmentTask
+        The task of the cohort.
+
+    Yields
+    ------
+    str
+        Command line, quoted for the shell.
     """
-    cohort.place.make()
+    cohort.layout.make()
     todo, _ = split(cohort)
     for job in todo:
-        entry = None if cohort.force else finished(job, work, cohort.place)
+        entry = None if cohort.force else finished_entry(job, task, cohort.layout)
         if entry is not None:
-            append(cohort.place.index, entry)
+            append(cohort.layout.index, entry)
         else:
-            yield shlex.join(["slant", "segment", *_arguments(job, work)])
+            yield shlex.join(["slant", "segment", *_arguments(job, task)])
 
 
-def _arguments(job: Job, work: SegmentWork) -> list[str]:
+def _arguments(job: Job, task: SegmentTask) -> list[str]:
     from slant.io.read import scan_name
 
-    found = [os.fspath(job.scan), os.fspath(job.folder), "--force"]
+    arguments = [os.fspath(job.scan), os.fspath(job.folder), "--force"]
     if job.name != scan_name(job.scan):
-        found += ["--name", job.name]
-    if work.volume is not None:
-        found += ["--volume", str(work.volume)]
-    asked = [(work.settings, field) for field in fields(SegmentSettings)] + [(work.pages, f) for f in fields(RunPages)]
-    for given, field in asked:
-        value, option = getattr(given, field.name), "--" + field.name.replace("_", "-")
+        arguments += ["--name", job.name]
+    if task.volume is not None:
+        arguments += ["--volume", str(task.volume)]
+    options: list[tuple[SegmentSettings | RunReportSettings, Field[Any]]]
+    options = [(task.settings, field) for field in fields(SegmentSettings)]
+    options += [(task.reports, field) for field in fields(RunReportSettings)]
+    for settings, field in options:
+        value, option = getattr(settings, field.name), "--" + field.name.replace("_", "-")
         if value == field.default:
             continue
         if isinstance(value, bool):
-            found.append(option if value else f"--no-{option[2:]}")
+            arguments.append(option if value else f"--no-{option[2:]}")
         else:
-            found += [option, str(value)]
-    return found
+            arguments += [option, str(value)]
+    return arguments

@@ -1,4 +1,4 @@
-"""A scan that failed leaves a mark with the reason until it succeeds; the marks make a table."""
+"""Failure markers: one file per failed scan, removed when the scan succeeds, and the table made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slant.cohort.place import Place
+from slant.cohort.layout import OutputLayout
 from slant.errors import OutputError
 
 TABLE = "failures.tsv"
@@ -24,13 +24,13 @@ class Failure:
     Attributes
     ----------
     name : str
-        The job's id.
+        Id of the job.
     reason : str
-        One line.
+        Error message, on one line.
     scan : str
-        Path.
+        Path of the scan.
     log : str
-        Path of its log from the folder of results; empty if it was not begun.
+        Path of the log, relative to the output directory; empty if processing did not start.
     """
 
     name: str
@@ -39,31 +39,31 @@ class Failure:
     log: str
 
 
-def mark_failure(place: Place, failure: Failure) -> None:
-    """Leave the mark; on a full disk there is none, and the run still tells."""
-    path = place.mark(failure.name)
+def write_failure_marker(layout: OutputLayout, failure: Failure) -> None:
+    """Write the marker of a failed scan; skipped if the disk is full, as the run reports the failure too."""
+    path = layout.failure_marker(failure.name)
     with suppress(OSError):
-        write_whole(path, json.dumps(asdict(failure), indent=2) + "\n")
+        write_atomic(path, json.dumps(asdict(failure), indent=2) + "\n")
 
 
-def clear_failure(place: Place, scan_id: str) -> None:
-    """Take the mark away."""
+def remove_failure_marker(layout: OutputLayout, scan_id: str) -> None:
+    """Remove the marker of a scan, if it has one."""
     with suppress(OSError):
-        place.mark(scan_id).unlink()
+        layout.failure_marker(scan_id).unlink()
 
 
-def read_failures(place: Place) -> dict[str, Failure]:
-    """All marks by id, but those of scans that are no longer there."""
-    found: dict[str, Failure] = {}
-    for path in sorted(place.marks.glob("*.json")):
+def read_failures(layout: OutputLayout) -> dict[str, Failure]:
+    """Failures of all readable markers, by job id."""
+    failures: dict[str, Failure] = {}
+    for path in sorted(layout.failure_markers.glob("*.json")):
         with suppress(OSError, ValueError, TypeError):
             failure = Failure(**json.loads(path.read_text(encoding="utf-8")))
-            found[failure.name] = failure
-    return found
+            failures[failure.name] = failure
+    return failures
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
-    """Write the table with the columns name, reason, scan and log.
+    """Write ``failures.tsv`` with the columns name, reason, scan and log.
 
     Raises
     ------
@@ -76,11 +76,11 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     for failure in sorted(failures, key=lambda f: f.name):
         row = (failure.name, failure.reason, failure.scan, failure.log or "n/a")
         writer.writerow([" ".join(cell.split()) for cell in row])
-    write_table(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def write_table(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all.
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
 
     Raises
     ------
@@ -88,15 +88,16 @@ def write_table(path: Path, text: str) -> None:
         If it cannot be written.
     """
     try:
-        write_whole(path, text)
+        write_atomic(path, text)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free some space and run again, finished scans stay"
+            f"cannot write {path}: {error.strerror or error}; check free space and write permission, then run again: "
+            "finished scans are kept"
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file by way of another name; OSError if that fails."""
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file to a temporary name and rename it; OSError if that fails."""
     partial = path.with_name(f".{path.name}-{os.getpid()}.part")
     try:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")

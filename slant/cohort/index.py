@@ -1,7 +1,7 @@
-"""A small index of the finished scans, so that they are recognized without opening them.
+"""An index of the finished scans, so that a run recognizes them without opening them.
 
-It is a cache: every line repeats what the record of a scan and the state of two files say. Without it, or where it does
-not fit, the record and the hash of the scan decide.
+The index is a cache. Each line repeats data of the record of a scan, and the size and time of two files. If a line is
+missing or does not match, the record and the hash of the scan decide.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FileState = tuple[int, int]
-"""Size and time of the last change in ns: compared for equality only, so that no clock has to be right."""
+"""Size in bytes and time of the last change in ns. Only compared for equality, so a wrong clock does no harm."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Entry:
     Attributes
     ----------
     id, scan, name : str
-        Of its job.
+        Id, path of the scan and output file prefix of the job.
     folder : str
-        Of its results, from the folder of all results.
+        Folder of the results, relative to the output directory.
     key : str
-        Of the work, see `slant.cohort.work.Work`.
+        Key of the task, see `slant.cohort.task.Task`.
     scan_state, record_state : FileState
-        Of the scan before it was read, and of its record.
+        State of the scan before it was read, and state of the record.
     sha256 : str
-        Of the scan's bytes.
+        SHA-256 of the bytes of the scan.
     """
 
     id: str
@@ -46,13 +46,13 @@ class Entry:
 
 
 def file_state(path: Path | str) -> FileState:
-    """Size and time of the last change of a file; OSError if there is none."""
-    found = Path(path).stat()
-    return found.st_size, found.st_mtime_ns
+    """Size and time of the last change of a file; OSError if it does not exist."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def read_index(path: Path) -> dict[str, Entry]:
-    """The entries by id; the last line of a scan counts, and a line cut short by a kill does not."""
+    """Read the entries by id; the last line of a scan counts, and truncated lines are ignored."""
     entries: dict[str, Entry] = {}
     try:
         text = path.read_bytes().decode(errors="replace")
@@ -60,20 +60,20 @@ def read_index(path: Path) -> dict[str, Entry]:
         return entries
     for line in text.splitlines():
         with suppress(ValueError, TypeError, KeyError):
-            found = json.loads(line)
-            scan_state, record_state = (tuple(found.pop(field)) for field in ("scan_state", "record_state"))
-            entry = Entry(**found, scan_state=scan_state, record_state=record_state)
+            fields = json.loads(line)
+            scan_state, record_state = (tuple(fields.pop(field)) for field in ("scan_state", "record_state"))
+            entry = Entry(**fields, scan_state=scan_state, record_state=record_state)
             entries[entry.id] = entry
     return entries
 
 
 def append(path: Path, entry: Entry) -> None:
-    """Add a line, whole, whoever else does so at the same time; without room for it the index stays as it was."""
+    """Append a line atomically, even with several writers; on a full disk the index stays unchanged."""
     line = json.dumps(asdict(entry)).encode() + b"\n"
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            with suppress(OSError):  # no locks there: lines of two runs may mix, and are then ignored
+            with suppress(OSError):  # no file locks: lines of two runs may mix, and are then ignored
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":

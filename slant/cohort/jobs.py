@@ -1,4 +1,4 @@
-"""Which scans there are: folders, patterns, tables and single files become a list of jobs."""
+"""Makes the list of jobs of a cohort from folders, patterns, tables and single files."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from slant.errors import InputError, SettingsError
 
 _COLUMNS = ("name", "T1w")
-_TYPICAL = "_T1w"
-_MAGIC = "*?["
+_T1W_SUFFIX = "_T1w"
+_WILDCARDS = "*?["
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to be segmented.
+    """One scan to segment.
 
     Attributes
     ----------
     id : str
-        Unique among the jobs; the scan's name in tables.
+        Unique id, the name of the scan in tables.
     scan : Path
-        Absolute.
+        Absolute path of the scan.
     folder : Path
-        For its results; absolute.
+        Absolute path of the folder for its results.
     name : str
-        What the names of its results begin with.
+        Output file prefix.
     """
 
     id: str
@@ -45,95 +45,95 @@ class JobList:
     Attributes
     ----------
     jobs : tuple of Job
-        Sorted by id.
+        Jobs, sorted by id.
     unreadable : dict of str to str
-        Folders that may hold more scans but cannot be read, with the reasons.
+        Folders that may contain more scans but cannot be read, with the reasons.
     """
 
     jobs: tuple[Job, ...]
     unreadable: dict[str, str]
 
 
-def list_jobs(places: Iterable[str], out: Path) -> JobList:
-    """The scans of folders, quoted patterns, tables and single files.
+def list_jobs(inputs: Iterable[str], out: Path) -> JobList:
+    """List the scans of folders, patterns, tables and single files.
 
     Parameters
     ----------
-    places : iterable of str
-        Folders (every ``*_T1w`` image at any depth or, where there is none, every image), patterns such as
-        ``study/*/T1.nii.gz``, TSV files with the columns name and T1w (paths from the table's folder), or scans.
+    inputs : iterable of str
+        Folders (all ``*_T1w`` images at any depth or, if there are none, all images), patterns (for example
+        ``study/*/T1.nii.gz``), TSV files with the columns name and T1w (paths relative to the table), or scans.
     out : Path
-        Folder for the results: each scan gets one of its own there, at the place that it has in the folder given.
+        Output directory. Each scan gets a folder of its own there, at its relative path in the input folder.
 
     Raises
     ------
     InputError
-        If a place cannot be read or holds no scan, or two scans would have one name.
+        If an input cannot be read or contains no scan, or two scans would get the same name.
     SettingsError
-        If a table is not one, or holds a name that cannot be that of a folder.
+        If a table is invalid, or contains a name that cannot be the name of a folder.
     """
     out = absolute(out)
     unreadable: dict[str, str] = {}
-    found = sorted((pair for place in places for pair in _scans(place, out, unreadable)), key=lambda pair: pair[0])
-    return JobList(unique([Job(i, scan, out / i, i.rpartition("/")[2]) for i, scan in found]), unreadable)
+    scans = sorted((pair for path in inputs for pair in _scans(path, out, unreadable)), key=lambda pair: pair[0])
+    return JobList(unique([Job(i, scan, out / i, i.rpartition("/")[2]) for i, scan in scans]), unreadable)
 
 
 def absolute(path: Path | str) -> Path:
-    """The path from the root, without ``..``; links, such as those of DataLad, stay, for scans are named by them."""
+    """Absolute path without ``..``. Symbolic links are not resolved: scans of DataLad are named by their links."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def unique(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """The jobs in order, a repeated one once.
+    """Remove repeated jobs; the order is kept.
 
     Raises
     ------
     InputError
-        If two scans have one id.
+        If two scans have the same id.
     """
     by_id: dict[str, Job] = {}
     for job in jobs:
         known = by_id.setdefault(job.id, job)
         if known.scan != job.scan:
             raise InputError(
-                f"two scans are named {job.id}: {known.scan} and {job.scan}; results go by name, so give their folder, "
-                "a quoted pattern ('study/*/T1.nii.gz') or a table with the columns name and T1w instead"
+                f"two scans are named {job.id}: {known.scan} and {job.scan}, but names must be unique; give their "
+                "common folder, a quoted pattern ('study/*/T1.nii.gz'), or a table with the columns name and T1w"
             )
     return tuple(by_id.values())
 
 
-def _scans(place: str, out: Path, unreadable: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """Id and absolute path of every scan of a place."""
+def _scans(text: str, out: Path, unreadable: dict[str, str]) -> Iterator[tuple[str, Path]]:
+    """Id and absolute path of each scan of one input; folders that cannot be read are added to ``unreadable``."""
     from slant.io.read import scan_name
 
-    path = absolute(place)
+    path = absolute(text)
     if path.is_dir():
-        yield from _named(_below(path, out, unreadable), path)
+        yield from _with_ids(_scans_below(path, out, unreadable), path)
     elif path.suffix.lower() == ".tsv":
-        yield from _table(path)
-    elif not path.exists() and any(c in place for c in _MAGIC):
-        matches = sorted(absolute(match) for match in glob.glob(place, recursive=True))  # noqa: PTH207 (absolute patterns)
+        yield from _scans_of_table(path)
+    elif not path.exists() and any(c in text for c in _WILDCARDS):
+        matches = sorted(absolute(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns)
         if not matches:
-            raise InputError(f"no file matches the pattern {place}; check the spelling")
-        top = Path(*path.parts[: _first_magic(path)])
-        yield from _named([match for match in matches if match.is_file()], top)
+            raise InputError(f"no file matches the pattern {text}; check the spelling")
+        top = Path(*path.parts[: _first_wildcard(path)])
+        yield from _with_ids([match for match in matches if match.is_file()], top)
     else:
         yield scan_name(path), path
 
 
-def _first_magic(path: Path) -> int:
-    """How many parts of a pattern come before the first that is not literal, at most all folders."""
-    return next(i for i, part in enumerate(path.parts) if any(c in part for c in _MAGIC))
+def _first_wildcard(path: Path) -> int:
+    """Index of the first part of a pattern that contains a wildcard."""
+    return next(i for i, part in enumerate(path.parts) if any(c in part for c in _WILDCARDS))
 
 
-def _named(scans: Iterable[Path], top: Path) -> Iterator[tuple[str, Path]]:
+def _with_ids(scans: Iterable[Path], top: Path) -> Iterator[tuple[str, Path]]:
     from slant.io.read import scan_name
 
     for scan in scans:
         yield (scan.parent.relative_to(top) / scan_name(scan)).as_posix(), scan
 
 
-def _below(top: Path, out: Path, unreadable: dict[str, str]) -> list[Path]:
+def _scans_below(top: Path, out: Path, unreadable: dict[str, str]) -> list[Path]:
     from slant.io.read import SUFFIXES
 
     def note(error: OSError) -> None:
@@ -145,28 +145,30 @@ def _below(top: Path, out: Path, unreadable: dict[str, str]) -> list[Path]:
         images += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(SUFFIXES)]
     if os.fspath(top) in unreadable:
         raise InputError(f"{top}: {unreadable[os.fspath(top)]}")
-    typical = [i for i in images if any(i.name.endswith(_TYPICAL + suffix) for suffix in SUFFIXES)]
+    t1w_images = [i for i in images if any(i.name.endswith(_T1W_SUFFIX + suffix) for suffix in SUFFIXES)]
     if not images:
-        raise InputError(f"{top}: found no scan in this folder or below; wanted {', '.join(SUFFIXES)} files")
-    return typical or images
+        raise InputError(f"{top}: found no scan in this folder or below, expected {', '.join(SUFFIXES)} files")
+    return t1w_images or images
 
 
-def _table(path: Path) -> Iterator[tuple[str, Path]]:
+def _scans_of_table(path: Path) -> Iterator[tuple[str, Path]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SettingsError(f"cannot read the table of scans {path}: {error}; wanted tabs between columns") from error
+        raise SettingsError(
+            f"cannot read the table of scans {path}: {error}; expected tab-separated text in UTF-8"
+        ) from error
     header = rows[0] if rows else []
     if any(column not in header for column in _COLUMNS):
-        raise SettingsError(f"{path}: found columns {', '.join(header) or 'none'}; wanted {' and '.join(_COLUMNS)}")
+        raise SettingsError(f"{path}: found columns {', '.join(header) or 'none'}, expected {' and '.join(_COLUMNS)}")
     name, t1w = (header.index(column) for column in _COLUMNS)
-    wanted = [row for row in rows[1:] if any(row)]
-    if not wanted:
-        raise InputError(f"{path}: the table has no rows; wanted a line for every scan")
-    for row in wanted:
+    filled = [row for row in rows[1:] if any(row)]
+    if not filled:
+        raise InputError(f"{path}: the table has no rows, expected one row per scan")
+    for row in filled:
         if len(row) <= max(name, t1w) or not row[t1w]:
-            raise SettingsError(f"{path}: the row {' '.join(row)!r} has no T1w; wanted a name and a path, with a tab")
+            raise SettingsError(f"{path}: the row {' '.join(row)!r} has no T1w, expected a name and a path")
         if row[name] in ("", ".", "..") or row[name].startswith(".") or set(row[name]) & set('/\\\0"\n'):
-            raise SettingsError(f"{path}: {row[name]!r} cannot be the name of a scan; wanted one a folder can have")
+            raise SettingsError(f"{path}: {row[name]!r} cannot be the name of a scan, expected a valid folder name")
         yield row[name], absolute(path.parent / row[t1w])

@@ -1,4 +1,4 @@
-"""Where the scans are worked on: processes of this machine by joblib, or the workers of a dask cluster."""
+"""Pools of workers: the interface, and worker processes on this machine by joblib."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from slant.cohort.feed import Feed, LabellingProcess, use
-from slant.cohort.machine import Plan
+from slant.cohort.gpu_server import GpuClient, GpuServer, set_client
+from slant.cohort.resources import WorkerPlan
 
 _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
@@ -25,43 +25,46 @@ _THREADS = (
 
 
 class Pool(Protocol):
-    """Workers, each of which takes one scan at a time."""
+    """Workers, each of which processes one scan at a time."""
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start the workers."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; with an error at once, and whatever is running with it."""
+        """Stop the workers; after an error at once, with the scans that they are processing."""
 
     def stop(self, *, now: bool) -> None:
-        """End the workers, when they are done or now."""
+        """Stop the workers: now, or when they are done."""
 
     @property
     def slots(self) -> int:
-        """Scans that may be at work now."""
+        """Number of scans that can be processed at the same time."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        """Start one, with the worker's threads as the option ``threads``."""
+        """Start a function on a worker, with its number of threads as the argument ``threads``."""
 
 
 class LocalPool:
-    """Processes of this machine; each is an executor of its own, so that a kill ends one scan and is known to be its.
+    """Worker processes on this machine.
+
+    Each process has an executor of its own, so that a killed process affects one scan only, and it is known which one.
 
     Parameters
     ----------
-    plan : Plan
+    plan : WorkerPlan
     temporary : Path, optional
-        Folder for temporary files, instead of the system's.
+        Directory for temporary files (default: that of the system).
     device : str, optional
-        Where the networks run, as in `SegmentSettings`. If that is a GPU, the processes prepare for one that labels.
+        Device of the networks, as in `SegmentSettings`. If it is a GPU, the workers send preprocessed scans to a
+        `GpuServer`.
     """
 
-    def __init__(self, plan: Plan, temporary: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, plan: WorkerPlan, temporary: Path | None = None, device: str = "cpu") -> None:
         self._plan = plan
         self._device = device
-        self._labelling: LabellingProcess | None = None
+        self._gpu_server: GpuServer | None = None
         self._environment = dict.fromkeys(_THREADS, str(plan.threads))
         if temporary is not None:
             self._environment["TMPDIR"] = os.fspath(temporary)
@@ -69,35 +72,35 @@ class LocalPool:
         self._running: list[Future[Any] | None] = []
 
     def __enter__(self) -> Self:
-        """Start the process that labels, if it is a GPU that does; the others start when they are needed.
+        """Start the GPU server, if the device is a GPU; the workers start when they are needed.
 
         Raises
         ------
         DeviceError
-            If the device is not there.
+            If the device is not available.
         """
         if self._device != "cpu":
             from slant.nets.predict import choose_device
 
             device = choose_device(self._device)
             if device.type != "cpu":
-                self._labelling = LabellingProcess(str(device))
+                self._gpu_server = GpuServer(str(device))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the processes, at once if there was an error."""
+        """Stop the processes; after an error at once."""
         self.stop(now=kind is not None)
 
     def stop(self, *, now: bool) -> None:
-        """End the processes, when they are done or now."""
+        """Stop the processes: now, or when they are done."""
         while self._executors:
             self._executors.pop().shutdown(wait=True, kill_workers=now)
         self._running.clear()
-        if self._labelling is not None:
-            self._labelling.stop()
-        self._labelling = None
+        if self._gpu_server is not None:
+            self._gpu_server.stop()
+        self._gpu_server = None
 
     @property
     def slots(self) -> int:
@@ -105,18 +108,18 @@ class LocalPool:
         return self._plan.workers
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        """Start one in a process that is free."""
+        """Start a function in a free process."""
         free = next((i for i, running in enumerate(self._running) if running is None or running.done()), None)
         if free is None:
             self._executors.append(self._executor())
             self._running.append(None)
             free = len(self._executors) - 1
-        ended = self._running[free]
-        if ended is not None and isinstance(ended.exception(), BrokenExecutor):
+        last = self._running[free]
+        if last is not None and isinstance(last.exception(), BrokenExecutor):
             self._executors[free].shutdown(wait=True, kill_workers=True)
             self._executors[free] = self._executor()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # loky replaces a worker that has grown, and says so
+            warnings.simplefilter("ignore", UserWarning)  # loky warns when it replaces a worker that uses much memory
             future: Future[Any] = self._executors[free].submit(
                 function, *arguments, threads=self._plan.threads, **options
             )
@@ -132,13 +135,13 @@ class LocalPool:
             context=get_context("loky"),
             env=self._environment,
             initializer=start_worker,
-            initargs=(os.getpid(), None if self._labelling is None else self._labelling.feed),
+            initargs=(os.getpid(), None if self._gpu_server is None else self._gpu_server.client),
         )
 
 
-def start_worker(parent: int, feed: Feed | None) -> None:
-    """Leave signals to the parent, which ends us, and end with it if it is killed."""
-    use(feed)
+def start_worker(parent: int, gpu_client: GpuClient | None) -> None:
+    """Set up a worker: it ignores signals, which the parent handles, and ends if the parent is killed."""
+    set_client(gpu_client)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -151,13 +154,13 @@ def _end_with(parent: int) -> None:
 
 
 def lost_worker(error: BaseException) -> str:
-    """The reason of a failure whose worker did not live to tell it."""
+    """Error message for a scan whose worker ended without a result."""
     if isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":
-        known = re.search(r"SIG[A-Z]+", str(error))
-        how = f"was killed ({known[0]})" if known else "ended"
+        signal_name = re.search(r"SIG[A-Z]+", str(error))
+        ending = f"was killed ({signal_name[0]})" if signal_name else "ended unexpectedly"
         return (
-            f"the worker {how} while it was at this scan, most often for want of memory; "
-            "run again, with fewer --jobs or more memory"
+            f"the worker {ending} while processing this scan, probably out of memory; "
+            "run again with fewer --jobs or more memory"
         )
     with suppress(Exception):
         return f"the worker failed: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Takes every scan of a list to its results; one that fails stops no other."""
+"""Processes a list of scans; a failure does not stop the run."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from typing import Any
 
 from tqdm import tqdm
 
-from slant.cohort.failures import Failure, clear_failure, mark_failure
+from slant.cohort.failures import Failure, remove_failure_marker, write_failure_marker
 from slant.cohort.index import append, read_index
 from slant.cohort.jobs import Job, JobList
-from slant.cohort.place import Place
+from slant.cohort.layout import OutputLayout
 from slant.cohort.pools import Pool, lost_worker
-from slant.cohort.work import Work
-from slant.cohort.worker import Outcome, abandon, failure, process, still_finished
+from slant.cohort.task import Task
+from slant.cohort.worker import JobOutcome, clean_up, failure, process, still_finished
 from slant.errors import SlantError
 
-_LOOK_AGAIN_S = 2.0
-_WORKERS_MAY_JOIN_S = 5.0
-_LINE_EVERY_S = 30.0
+_RETRY_BUSY_S = 2.0
+_CHECK_WORKERS_S = 5.0
+_PROGRESS_LINE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What is to be done.
+    """Scans to process, with the task and the output directory.
 
     Attributes
     ----------
-    listed : JobList
-    work : Work
-    place : Place
+    job_list : JobList
+    task : Task
+    layout : OutputLayout
     force : bool
-        Whether finished scans are done again.
+        Whether finished scans are processed again.
     """
 
-    listed: JobList
-    work: Work
-    place: Place
+    job_list: JobList
+    task: Task
+    layout: OutputLayout
     force: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was done.
+    """Result of a run.
 
     Attributes
     ----------
     done, kept : tuple of str
-        Ids of scans segmented now, and of those that had been.
+        Ids of the scans that this run processed, and of those that were already finished.
     failed : tuple of Failure
-        Folders that cannot be read are among them.
+        Failed scans, and folders that cannot be read.
     """
 
     done: tuple[str, ...]
@@ -64,93 +64,105 @@ class Summary:
 
 
 def split(cohort: Cohort) -> tuple[list[Job], list[Job]]:
-    """Jobs to be looked at, and those that the index knows to be finished; no scan is opened."""
-    entries = {} if cohort.force else read_index(cohort.place.index)
+    """Split the jobs into those to process and those that the index lists as finished; no scan is opened."""
+    entries = {} if cohort.force else read_index(cohort.layout.index)
     todo: list[Job] = []
     kept: list[Job] = []
-    for job in cohort.listed.jobs:
-        (kept if still_finished(job, cohort.work, entries.get(job.id)) else todo).append(job)
+    for job in cohort.job_list.jobs:
+        (kept if still_finished(job, cohort.task, entries.get(job.id)) else todo).append(job)
     return todo, kept
 
 
 def run_cohort(cohort: Cohort, pool: Pool) -> Summary:
-    """Do all scans that are not finished; run again after a kill, it goes on from what is there.
+    """Process all unfinished scans. An interrupted run can be repeated: finished scans are skipped.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    pool : Pool
+        Workers; started and stopped here.
+
+    Returns
+    -------
+    Summary
 
     Raises
     ------
     OutputError
-        If nothing can be written in the folder for results.
+        If the output directory cannot be written.
+    SlantError
+        If the workers cannot continue, for example because the dask scheduler is gone.
     """
-    cohort.place.make()
-    unreadable = [Failure(folder, reason, folder, "") for folder, reason in cohort.listed.unreadable.items()]
-    todo, known = split(cohort)
-    for job in known:
-        if cohort.place.mark(job.id).exists():
-            clear_failure(cohort.place, job.id)
-    outcomes: dict[str, Outcome] = {}
+    cohort.layout.make()
+    unreadable = [Failure(folder, reason, folder, "") for folder, reason in cohort.job_list.unreadable.items()]
+    todo, finished = split(cohort)
+    for job in finished:
+        if cohort.layout.failure_marker(job.id).exists():
+            remove_failure_marker(cohort.layout, job.id)
+    outcomes: dict[str, JobOutcome] = {}
     if todo:
-        progress = _progress(len(todo) + len(known), len(known), len(unreadable))
-        with pool, progress as show, closing(_outcomes(cohort, pool, todo)) as found:
-            for job, outcome in found:
+        progress = _progress(len(todo) + len(finished), len(finished), len(unreadable))
+        with pool, progress as show, closing(_outcomes(cohort, pool, todo)) as ended:
+            for job, outcome in ended:
                 outcomes[job.id] = outcome
                 if outcome.entry is not None:
-                    append(cohort.place.index, outcome.entry)
+                    append(cohort.layout.index, outcome.entry)
                 show(outcome)
     failed = [
-        failure(job, cohort.place, outcomes[job.id].reason) for job in todo if outcomes[job.id].status == "failed"
+        failure(job, cohort.layout, outcomes[job.id].reason) for job in todo if outcomes[job.id].status == "failed"
     ]
     return Summary(
         tuple(job.id for job in todo if outcomes[job.id].status == "done"),
-        tuple(sorted([job.id for job in known] + [job.id for job in todo if outcomes[job.id].status == "kept"])),
+        tuple(sorted([job.id for job in finished] + [job.id for job in todo if outcomes[job.id].status == "kept"])),
         tuple(sorted(failed + unreadable, key=lambda f: f.name)),
     )
 
 
-def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Job, Outcome]]:
-    """Each job with what became of it, as they end; those that another run is at come last."""
+def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Job, JobOutcome]]:
+    """Jobs with their outcomes, in the order in which they end; scans that another run is processing come last."""
     queue, busy = deque(todo), deque[Job]()
     running: dict[Future[Any], Job] = {}
     try:
         while queue or running or busy:
             if not queue and not running:
-                time.sleep(_LOOK_AGAIN_S)
+                time.sleep(_RETRY_BUSY_S)
                 queue, busy = busy, queue
             slots = pool.slots
             while queue and len(running) < slots:
                 job = queue.popleft()
-                running[pool.submit(process, job, cohort.work, cohort.place, force=cohort.force)] = job
-            ended, _ = wait(running, timeout=_WORKERS_MAY_JOIN_S, return_when=FIRST_COMPLETED)
+                running[pool.submit(process, job, cohort.task, cohort.layout, force=cohort.force)] = job
+            ended, _ = wait(running, timeout=_CHECK_WORKERS_S, return_when=FIRST_COMPLETED)
             for future in ended:
                 job = running.pop(future)
-                outcome = _outcome(future, job, cohort.place)
+                outcome = _outcome(future, job, cohort.layout)
                 if outcome.status == "busy":
                     busy.append(job)
                 else:
                     yield job, outcome
     except BaseException:
-        pool.stop(now=True)  # before their files are cleared away
+        pool.stop(now=True)  # before their partial files are removed
         for job in running.values():
-            abandon(job, cohort.place)
+            clean_up(job, cohort.layout)
         raise
 
 
-def _outcome(future: Future[Any], job: Job, place: Place) -> Outcome:
-    """What the worker says, or that it is gone."""
+def _outcome(future: Future[Any], job: Job, layout: OutputLayout) -> JobOutcome:
+    """The outcome that the worker returned, or a failure if the worker was lost."""
     error = future.exception()
     if error is None:
-        found: Outcome = future.result()
-        return found
-    if isinstance(error, SlantError):  # not of the scan, whose errors are outcomes
+        outcome: JobOutcome = future.result()
+        return outcome
+    if isinstance(error, SlantError):  # an error of the pool; an error of the scan is an outcome
         raise error
     reason = lost_worker(error)
-    abandon(job, place)
-    mark_failure(place, failure(job, place, reason))
-    return Outcome("failed", reason)
+    clean_up(job, layout)
+    write_failure_marker(layout, failure(job, layout, reason))
+    return JobOutcome("failed", reason)
 
 
 @contextmanager
 def _progress(scans: int, kept: int, failed: int) -> Iterator[Any]:
-    """A line with scans an hour and the time left; in a file, a line every half minute."""
+    """Progress line with scans per hour and the remaining time; in a log file, one line every half minute."""
     live = sys.stderr.isatty()
     start, done = time.monotonic(), 0
     bar = tqdm(
@@ -158,11 +170,11 @@ def _progress(scans: int, kept: int, failed: int) -> Iterator[Any]:
         initial=kept,
         unit="scan",
         file=sys.stderr,
-        mininterval=0.2 if live else _LINE_EVERY_S,
+        mininterval=0.2 if live else _PROGRESS_LINE_S,
         bar_format="{n_fmt}/{total_fmt} scans |{bar:20}| {elapsed}, {remaining} left{postfix}",
     )
 
-    def show(outcome: Outcome) -> None:
+    def show(outcome: JobOutcome) -> None:
         nonlocal done, failed
         done, failed = done + (outcome.status == "done"), failed + (outcome.status == "failed")
         rate = 3600 * done / max(time.monotonic() - start, 1e-3)

@@ -1,4 +1,4 @@
-"""The volumes of all scans as one table, a row a scan, with what tells of their quality."""
+"""Writes the table of a cohort: one row per scan, with its regional volumes and quality."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from pathlib import Path
 from typing import Any
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.failures import TABLE, Failure, read_failures, write_failures, write_table
+from slant.cohort.failures import TABLE, Failure, read_failures, write_failures, write_text
 from slant.cohort.index import read_index
 from slant.cohort.jobs import Job
-from slant.cohort.place import Place
+from slant.cohort.layout import OutputLayout
 
 VOLUMES = "volumes.tsv"
 _ENTITIES = {"sub": "participant_id", "ses": "session_id", "acq": "acquisition", "rec": "reconstruction", "run": "run"}
-_QUALITY = ("grade", "reasons", "expected_dice", "similarity", "regions_missing", "warnings", "seconds")
+_QUALITY = ("grade", "reasons", "expected_dice", "registration_similarity", "regions_missing", "warnings", "runtime_s")
 _DESCRIPTIONS = {
-    "scan": "Name of the scan; its results begin with it",
+    "scan": "Id of the scan: its relative path without extension, or its name",
     "participant_id": "Label of the participant",
     "session_id": "Label of the session",
     "acquisition": "Value of the acq entity",
     "reconstruction": "Value of the rec entity",
     "run": "Value of the run entity",
-    "grade": "pass, look or fail: whether measures of the scan lie within what is usual for the model",
+    "grade": "pass, review or fail: whether the quality metrics of the scan are within the limits of the model",
     "reasons": "Why the grade is not pass",
-    "expected_dice": "Mean overlap with manual labels that such scans had on people held out from training",
-    "similarity": "Correlation of the registered scan with the template inside the brain: look at the picture where it "
-    "is low",
-    "regions_missing": "Regions without a voxel",
-    "warnings": "What was repaired or is doubtful, all in one text",
-    "seconds": "Seconds that brain extraction, registration, networks and measures took",
+    "expected_dice": "Expected Dice, mean over the regions: overlap with manual labels predicted from quality metrics",
+    "registration_similarity": "Correlation of the registered scan with the template inside the brain; check the "
+    "overlay of scans with low values",
+    "regions_missing": "Number of regions without a voxel",
+    "warnings": "Warnings, joined by semicolons",
+    "runtime_s": "Total processing time from brain extraction to volumetry",
 }
-_SUMS = {("intracranial", "TIV"): "TIV", ("brain", "brain without ventricles"): "brain"}
+_AGGREGATES = {("intracranial", "eTIV"): "eTIV", ("brain", "brain without ventricles"): "brain"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One scan of the table.
+class CohortRow:
+    """One row of the table.
 
     Attributes
     ----------
     lead : dict of str to str
-        Name, entities and quality.
+        Leading columns: id, BIDS entities and quality.
     volumes : dict of str to str
-        mm3 as in the scan's own table, by abbreviation.
+        Volumes in mm3, as in the table of the scan, by abbreviation.
     stem : Path
-        Of its results, with the beginning of their names.
+        Path of the results without the suffix of each file: folder and output file prefix.
     """
 
     lead: dict[str, str]
@@ -60,31 +60,31 @@ class Row:
 
 
 def write_tables(
-    place: Place,
+    layout: OutputLayout,
     jobs: Iterable[Job],
     failed: Iterable[Failure],
     *,
     bids: bool = False,
     participants: Path | None = None,
 ) -> tuple[int, int]:
-    """Write ``volumes.tsv``, ``volumes.json``, ``failures.tsv`` and the dashboard of all that the folder holds.
+    """Write ``volumes.tsv``, ``volumes.json``, ``failures.tsv`` and the dashboard of an output directory.
 
     Parameters
     ----------
-    place : Place
+    layout : OutputLayout
     jobs : iterable of Job
-        Of this run; finished ones of other runs are added.
+        Jobs of this run; finished scans of other runs are added.
     failed : iterable of Failure
-        Of this run; those of others are added while their scans are there.
+        Failures of this run; failures of other runs are added if their scans still exist.
     bids : bool, optional
-        Whether the names are those of BIDS: then there is a column for each entity that occurs.
+        Whether file names follow BIDS; each entity that occurs then gets a column.
     participants : Path, optional
-        ``participants.tsv``, whose columns the dashboard filters by.
+        ``participants.tsv``, whose columns become filters of the dashboard.
 
     Returns
     -------
     tuple of int
-        Rows of the table of volumes, and of that of failures.
+        Numbers of rows of the table of volumes and of the table of failures.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def write_tables(
         If a table cannot be written.
     """
     about: dict[str, dict[str, Any]] = {}
-    stems = {e.id: place.out / e.folder / e.name for e in read_index(place.index).values()}
+    stems = {e.id: layout.out / e.folder / e.name for e in read_index(layout.index).values()}
     stems |= {job.id: job.folder / job.name for job in jobs}
     rows = [row for i, stem in sorted(stems.items()) if (row := _row(i, stem, about, bids=bids))]
     leads = ["scan", *_ENTITIES.values(), *_QUALITY]
@@ -103,20 +103,20 @@ def write_tables(
     for row in rows:
         writer.writerow([row.lead.get(c, "n/a") for c in columns] + [row.volumes.get(c, "n/a") for c in about])
     described: dict[str, Any] = {column: {"Description": _DESCRIPTIONS[column]} for column in columns}
-    if "seconds" in described:
-        described["seconds"]["Units"] = "s"
-    write_table(place.out / VOLUMES, text.getvalue())
+    if "runtime_s" in described:
+        described["runtime_s"]["Units"] = "s"
+    write_text(layout.out / VOLUMES, text.getvalue())
     sidecar = json.dumps(described | about, indent=2, ensure_ascii=False) + "\n"
-    write_table((place.out / VOLUMES).with_suffix(".json"), sidecar)
-    others = {name: f for name, f in read_failures(place).items() if os.path.lexists(f.scan)}
+    write_text((layout.out / VOLUMES).with_suffix(".json"), sidecar)
+    others = {name: f for name, f in read_failures(layout).items() if os.path.lexists(f.scan)}
     failures = {f.name: f for f in failed} | others
-    write_failures(place.out / TABLE, failures.values())
-    write_dashboard(place.out, rows, about, failures.values(), participants)
+    write_failures(layout.out / TABLE, failures.values())
+    write_dashboard(layout.out, rows, about, failures.values(), participants)
     return len(rows), len(failures)
 
 
-def _row(scan_id: str, stem: Path, about: dict[str, dict[str, Any]], *, bids: bool) -> Row | None:
-    """The row of a scan, if its results are there; ``about`` gets the columns that are new."""
+def _row(scan_id: str, stem: Path, about: dict[str, dict[str, Any]], *, bids: bool) -> CohortRow | None:
+    """The row of a scan; None if it has no results. Descriptions of new columns are added to ``about``."""
     try:
         record = json.loads(Path(f"{stem}_record.json").read_text(encoding="utf-8"))
         with Path(f"{stem}_seg-BrainCOLOR_volumes.tsv").open(encoding="utf-8", newline="") as file:
@@ -125,7 +125,8 @@ def _row(scan_id: str, stem: Path, about: dict[str, dict[str, Any]], *, bids: bo
         return None
     volumes = {}
     for line in lines:
-        column = line["abbreviation"] if line["level"] == "region" else _SUMS.get((line["level"], line["abbreviation"]))
+        is_region = line["level"] == "region"
+        column = line["abbreviation"] if is_region else _AGGREGATES.get((line["level"], line["abbreviation"]))
         if column is None:
             continue
         volumes[column] = line["volume_mm3"]
@@ -133,41 +134,41 @@ def _row(scan_id: str, stem: Path, about: dict[str, dict[str, Any]], *, bids: bo
             about[column] = _about(line)
     regions = sum(line["level"] == "region" for line in lines)
     lead = {"scan": scan_id} | (_entities(stem.name) if bids else {}) | _quality(record, regions)
-    return Row(lead, volumes, stem)
+    return CohortRow(lead, volumes, stem)
 
 
 def _entities(name: str) -> dict[str, str]:
-    found = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9]+)", name))
-    prefixed = {"sub": "sub-", "ses": "ses-"}
-    return {column: prefixed.get(e, "") + found[e] for e, column in _ENTITIES.items() if e in found}
+    values = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9]+)", name))
+    prefixes = {"sub": "sub-", "ses": "ses-"}
+    return {column: prefixes.get(e, "") + values[e] for e, column in _ENTITIES.items() if e in values}
 
 
 def _quality(record: Mapping[str, Any], regions: int) -> dict[str, str]:
-    judged = record.get("quality") or {}
-    dice = judged.get("measures", {}).get("expected dice")
+    quality = record.get("quality") or {}
+    dice = quality.get("metrics", {}).get("expected_dice")
     return {
-        "grade": judged.get("grade", "n/a"),
-        "reasons": _one_line(judged.get("reasons", ())),
+        "grade": quality.get("grade", "n/a"),
+        "reasons": _one_line(quality.get("reasons", ())),
         "expected_dice": "n/a" if dice is None else f"{dice:.3f}",
-        "similarity": f"{record['registration_similarity']:.4f}",
+        "registration_similarity": f"{record['registration_similarity']:.4f}",
         "regions_missing": str(regions - record["regions_found"]),
         "warnings": _one_line(record["warnings"]),
-        "seconds": f"{sum(stage['seconds'] for stage in record['stages']):.1f}",
+        "runtime_s": f"{sum(timing['runtime_s'] for timing in record['timings']):.1f}",
     }
 
 
 def _one_line(texts: Iterable[str]) -> str:
-    """Texts as one value of a table."""
+    """Join texts to one cell of a table."""
     return " ".join("; ".join(texts).split()) or "n/a"
 
 
 def _about(line: Mapping[str, str]) -> dict[str, Any]:
-    """What the sidecar says of a column, from a row of a scan's own table."""
+    """Description of a column for the sidecar, from a line of the table of a scan."""
     name = line["name"]
-    found: dict[str, Any] = {"LongName": name, "Description": f"Volume of {name}", "Units": "mm3"}
+    description: dict[str, Any] = {"LongName": name, "Description": f"Volume of {name}", "Units": "mm3"}
     if line["level"] == "intracranial":
-        found["Description"] = "Total intracranial volume, estimated from the affine registration"
+        description["Description"] = "Estimated total intracranial volume (eTIV), from the affine registration"
     if line["level"] == "region":
-        found |= {"Index": int(line["index"]), "Hemisphere": line["hemisphere"], "Tissue": line["tissue"]}
-        found["Lobe"] = line["lobe"]
-    return found
+        description |= {"Index": int(line["index"]), "Hemisphere": line["hemisphere"], "Tissue": line["tissue"]}
+        description["Lobe"] = line["lobe"]
+    return description

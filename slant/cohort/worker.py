@@ -1,4 +1,4 @@
-"""What a worker does with one scan: nothing that can go wrong with it ends more than itself."""
+"""Processes one scan in a worker; an error of the scan does not affect other scans."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slant.cohort.failures import Failure, clear_failure, mark_failure
+from slant.cohort.failures import Failure, remove_failure_marker, write_failure_marker
 from slant.cohort.index import Entry, FileState, file_state
 from slant.cohort.jobs import Job
+from slant.cohort.layout import OutputLayout
 from slant.cohort.lock import exclusive
-from slant.cohort.place import Place
-from slant.cohort.work import Work
+from slant.cohort.task import Task
 from slant.errors import SlantError
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one scan.
+class JobOutcome:
+    """Outcome of one scan.
 
     Attributes
     ----------
     status : {"done", "kept", "failed", "busy"}
-        Made now, found finished, failed, or at work in another run.
+        Processed now, already finished, failed, or being processed by another run.
     reason : str
-        Of a failure; who is at work on a busy one.
+        Error message of a failed scan, or the owner of the lock of a busy scan.
     entry : Entry, optional
-        Of a finished scan.
+        Index entry of a finished scan.
     """
 
     status: Literal["done", "kept", "failed", "busy"]
@@ -44,74 +44,79 @@ class Outcome:
     entry: Entry | None = None
 
 
-def process(job: Job, work: Work, place: Place, threads: int, *, force: bool = False) -> Outcome:
-    """Take one scan to its results, unless they are there or another run is at it."""
+def process(job: Job, task: Task, layout: OutputLayout, threads: int, *, force: bool = False) -> JobOutcome:
+    """Process one scan, unless it is finished or another run is processing it."""
     try:
-        with exclusive(place.lock(job.id)) as owner:
-            return Outcome("busy", owner) if owner else _process(job, work, place, threads, force=force)
-    except (SlantError, OSError) as error:  # of the lock
-        return _failed(job, place, str(error), logged=False)
+        with exclusive(layout.lock(job.id)) as owner:
+            return JobOutcome("busy", owner) if owner else _process(job, task, layout, threads, force=force)
+    except (SlantError, OSError) as error:  # an error of the lock
+        return _failed(job, layout, str(error), logged=False)
 
 
-def _process(job: Job, work: Work, place: Place, threads: int, *, force: bool) -> Outcome:
-    kept = None if force else finished(job, work, place)
+def _process(job: Job, task: Task, layout: OutputLayout, threads: int, *, force: bool) -> JobOutcome:
+    kept = None if force else finished_entry(job, task, layout)
     if kept is not None:
-        clear_failure(place, job.id)
-        return Outcome("kept", entry=kept)
-    stage = place.stage(job.id)
+        remove_failure_marker(layout, job.id)
+        return JobOutcome("kept", entry=kept)
+    staging = layout.staging_of(job.id)
     try:
-        with _logged(place.log(job.id), job):
-            state = _state(job.scan)  # before it is read, so that a change in the meantime is noticed next time
-            shutil.rmtree(stage, ignore_errors=True)  # left by a run that was killed
+        with _logged(layout.log(job.id), job):
+            state = _state(job.scan)  # before it is read: a change in the meantime is noticed by the next run
+            shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
             try:
-                work(job, stage, threads)
+                task(job, staging, threads)
             finally:
-                shutil.rmtree(stage, ignore_errors=True)
-        entry = finished(job, work, place, state)
+                shutil.rmtree(staging, ignore_errors=True)
+        entry = finished_entry(job, task, layout, state)
     except SlantError as error:
-        return _failed(job, place, str(error))
-    except Exception as error:  # noqa: BLE001 (one scan, whatever is wrong with it, must not end the others)
-        return _failed(job, place, f"{type(error).__name__}: {error}")
+        return _failed(job, layout, str(error))
+    except Exception as error:  # noqa: BLE001 (one scan must not stop the others)
+        return _failed(job, layout, f"{type(error).__name__}: {error}")
     if entry is None:
-        return _failed(job, place, f"the results in {job.folder} were changed while they were written; run again")
-    clear_failure(place, job.id)
-    return Outcome("done", entry=entry)
+        return _failed(job, layout, f"the results in {job.folder} changed while they were written; run again")
+    remove_failure_marker(layout, job.id)
+    return JobOutcome("done", entry=entry)
 
 
-def finished(job: Job, work: Work, place: Place, read_from: FileState | None = None) -> Entry | None:
-    """The entry of a scan whose results are there, made from the same bytes by the same work; else None.
+def finished_entry(job: Job, task: Task, layout: OutputLayout, known_state: FileState | None = None) -> Entry | None:
+    """Index entry of a scan with complete results, made from the same bytes by the same task.
 
     Parameters
     ----------
     job : Job
-    work : Work
-    place : Place
-    read_from : FileState, optional
-        State of the scan when it was read for these results; then its bytes are not read again.
+    task : Task
+    layout : OutputLayout
+    known_state : FileState, optional
+        State of the scan when it was read for these results; its bytes are then not read again.
+
+    Returns
+    -------
+    Entry or None
+        None if the scan is not finished.
     """
-    names = work.names(job)
+    names = task.names(job)
     record_path = job.folder / names.record
     try:
         record_state = file_state(record_path)
         record: Any = json.loads(record_path.read_text(encoding="utf-8"))
-        there = {path.name for path in job.folder.iterdir()}
-        if not isinstance(record, dict) or not work.fits(record) or not there.issuperset(names.all):
+        existing = {path.name for path in job.folder.iterdir()}
+        if not isinstance(record, dict) or not task.fits(record) or not existing.issuperset(names.all):
             return None
-        scan_state = read_from or file_state(job.scan)
+        scan_state = known_state or file_state(job.scan)
         sha256 = str(record["input"]["sha256"])
-        if read_from is None and _sha256(job.scan) != sha256:
+        if known_state is None and _sha256(job.scan) != sha256:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    folder = os.path.relpath(job.folder, place.out)
-    return Entry(job.id, os.fspath(job.scan), job.name, folder, work.key, scan_state, record_state, sha256)
+    folder = os.path.relpath(job.folder, layout.out)
+    return Entry(job.id, os.fspath(job.scan), job.name, folder, task.key, scan_state, record_state, sha256)
 
 
-def still_finished(job: Job, work: Work, entry: Entry | None) -> bool:
-    """Whether the index alone, with the state of two files, tells that a scan is finished."""
-    if entry is None or entry.key != work.key or entry.scan != os.fspath(job.scan) or entry.name != job.name:
+def still_finished(job: Job, task: Task, entry: Entry | None) -> bool:
+    """Whether a scan is finished according to its index entry and the states of two files."""
+    if entry is None or entry.key != task.key or entry.scan != os.fspath(job.scan) or entry.name != job.name:
         return False
-    names = work.names(job)
+    names = task.names(job)
     try:
         return (
             entry.scan_state == file_state(job.scan)
@@ -122,32 +127,32 @@ def still_finished(job: Job, work: Work, entry: Entry | None) -> bool:
         return False
 
 
-def abandon(job: Job, place: Place) -> None:
-    """Remove what a killed worker left unfinished, unless another run is at it."""
-    with suppress(SlantError, OSError), exclusive(place.lock(job.id)) as owner:
+def clean_up(job: Job, layout: OutputLayout) -> None:
+    """Remove the partial files of a killed worker, unless another run is processing the scan."""
+    with suppress(SlantError, OSError), exclusive(layout.lock(job.id)) as owner:
         if not owner:
-            shutil.rmtree(place.stage(job.id), ignore_errors=True)
+            shutil.rmtree(layout.staging_of(job.id), ignore_errors=True)
             folder = job.folder
-            while folder != place.out and folder.is_relative_to(place.out):
-                folder.rmdir()  # fails, and ends this, at the first that is not empty
+            while folder != layout.out and folder.is_relative_to(layout.out):
+                folder.rmdir()  # raises OSError, and stops here, at the first folder that is not empty
                 folder = folder.parent
 
 
-def failure(job: Job, place: Place, reason: str, *, logged: bool = True) -> Failure:
-    """A failed scan with its reason on one line."""
-    log = os.path.relpath(place.log(job.id), place.out) if logged else ""
+def failure(job: Job, layout: OutputLayout, reason: str, *, logged: bool = True) -> Failure:
+    """The failure of a scan, with the reason on one line."""
+    log = os.path.relpath(layout.log(job.id), layout.out) if logged else ""
     return Failure(job.id, " ".join(reason.split()), os.fspath(job.scan), log)
 
 
-def _failed(job: Job, place: Place, reason: str, *, logged: bool = True) -> Outcome:
-    mark_failure(place, failure(job, place, reason, logged=logged))
-    return Outcome("failed", reason)
+def _failed(job: Job, layout: OutputLayout, reason: str, *, logged: bool = True) -> JobOutcome:
+    write_failure_marker(layout, failure(job, layout, reason, logged=logged))
+    return JobOutcome("failed", reason)
 
 
 def _state(scan: Path) -> FileState | None:
     with suppress(OSError):
         return file_state(scan)
-    return None  # reading it says what is wrong
+    return None  # reading the scan raises the error
 
 
 def _sha256(path: Path) -> str:
@@ -157,7 +162,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _logged(path: Path, job: Job) -> Iterator[None]:
-    """Send all that this process says, compiled libraries included, to the scan's log."""
+    """Redirect all output of this process, including that of compiled libraries, to the log of the scan."""
     with path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as log:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} {socket.gethostname()} process {os.getpid()}\n{job.scan}\n")
         start = time.monotonic()

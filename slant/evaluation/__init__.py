@@ -1,1 +1,1 @@
-"""How well label maps agree with manual ones: metrics, groups, intervals, comparison of two methods."""
+"""Evaluate label maps against reference label maps: metrics, confidence intervals, comparison of two methods."""

@@ -1,4 +1,4 @@
-"""FreeSurfer's segmentations and BrainCOLOR's are brought to the structures that both know."""
+"""Merge labels of FreeSurfer and of BrainCOLOR to the structures that both protocols have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slant.volume import LabelMap
 Source = Literal["freesurfer", "braincolor"]
 
 _ONLY_FREESURFER = frozenset((2, 3, 42))
-"""Ids that every aseg has (cerebral white matter and cortex) and BrainCOLOR has not; aparc+aseg has 2 and 1000s."""
+"""Ids of cerebral white matter and cortex that every aseg has and BrainCOLOR does not; aparc+aseg has 2 and 1000s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,31 +27,32 @@ class CommonStructures:
     Attributes
     ----------
     protocol : LabelProtocol
-        Of the structures.
-    members : dict of str to dict of int to int
-        By source, the structure of each id that belongs to one.
+        Label protocol of the structures.
+    structure_ids : dict of str to dict of int to int
+        For each source, the id of the structure that each id of the source belongs to.
     """
 
     protocol: LabelProtocol
-    members: dict[Source, dict[int, int]]
+    structure_ids: dict[Source, dict[int, int]]
 
     def structures(self, labels: LabelMap, source: Source) -> tuple[LabelMap, tuple[int, ...]]:
-        """The structures of a map, and the ids in it that belong to none.
+        """Label map of the structures, and the ids of the map that belong to none.
 
         Raises
         ------
         ProtocolError
-            If none of its ids belongs to one.
+            If no id of the map belongs to a structure.
         """
-        known = self.members[source]
+        known = self.structure_ids[source]
         ids, inverse = np.unique(labels.data, return_inverse=True)
         table = np.array([known.get(int(i), 0) for i in ids], dtype=np.uint8)
         if not table.any():
             raise ProtocolError(
-                f"none of its ids ({', '.join(map(str, ids[:8]))} ...) is one of {source} that has a common structure"
+                f"found the ids {', '.join(map(str, ids[:8]))} ..., expected ids of {source} that belong to a common "
+                "structure"
             )
-        left = tuple(int(i) for i in ids if i != 0 and int(i) not in known)
-        return LabelMap(table[inverse].reshape(labels.data.shape), labels.grid), left
+        others = tuple(int(i) for i in ids if i != 0 and int(i) not in known)
+        return LabelMap(table[inverse].reshape(labels.data.shape), labels.grid), others
 
 
 def is_freesurfer(ids: Iterable[int]) -> bool:
@@ -62,21 +63,21 @@ def is_freesurfer(ids: Iterable[int]) -> bool:
 
 @cache
 def load_common() -> CommonStructures:
-    """The table that ships with the package."""
+    """Load the table that ships with the package."""
     import csv
 
     path = resource("atlases", "freesurfer", "structures.tsv")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     sources: tuple[Source, ...] = ("freesurfer", "braincolor")
-    members = {source: {i: int(row["id"]) for row in rows for i in _numbers(row[source])} for source in sources}
-    return CommonStructures(read_protocol(path, "structures common to FreeSurfer and BrainCOLOR"), members)
+    structure_ids = {source: {i: int(row["id"]) for row in rows for i in _numbers(row[source])} for source in sources}
+    return CommonStructures(read_protocol(path, "structures common to FreeSurfer and BrainCOLOR"), structure_ids)
 
 
 def _numbers(text: str) -> list[int]:
-    """Whole numbers and ranges of them, by spaces."""
-    found: list[int] = []
+    """Integers and ranges of integers, separated by spaces."""
+    numbers: list[int] = []
     for part in text.split():
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers

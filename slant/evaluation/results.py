@@ -1,4 +1,4 @@
-"""The files of an evaluation: tables, figure and record, whole or not at all."""
+"""Write the files of an evaluation atomically: tables, figure and record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from slant.evaluation.run import Evaluation
 from slant.io.staging import staged, write_json
-from slant.report.agreement import Marks, draw_agreement
+from slant.report.dice_figure import MethodDice, draw_dice
 
 _TABLES = ("regions", "groups", "scans", "summary", "comparison")
 
@@ -22,44 +22,44 @@ class EvaluationNames:
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
-    """Write all files.
+    """Write all files of an evaluation.
 
     Returns
     -------
     dict of str to Path
-        By what they are: the tables, ``figure`` and ``record``.
+        Paths of the tables by their names, and of the figure and the record by their file names.
 
     Raises
     ------
     OutputError
-        If one cannot be written; what was in the folder before is then unchanged.
+        If a file cannot be written; existing results are then unchanged.
     """
     names = EvaluationNames()
     with staged(folder, names) as temporary:
         for name in _TABLES:
             _write_table(temporary / f"{name}.tsv", getattr(evaluation, name))
-        (temporary / names.figure).write_bytes(draw_agreement(marks_of(evaluation)))
+        (temporary / names.figure).write_bytes(draw_dice(figure_data(evaluation)))
         write_json(temporary / names.record, evaluation.record)
     return {Path(name).stem if name.endswith(".tsv") else name: folder / name for name in names.all}
 
 
-def marks_of(evaluation: Evaluation) -> tuple[Marks, ...]:
-    """What the figure shows of every method: Dice of groups and, left and right pooled, of regions."""
-    marks = []
+def figure_data(evaluation: Evaluation) -> tuple[MethodDice, ...]:
+    """Dice of groups and, with left and right pooled, of regions, for each method."""
+    methods = []
     for method in evaluation.methods:
         scans, groups, regions = (
             table[table["method"] == method] for table in (evaluation.scans, evaluation.groups, evaluation.regions)
         )
         parts = {"all regions": tuple(scans["dice"].dropna())}
-        for name, own in groups[groups["how"] == "mean"].groupby("name", sort=False):
-            parts[str(name)] = tuple(own["dice"].dropna())
+        for name, rows in groups[groups["aggregation"] == "mean"].groupby("name", sort=False):
+            parts[str(name)] = tuple(rows["dice"].dropna())
         short = regions["name"].str.removeprefix("Left ").str.removeprefix("Right ")
         pooled = regions.groupby([short, "scan"])["dice"].mean().dropna()
-        by_region = {str(name): tuple(own) for name, own in pooled.groupby(level=0)}
-        marks.append(Marks(method, {n: v for n, v in parts.items() if v}, by_region))
-    return tuple(marks)
+        by_region = {str(name): tuple(dice) for name, dice in pooled.groupby(level=0)}
+        methods.append(MethodDice(method, {n: v for n, v in parts.items() if v}, by_region))
+    return tuple(methods)
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    """Six digits are more than any of the numbers carries."""
+    """Write a table, numbers with six significant digits."""
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")

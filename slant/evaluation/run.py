@@ -1,4 +1,4 @@
-"""`evaluate` compares files of label maps with the true ones, scan by scan, and gathers the tables."""
+"""`evaluate` compares predicted with reference label maps, scan by scan, and collects the tables."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from tqdm import tqdm
 import slant
 from slant.errors import SettingsError, SlantError
 from slant.evaluation.files import Match, match_files
-from slant.evaluation.maps import bring_together
+from slant.evaluation.maps import align_maps
 from slant.evaluation.metrics import compare_groups, compare_regions
 from slant.evaluation.settings import EvaluateSettings
 from slant.evaluation.tables import compare_methods, scan_means, summarize
+from slant.extras import require_extra
 from slant.io.read import read_label_map
 from slant.io.resources import load_protocol
 
 RULE = (
-    "Per scan, the mean over the regions of the protocol that the truth has, background excluded, every region "
-    "counting the same; then the mean over scans. A region that the truth lacks is left out whatever was predicted; a "
-    "region that the prediction lacks has Dice 0 and no distances."
+    "For each scan, the mean over the regions of the protocol that the reference contains, without background, each "
+    "region with the same weight; then the mean over scans. A region that the reference does not contain is left out, "
+    "whatever was predicted. A region that the prediction does not contain has Dice 0 and no distances."
 )
-_HARDLY = 0.1  # mean Dice of maps that lie apart; wrong labels in the right place give more
+_MIN_DICE = 0.1  # of aligned maps: even with wrong labels their mean Dice is higher
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All tables of a comparison, see docs/evaluation.md, and how they were made."""
+    """All tables of an evaluation and its record, see docs/reference/evaluation.md."""
 
     methods: tuple[str, ...]
     regions: pd.DataFrame
@@ -47,7 +48,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """One prediction of one scan."""
+    """Metrics of one prediction."""
 
     scan: dict[str, Any]
     regions: pd.DataFrame
@@ -55,14 +56,14 @@ class _Compared:
     record: dict[str, Any]
 
 
-def evaluate(predictions: tuple[Path, ...], truth: Path, settings: EvaluateSettings) -> Evaluation:
-    """Compare the label maps of one or two methods with the true ones.
+def evaluate(predictions: tuple[Path, ...], references: Path, settings: EvaluateSettings) -> Evaluation:
+    """Evaluate the label maps of one or two methods against reference label maps.
 
     Parameters
     ----------
     predictions : tuple of Path
-        A label map or a folder of each method; the second is compared with the first.
-    truth : Path
+        A label map or a folder for each method; the second method is compared with the first.
+    references : Path
         A label map or a folder.
     settings : EvaluateSettings
 
@@ -71,27 +72,28 @@ def evaluate(predictions: tuple[Path, ...], truth: Path, settings: EvaluateSetti
     InputError, GeometryError, ProtocolError
         If files do not match, cannot be read or do not fit; the message names the file.
     """
+    require_extra("train")
     load_protocol(settings.protocol)
-    matches, notes = match_files(predictions, truth, allow_missing=settings.allow_missing)
+    matches, notes = match_files(predictions, references, allow_missing=settings.allow_missing)
     methods = _method_names(predictions)
     tasks = [(method, i, match) for i, method in enumerate(methods) for match in matches]
-    found = list(_run(tasks, settings))
-    scans = pd.DataFrame([one.scan for one in found])
-    regions = pd.concat([one.regions for one in found], ignore_index=True)
-    groups = pd.concat([one.groups for one in found], ignore_index=True)
+    compared = list(_run(tasks, settings))
+    scans = pd.DataFrame([one.scan for one in compared])
+    regions = pd.concat([one.regions for one in compared], ignore_index=True)
+    groups = pd.concat([one.groups for one in compared], ignore_index=True)
     summary = summarize(scans, groups, regions, settings.resamples, settings.seed)
     comparison = compare_methods(scans, groups, regions)
-    apart = [scan for scan, dice in zip(scans["scan"], scans["dice"], strict=True) if dice < _HARDLY]
-    if apart:
-        notes = (*notes, f"the maps of {', '.join(apart)} hardly overlap; try --align shift if the headers lost a crop")
+    low = [scan for scan, dice in zip(scans["scan"], scans["dice"], strict=True) if dice < _MIN_DICE]
+    if low:
+        notes = (*notes, f"the maps of {', '.join(low)} hardly overlap; try --align shift if a header lost its origin")
     if len(matches) == 1:
-        notes = (*notes, "one scan: there are no intervals, and no test can tell methods apart")
+        notes = (*notes, "only one scan: no confidence interval, no paired test")
     record = {
         "rule": RULE,
         "settings": {**asdict(settings), "jobs": _jobs(settings, len(tasks))},
         "versions": _versions(),
         "notes": list(notes),
-        "files": [one.record for one in found],
+        "files": [one.record for one in compared],
     }
     return Evaluation(methods, regions, groups, scans, summary, comparison, notes, record)
 
@@ -111,36 +113,36 @@ def _compare(method: str, number: int, match: Match, settings: EvaluateSettings)
     path = match.predictions[number]
     protocol = load_protocol(settings.protocol)
     prediction, prediction_sha256 = read_label_map(path)
-    truth, truth_sha256 = read_label_map(match.truth)
+    reference, reference_sha256 = read_label_map(match.reference)
     try:
-        pair = bring_together(prediction, truth, protocol, settings.align)
+        maps = align_maps(prediction, reference, protocol, settings.align)
     except SlantError as error:
-        raise type(error)(f"{path} against {match.truth}: {error}") from error
-    regions = compare_regions(pair, protocol)
-    groups = compare_groups(pair, protocol, regions)
+        raise type(error)(f"{path} against {match.reference}: {error}") from error
+    regions = compare_regions(maps, protocol)
+    groups = compare_groups(maps, protocol, regions)
     for table in (groups, regions):
         table.insert(0, "scan", match.scan)
         table.insert(0, "method", method)
     name = {"method": method, "scan": match.scan}
-    scan = {**name, **scan_means(regions), "truth_other_mm3": pair.other_mm3, "shift_voxels": str(pair.shift)}
+    scan = {**name, **scan_means(regions), "reference_other_mm3": maps.other_mm3, "shift_voxels": str(maps.shift)}
     record = {
         **name,
         "prediction": {"path": os.fspath(path), "sha256": prediction_sha256},
-        "truth": {"path": os.fspath(match.truth), "sha256": truth_sha256},
-        "shift": asdict(pair.shift),
+        "reference": {"path": os.fspath(match.reference), "sha256": reference_sha256},
+        "shift": asdict(maps.shift),
     }
     return _Compared(scan, regions, groups, record)
 
 
 def _method_names(predictions: tuple[Path, ...]) -> tuple[str, ...]:
-    """The last part of every path, or more of it where these are equal."""
+    """The last parts of the paths, or the whole paths if these are equal."""
     names = tuple(path.resolve().name for path in predictions)
     if len(set(names)) == len(names):
         return names
     names = tuple(os.fspath(path) for path in predictions)
     if len(set(names)) == len(names):
         return names
-    raise SettingsError(f"{names[0]} is given twice, wanted two methods to compare")
+    raise SettingsError(f"{names[0]} was given twice, expected two different methods to compare")
 
 
 def _versions() -> dict[str, str]:

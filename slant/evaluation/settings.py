@@ -1,4 +1,4 @@
-"""The settings of `slant evaluate`, apart from its work so that the command line has them at once."""
+"""Settings of `slant evaluate`, in a module that imports quickly for the command line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class EvaluateSettings:
     protocol : str
         Label protocol of the predictions.
     align : {"header", "shift"}
-        Trust where the headers put the maps, or find the whole-voxel shift at which most labels agree.
+        Align by header, or by the whole-voxel shift with most agreement.
     allow_missing : bool
-        Leave out true maps without a prediction instead of an error.
+        Skip reference maps without a prediction.
     resamples : int
-        Bootstrap draws for the 95 % intervals.
+        Number of bootstrap samples for the 95 % confidence intervals.
     seed : int
-        Of the draws.
+        Random seed of the bootstrap.
     jobs : int, optional
-        Scans at the same time; by default one for every processor. The results do not depend on it.
+        Scans processed in parallel (default: one per CPU); does not change the results.
     """
 
     protocol: str = "braincolor"

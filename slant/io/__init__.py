@@ -1,1 +1,1 @@
-"""Reading scans, writing results, and the tables and templates that ship with the package."""
+"""Read scans, write results, and load the tables and templates that ship with the package."""

@@ -1,6 +1,6 @@
-"""What makes a file a T1-weighted scan that can be segmented.
+"""Check that an image is a T1-weighted scan that can be segmented.
 
-Every check raises with what was found, what was wanted and what to do; the reader adds the file's name.
+Every check raises an error that says what was found, what was expected and what to do; the reader adds the file name.
 """
 
 # mypy: allow-untyped-calls
@@ -19,56 +19,59 @@ from slant.grid import Grid
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-MAX_NONFINITE_SHARE = 0.001  # of the voxels; more means a damaged or masked-by-NaN image
+MAX_NONFINITE_FRACTION = 0.001  # of the voxels; more means a damaged image, or NaN as background
 MAX_VOXEL_MM = 5.0
 NO_ORIENTATION = (
-    "so left and right are unknown; convert the scan again from DICOM (dcm2niix), copy the geometry of a version that "
-    "has it (fslcpgeom INTACT SCAN) or, if you are sure how it lies, set it (fslorient -setsform and -setsformcode 1)"
+    "so left and right are unknown; convert the scan again from DICOM (dcm2niix), copy the geometry of an intact file "
+    "(fslcpgeom INTACT SCAN) or, if you are sure of the orientation, set it (fslorient -setsform and -setsformcode 1)"
 )
-FORMS_AGREE_MM = 0.1  # rounding of a float32 quaternion stays a hundred times below
+FORMS_AGREE_MM = 0.1  # rounding errors of a float32 quaternion are a hundred times smaller
 
-# Share of equal neighbours outside the background: 0.005-0.30 in 60 T1w of 8 to 32 bit (0.5 at 5 bit), 0.87-0.99 in
-# manual and automatic label maps at 1 mm, 0.69-0.77 in the same taken to 3 mm.
-_LABEL_MAP_EQUAL_SHARE = 0.65
+# Fraction of neighbouring voxels outside the background that have equal values: 0.005-0.30 in 60 T1w scans of 8 to 32
+# bit (0.5 at 5 bit), 0.87-0.99 in manual and automatic label maps at 1 mm, 0.69-0.77 in the same maps at 3 mm.
+_LABEL_MAP_EQUAL_FRACTION = 0.65
 
 # Hounsfield units: air is -1000, brain 20 to 45, compact bone over 300.
 _CT_AIR, _CT_SOFT, _CT_BONE = (-1100.0, -900.0), (-20.0, 100.0), 300.0
-_CT_AIR_SHARE, _CT_SOFT_SHARE, _CT_BONE_SHARE = 0.05, 0.05, 0.005
+_CT_AIR_FRACTION, _CT_SOFT_FRACTION, _CT_BONE_FRACTION = 0.05, 0.05, 0.005
 
 
 def volume_index(shape: tuple[int, ...], volume: int | None) -> tuple[int, ...]:
-    """Index into the axes after the third that picks one 3D volume.
+    """Index into the axes after the third that selects one 3D volume.
 
     Parameters
     ----------
     shape : tuple of int
-        The file's, any length.
+        Shape of the image in the file, of any length.
     volume : int or None
-        Which volume, counted from 0; None if there is only one.
+        Index of the volume, counted from 0; None if there is only one.
 
     Raises
     ------
     InputError
-        If the image is not 3D, holds several volumes and none is chosen, or has no such volume.
+        If the image is not 3D, has several volumes and none is selected, or does not have the selected volume.
     """
     if len(shape) < 3 or min(shape[:3]) < 2:
-        raise InputError(f"found a {'2D' if len(shape) >= 2 else '1D'} image of shape {shape}, wanted a 3D scan")
+        raise InputError(f"found a {'2D' if len(shape) >= 2 else '1D'} image of shape {shape}, expected a 3D scan")
     count = math.prod(shape[3:])
     if count < 1:
-        raise InputError(f"found an image without voxels, shape {shape}, wanted a 3D scan")
+        raise InputError(f"found an image without voxels, shape {shape}, expected a 3D scan")
     if volume is None and count > 1:
         raise InputError(
-            f"found {count} volumes (shape {shape}), wanted one 3D T1w scan; "
+            f"found {count} volumes (shape {shape}), expected one 3D T1w scan; "
             f"if one of them is T1-weighted, pick it with --volume N, N from 0 to {count - 1}"
         )
-    chosen = 0 if volume is None else volume
-    if not 0 <= chosen < count:
-        raise InputError(f"there is no volume {chosen}: the file holds {count}, counted from 0; change --volume")
-    return tuple(int(i) for i in np.unravel_index(chosen, shape[3:], order="F")) if shape[3:] else ()
+    index = 0 if volume is None else volume
+    if not 0 <= index < count:
+        volumes = "1 volume" if count == 1 else f"{count} volumes"
+        raise InputError(
+            f"volume index {index} is out of range: the file has {volumes}, counted from 0; change --volume"
+        )
+    return tuple(int(i) for i in np.unravel_index(index, shape[3:], order="F")) if shape[3:] else ()
 
 
 def check_number_type(dtype: np.dtype[np.generic]) -> None:
-    """Refuse voxels that are not single real numbers.
+    """Reject images whose voxels are not single real numbers.
 
     Raises
     ------
@@ -78,18 +81,18 @@ def check_number_type(dtype: np.dtype[np.generic]) -> None:
     if dtype.fields is not None or dtype.kind not in "iuf":
         kind = "colour (RGB)" if dtype.fields is not None else f"{dtype}"
         raise InputError(
-            f"found {kind} voxels, wanted one real number a voxel; "
+            f"found {kind} voxels, expected one real number per voxel; "
             "export the scan in grey values, or take the magnitude of a complex image"
         )
 
 
-def home_grid(header: Nifti1Header) -> Grid:
-    """The grid that the header's sform, else its qform, describes.
+def native_grid(header: Nifti1Header) -> Grid:
+    """Grid that the sform of the header describes or, if it is not set, the qform.
 
     Raises
     ------
     GeometryError
-        If the header says nothing about orientation, or the affine is singular, or voxels exceed `MAX_VOXEL_MM`.
+        If neither form is set, the affine is singular or not finite, or voxels exceed `MAX_VOXEL_MM`.
     """
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         raise GeometryError(f"the header has neither sform nor qform (both codes are 0), {NO_ORIENTATION}")
@@ -97,7 +100,7 @@ def home_grid(header: Nifti1Header) -> Grid:
 
 
 def usable_grid(shape: tuple[int, ...], ras_from_voxel: NDArray[np.float64]) -> Grid:
-    """The grid of a scan whose first three axes have this shape and place.
+    """Grid of a scan from the shape of its first three axes and its affine.
 
     Raises
     ------
@@ -115,60 +118,61 @@ def usable_grid(shape: tuple[int, ...], ras_from_voxel: NDArray[np.float64]) -> 
     if max(grid.voxel_size_mm) > MAX_VOXEL_MM:
         size = " x ".join(f"{edge:.3g}" for edge in grid.voxel_size_mm)
         raise GeometryError(
-            f"voxels of {size} mm are too coarse for these regions, wanted at most {MAX_VOXEL_MM:g} mm and best 1 mm; "
-            "use the 3D T1w acquisition, and see that the header's sizes are in mm"
+            f"voxels of {size} mm are too coarse for these regions, expected at most {MAX_VOXEL_MM:g} mm, best 1 mm; "
+            "use the 3D T1w acquisition, and check that the voxel sizes in the header are in mm"
         )
     return grid
 
 
 def form_warnings(header: Nifti1Header) -> tuple[str, ...]:
-    """Tell how far apart the places are that sform and qform give, if both are set and differ."""
+    """A warning if sform and qform are both set and disagree, with the largest distance in mm."""
     if header["sform_code"] <= 0 or header["qform_code"] <= 0:
         return ()
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        apart_mm = _corner_distance_mm(header.get_sform(), header.get_qform(), header.get_data_shape()[:3])
+        distance_mm = _corner_distance_mm(header.get_sform(), header.get_qform(), header.get_data_shape()[:3])
     except (HeaderDataError, ValueError):
-        apart_mm = math.nan
-    if not math.isfinite(apart_mm):
+        distance_mm = math.nan
+    if not math.isfinite(distance_mm):
         return (f"the qform is damaged; the sform (code {int(header['sform_code'])}) is used",)
-    if apart_mm <= FORMS_AGREE_MM:
+    if distance_mm <= FORMS_AGREE_MM:
         return ()
     return (
-        f"sform and qform disagree by up to {apart_mm:.1f} mm; the sform (code {int(header['sform_code'])}) is used",
+        f"sform and qform disagree by up to {distance_mm:.1f} mm; the sform (code {int(header['sform_code'])}) is used",
     )
 
 
 def _corner_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """Largest distance of a corner of the image under two affines."""
     corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
-    apart = (a - b) @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart[:3], axis=0).max())
+    difference = (a - b) @ np.vstack([corners, np.ones(8)])
+    return float(np.linalg.norm(difference[:3], axis=0).max())
 
 
-def repaired(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """The array with NaN and infinities replaced by 0, and a warning if there were any.
+def replace_nonfinite(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """The array with NaN and infinite values replaced by 0, and a warning if there were any.
 
     Raises
     ------
     InputError
-        If more than `MAX_NONFINITE_SHARE` of the voxels are not finite.
+        If more than `MAX_NONFINITE_FRACTION` of the voxels are not finite.
     """
     bad = ~np.isfinite(data)
     count = int(np.count_nonzero(bad))
     if count == 0:
         return data, ()
-    share = count / data.size
-    if share > MAX_NONFINITE_SHARE:
+    fraction = count / data.size
+    if fraction > MAX_NONFINITE_FRACTION:
         raise InputError(
-            f"found {count} NaN or infinite voxels ({share:.2%}), wanted at most {MAX_NONFINITE_SHARE:.1%}; "
+            f"found {count} NaN or infinite voxels ({fraction:.2%}), expected at most {MAX_NONFINITE_FRACTION:.1%}; "
             "if NaN marks the background, replace it with 0 (fslmaths SCAN -nan OUT)"
         )
     return np.where(bad, np.float32(0), data), (f"{count} NaN or infinite voxels were replaced by 0",)
 
 
 def check_contrast(data: NDArray[np.float32]) -> None:
-    """Refuse images that hold no T1-weighted contrast.
+    """Reject images that cannot have T1-weighted contrast.
 
     Parameters
     ----------
@@ -181,17 +185,17 @@ def check_contrast(data: NDArray[np.float32]) -> None:
     """
     low, high = float(data.min()), float(data.max())
     if low == high:
-        raise InputError(f"every voxel is {low:g}, wanted a T1w scan; see whether the conversion or masking went wrong")
+        raise InputError(f"every voxel is {low:g}, expected a T1w scan; check the conversion and the masking")
     if _is_label_map(data):
         count = np.unique(data[::2, ::2, ::2]).size
         raise InputError(
-            f"this looks like a label map or mask: about {count} whole numbers ({low:g} to {high:g}) in uniform "
-            "patches; wanted the T1w scan that it belongs to"
+            f"this looks like a label map or mask: about {count} distinct integers ({low:g} to {high:g}) in uniform "
+            "patches; expected the T1w scan that it belongs to"
         )
     if low < _CT_AIR[1] and _is_ct(data):
         raise InputError(
             f"this looks like a CT in Hounsfield units ({low:g} to {high:g}, air near -1000, bone over 300); "
-            "wanted a T1-weighted MRI"
+            "expected a T1-weighted MRI scan"
         )
 
 
@@ -202,17 +206,18 @@ def _is_label_map(data: NDArray[np.float32]) -> bool:
     background = values[counts.argmax()]
     equal = pairs = 0
     for axis in range(3):
-        here, there = np.swapaxes(data, 0, axis)[:-1], np.swapaxes(data, 0, axis)[1:]
-        both = (here != background) & (there != background)
+        first, second = np.swapaxes(data, 0, axis)[:-1], np.swapaxes(data, 0, axis)[1:]
+        both = (first != background) & (second != background)
         pairs += int(np.count_nonzero(both))
-        equal += int(np.count_nonzero(both & (here == there)))
-    return pairs == 0 or equal > _LABEL_MAP_EQUAL_SHARE * pairs
+        equal += int(np.count_nonzero(both & (first == second)))
+    return pairs == 0 or equal > _LABEL_MAP_EQUAL_FRACTION * pairs
 
 
 def _is_ct(data: NDArray[np.float32]) -> bool:
-    inside = data[data >= _CT_AIR[0]]  # scanners pad the corners with -2000 or less
-    if inside.size == 0:
+    measured = data[data >= _CT_AIR[0]]  # scanners pad the corners with -2000 or less
+    if measured.size == 0:
         return False
-    air = np.mean(inside <= _CT_AIR[1])
-    soft = np.mean((inside >= _CT_SOFT[0]) & (inside <= _CT_SOFT[1]))
-    return bool(air >= _CT_AIR_SHARE and soft >= _CT_SOFT_SHARE and np.mean(inside > _CT_BONE) >= _CT_BONE_SHARE)
+    air = np.mean(measured <= _CT_AIR[1])
+    soft = np.mean((measured >= _CT_SOFT[0]) & (measured <= _CT_SOFT[1]))
+    bone = np.mean(measured > _CT_BONE)
+    return bool(air >= _CT_AIR_FRACTION and soft >= _CT_SOFT_FRACTION and bone >= _CT_BONE_FRACTION)

@@ -1,4 +1,4 @@
-"""Writes a label protocol as the look-up table that another program reads."""
+"""Write a label protocol as a look-up table for other programs."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _ITKSNAP_HEADER = """\
 """
 
 
-def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002 - the command line's own word
+def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002 - the name of the command-line option
     """The text of a look-up table, ending with a line break.
 
     Parameters
     ----------
     protocol : LabelProtocol
     format : {"freesurfer", "itksnap", "tsv"}
-        ``"freesurfer"`` is a colour table for Freeview and others, its names and colours those of SLANT's
-        ``BrainColorLUT.txt``; ``"itksnap"`` a label description file; ``"tsv"`` the BIDS ``dseg.tsv`` with the
+        ``"freesurfer"`` is a colour table for Freeview and others, with the names and colours of SLANT's
+        ``BrainColorLUT.txt``; ``"itksnap"`` is a label description file; ``"tsv"`` is the BIDS ``dseg.tsv`` with the
         columns index, name, abbreviation, hemisphere, color.
 
     Raises
@@ -50,14 +50,14 @@ def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002
         return _ITKSNAP_HEADER + "".join(_itksnap_line(region) for region in protocol.regions)
     if format == "tsv":
         return "index\tname\tabbreviation\themisphere\tcolor\n" + "".join(_tsv_line(r) for r in protocol.regions)
-    raise SettingsError(f"'{format}' is not a look-up table format; wanted one of {', '.join(get_args(LutFormat))}")
+    raise SettingsError(f"'{format}' is not a look-up table format; expected one of {', '.join(get_args(LutFormat))}")
 
 
 def freesurfer_name(region: Region) -> str:
     """The region's name without spaces, as in SLANT's ``BrainColorLUT.txt``.
 
-    A cortical abbreviation is filled up with dashes to six characters, ``Right FuG fusiform gyrus`` becoming
-    ``Right-FuG---fusiform-gyrus``, and the two phrases too long for the table's column are shortened.
+    A cortical abbreviation is padded with dashes to six characters: ``Right FuG fusiform gyrus`` becomes
+    ``Right-FuG---fusiform-gyrus``. The two phrases that are too long for the column of the table are shortened.
     """
     name = region.name
     bare = region.abbreviation.removeprefix(f"{region.hemisphere}-")

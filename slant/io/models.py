@@ -1,4 +1,4 @@
-"""Finds models, embedded or the user's own, with the protocol, template and intensities they name."""
+"""Find and load models, embedded or in a folder, with the protocol, template and intensity settings they name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "weights"
 """Folder of the models that ship with the package."""
 
 TEMPLATE = "mni305"
-"""The space that networks are trained in."""
+"""Template space that the networks are trained in."""
 
 
 def embedded_models() -> tuple[str, ...]:
@@ -34,12 +34,12 @@ def embedded_models() -> tuple[str, ...]:
 
 
 def model_folder(name_or_folder: str) -> Path:
-    """Folder of an embedded model or of one's own.
+    """Folder of an embedded model, or a model folder given by its path.
 
     Raises
     ------
     ModelError
-        If it is neither.
+        If there is neither an embedded model of this name nor such a folder.
     """
     if name_or_folder in embedded_models():
         return EMBEDDED / name_or_folder
@@ -47,13 +47,13 @@ def model_folder(name_or_folder: str) -> Path:
     if folder.is_dir():
         return folder
     raise ModelError(
-        f"there is no model {name_or_folder!r}: wanted one of {', '.join(embedded_models())} "
+        f"there is no model {name_or_folder!r}: expected one of {', '.join(embedded_models())} "
         "or a folder with a manifest.json"
     )
 
 
 def describe_models() -> str:
-    """What the embedded models are, with the licence of each and its credits."""
+    """Description of the embedded models: tiles, licence of the weights and model card of each."""
     texts = []
     for name in embedded_models():
         manifest = json.loads((EMBEDDED / name / "manifest.json").read_text(encoding="utf-8"))
@@ -65,22 +65,22 @@ def describe_models() -> str:
 
 
 def load_inputs(scaling: InputScaling | None = None) -> Inputs:
-    """The inputs of networks trained in MNI305 with the shipped intensity reference."""
+    """Inputs of networks that were trained in MNI305 with the shipped intensity reference."""
     return Inputs(load_template(), load_intensity_reference(), scaling or InputScaling())
 
 
 def load_model(name_or_folder: str = "slant27") -> Model:
-    """A model ready to label scans.
+    """Load a model that is ready to label scans.
 
     Parameters
     ----------
     name_or_folder : str
-        An embedded model's name, or a folder made by `slant train`.
+        Name of an embedded model, or a folder written by `slant train`.
 
     Raises
     ------
     ModelError
-        If it is not there, damaged, or made for another protocol or template.
+        If the model does not exist, is damaged, or was made for another protocol or template.
     """
     from slant.nets.groupwise import GroupwiseTemplate
     from slant.nets.weights import GROUPWISE, read_model
@@ -95,7 +95,7 @@ def load_model(name_or_folder: str = "slant27") -> Model:
     except (KeyError, TypeError, SettingsError) as error:
         raise ModelError(f"the manifest of {folder} cannot be used: {error!r}; install or export it again") from error
     if template != TEMPLATE:
-        raise ModelError(f"{folder} was trained in the template {template!r}, wanted {TEMPLATE!r}")
+        raise ModelError(f"{folder} was trained in the template {template!r}, expected {TEMPLATE!r}; use another model")
     _check_protocol(folder, networks, protocol, trained_ids)
     inputs = load_inputs(scaling)
     if inputs.template.grid.shape != networks.layout.shape:
@@ -111,7 +111,7 @@ def load_model(name_or_folder: str = "slant27") -> Model:
 
 
 def _protocol(entry: dict[str, Any]) -> LabelProtocol:
-    """The protocol that a manifest names or, if it does not ship with the package, describes."""
+    """Protocol that a manifest names or, for a protocol that does not ship with the package, describes."""
     if "regions" not in entry:
         return load_protocol(str(entry["name"]))
     regions = tuple(Region(**{**region, "color": tuple(region["color"])}) for region in entry["regions"])
@@ -127,11 +127,12 @@ def _protocol_entry(protocol: LabelProtocol) -> dict[str, Any]:
 
 
 def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtocol, trained: list[int]) -> None:
-    here = protocol.ids.tolist()
-    if trained != here:
-        differing = sorted(set(trained) ^ set(here)) or "only their order"
+    ids = protocol.ids.tolist()
+    if trained != ids:
+        differing = sorted(set(trained) ^ set(ids)) or "only their order"
         raise ModelError(
-            f"{folder} was trained for other ids than the protocol {protocol.name!r} has here; differing: {differing}"
+            f"{folder} was trained for other ids than the protocol {protocol.name!r} has in this version; "
+            f"differing: {differing}; use another model"
         )
     if networks.settings.outputs != len(protocol):
         raise ModelError(f"{folder}: {networks.settings.outputs} outputs for {len(protocol)} channels of the protocol")
@@ -145,18 +146,18 @@ def manifest_of(
     licence: str,
     scaling: InputScaling | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a new model, without the hashes of its files.
+    """Manifest of a new model, without the hashes of its files.
 
     Parameters
     ----------
     name : str
     networks : dict
-        ``layout`` and ``settings`` as plain values, and the ``kind`` if it is not compact.
+        ``layout`` and ``settings`` as plain values, and ``kind`` if it is not ``"compact"``.
     protocol : LabelProtocol
     training : dict
-        Where the weights come from: data, people, steps, seeds, code version.
+        Provenance of the weights: data, subjects, steps, seeds, code version.
     licence : str
-        Of the weights.
+        Licence of the weights.
     scaling : InputScaling, optional
     """
     return {
@@ -174,40 +175,41 @@ def manifest_of(
 def import_original(
     folder: Path, out: Path, *, name: str, tiles: Literal[27, 8], epoch: int, precision: Literal["float32", "float16"]
 ) -> None:
-    """Make a model of the published checkpoints of the original SLANT, one tile in memory at a time.
+    """Convert the published checkpoints of the original SLANT to a model, with one tile in memory at a time.
 
     Parameters
     ----------
     folder : Path
-        The original's ``model_dir``, see `slant.nets.original`.
+        ``model_dir`` of the original, see `slant.nets.import_original`.
     out : Path
-        Folder of the model; must not exist or be empty.
+        Folder of the model; must be empty or not exist.
     name : str
-        Of the model.
+        Name of the model.
     tiles : {27, 8}
+        Number of tiles.
     epoch : int
-        Which checkpoints to take.
+        Epoch of the checkpoints.
     precision : {"float32", "float16"}
-        What is stored.
+        Type of the stored weights.
 
     Raises
     ------
     ModelError
-        If tiles are missing or a checkpoint is not the original network's.
+        If tiles are missing or a checkpoint does not fit the original network.
     OutputError
-        If there is something at ``out``.
+        If ``out`` exists and is not an empty folder.
     """
-    from slant.nets import original
+    from slant.nets import import_original as import_weights
     from slant.nets.weights import write_shards
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is there already; give a folder that is empty or not there yet")
-    paths = original.find_checkpoints(folder, tiles, epoch)
-    layout = original.LAYOUTS[tiles]
+        raise OutputError(f"{out} already exists and is not an empty folder; give an empty or a new folder")
+    paths = import_weights.find_checkpoints(folder, tiles, epoch)
+    layout = import_weights.LAYOUTS[tiles]
     plain = {
         "layout": layout.plain,
-        "kind": original.KIND,
-        "settings": original.SETTINGS.as_dict(),
+        "kind": import_weights.KIND,
+        "settings": import_weights.SETTINGS.as_dict(),
     }
     training = {
         "source": "MASILab/SLANTbrainSeg, imported",
@@ -215,8 +217,8 @@ def import_original(
         "citation": "Huo et al. 2019, NeuroImage 194, 105-119",
     }
     licence = "see MASILab/SLANTbrainSeg"
-    manifest = manifest_of(name, plain, load_protocol("braincolor"), training, licence, original.SCALING)
+    manifest = manifest_of(name, plain, load_protocol("braincolor"), training, licence, import_weights.SCALING)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
-        write_shards(Path(partial, "model"), original.read_checkpoints(paths), manifest, precision)
+        write_shards(Path(partial, "model"), import_weights.read_checkpoints(paths), manifest, precision)
         Path(partial, "model").replace(out)

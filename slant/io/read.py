@@ -1,4 +1,4 @@
-"""A scan is read once, checked, and turned to RAS+ axes without forgetting how it lay in its file."""
+"""Read a scan, check it and reorient it to RAS+ axes; the geometry of its file is kept for writing results."""
 
 # mypy: allow-untyped-calls
 
@@ -24,8 +24,8 @@ from slant.io.checks import (
     check_contrast,
     check_number_type,
     form_warnings,
-    home_grid,
-    repaired,
+    native_grid,
+    replace_nonfinite,
     usable_grid,
     volume_index,
 )
@@ -49,23 +49,24 @@ _NIFTI_GEOMETRY = (
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One T1-weighted scan and the way back to its file's axes.
+    """One T1-weighted scan and the geometry of its file.
 
     Attributes
     ----------
     volume : Volume
         (X, Y, Z) float32 on the axes closest to RAS+, finite, not resampled.
     path : Path
+        File of the scan, or folder of a DICOM series.
     name : str
-        File name without extension and without a trailing ``_T1w``.
+        File name without extension and without a trailing ``_T1w``; prefix of the output files.
     sha256 : str
-        Of the file's bytes, in hexadecimal.
+        SHA-256 of the file, in hexadecimal.
     warnings : tuple of str
-        What was repaired or is doubtful.
+        Messages about what was repaired or is doubtful.
     header : Nifti1Header or Nifti2Header
-        Shape, sform, qform, their codes, and units of the scan as it lies in the file; nothing else of its header.
+        Shape, sform, qform, their codes and the units of the scan in its file, and no other fields of its header.
     source : DicomSource, optional
-        DICOM series; ``path`` is then a folder.
+        DICOM series that the scan was converted from.
     """
 
     volume: Volume
@@ -78,12 +79,12 @@ class Scan:
 
 
 def scan_name(path: Path) -> str:
-    """Name of the scan for its results: the file name without extension and without a trailing ``_T1w``.
+    """Prefix of the output files of a scan: the file name without extension and without a trailing ``_T1w``.
 
     Raises
     ------
     InputError
-        If the extension is none of `SUFFIXES`.
+        If the extension is not one of `SUFFIXES`.
 
     Examples
     --------
@@ -94,51 +95,52 @@ def scan_name(path: Path) -> str:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             stem = path.name[: -len(suffix)]
             return stem.removesuffix("_T1w") or stem
-    raise InputError(f"{path}: found the extension {path.suffix!r}, wanted one of {', '.join(sorted(SUFFIXES))}")
+    raise InputError(f"{path}: found the extension {path.suffix!r}, expected one of {', '.join(sorted(SUFFIXES))}")
 
 
 def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
-    """Read a T1-weighted scan and refuse what cannot be segmented.
+    """Read a T1-weighted scan; reject files that cannot be segmented.
 
     Parameters
     ----------
     path : str or Path
         NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``) file, any orientation.
     volume : int, optional
-        Which volume of a 4D file to take, counted from 0.
+        Index of the volume of a 4D file, counted from 0.
 
     Returns
     -------
     Scan
-        The sform gives the place if its code is set, else the qform.
+        Its grid is that of the sform or, if the code of the sform is 0, of the qform.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, not 3D, too full of NaN, constant, a label map or a CT.
+        If the file is missing or damaged, or the image is not 3D, has many NaN, or is constant, a label map or a CT.
     GeometryError
-        If its header does not place it in the world, or its voxels are too large.
+        If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _naming(path):
+    with _path_in_errors(path):
         name, (image, sha256) = scan_name(path), _load(path)
         index = volume_index(_shape(image), volume)
-        header = _home_header(image)
-        home = home_grid(header)
-        data, repairs = repaired(_voxels(image, index))
+        header = _native_header(image)
+        grid = native_grid(header)
+        data, repairs = replace_nonfinite(_voxels(image, index))
         check_contrast(data)
-        scan = Volume(*_to_ras(data, home))
+        scan = Volume(*_to_ras(data, grid))
         return Scan(scan, path, name, sha256, form_warnings(header) + repairs, header)
 
 
 def read_labels(path: str | Path, like: Scan) -> LabelMap:
-    """Read the label map that belongs to a scan, on the same axes as the scan's volume.
+    """Read the label map of a scan, on the same axes as the scan's volume.
 
     Parameters
     ----------
     path : str or Path
-        Image of whole numbers on the scan's grid.
+        Image of integers on the scan's grid.
     like : Scan
+        The scan that the labels belong to.
 
     Returns
     -------
@@ -148,54 +150,55 @@ def read_labels(path: str | Path, like: Scan) -> LabelMap:
     Raises
     ------
     InputError
-        If the file cannot be read or holds numbers that are not whole.
+        If the file cannot be read or has values that are not integers.
     GeometryError
         If it is not on the scan's grid.
     """
     labels, _ = read_label_map(path)
     if not labels.grid.same_as(like.volume.grid):
         raise GeometryError(
-            f"{path}: found labels on a grid of shape {labels.grid.shape}, wanted that of {like.path}, "
-            f"{like.volume.grid.shape}, in the same place; resample them with nearest neighbours"
+            f"{path}: found labels on a grid of shape {labels.grid.shape}, expected the grid of {like.path}, shape "
+            f"{like.volume.grid.shape}, with the same affine; resample them with nearest-neighbour interpolation"
         )
     return labels
 
 
 def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
-    """Read a label map by itself.
+    """Read a label map on its own grid.
 
     Parameters
     ----------
     path : str or Path
-        NIfTI or MGZ image of whole numbers, any orientation.
+        NIfTI or MGZ image of integers, any orientation.
 
     Returns
     -------
     labels : LabelMap
         (X, Y, Z) int32 on the axes closest to RAS+, not resampled.
     sha256 : str
-        Of the file's bytes, in hexadecimal.
+        SHA-256 of the file, in hexadecimal.
 
     Raises
     ------
     InputError
-        If the file cannot be read, is not 3D, or holds numbers that are not whole.
+        If the file cannot be read, is not 3D, or has values that are not integers.
     GeometryError
-        If its header does not place it in the world, or its voxels are too large.
+        If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _naming(path):
+    with _path_in_errors(path):
         scan_name(path)
         image, sha256 = _load(path)
         index = volume_index(_shape(image), None)
-        data, grid = _to_ras(_voxels(image, index), home_grid(_home_header(image)))
+        data, grid = _to_ras(_voxels(image, index), native_grid(_native_header(image)))
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
-            raise InputError("found numbers that are not whole, wanted a label map; use one that was not interpolated")
+            raise InputError("found values that are not integers, expected a label map that was not interpolated")
         return LabelMap(data.astype(np.int32), grid), sha256
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _path_in_errors(path: Path) -> Iterator[None]:
+    """Add the path to the messages of errors that do not begin with it."""
     try:
         yield
     except SlantError as error:
@@ -212,7 +215,7 @@ def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
     if not path.exists():
         raise InputError("no such file; check the spelling of the path")
     if not path.is_file():
-        raise InputError("found a folder, wanted an image file; use `slant segment` or dcm2niix for DICOM")
+        raise InputError("found a folder, expected an image file; use `slant segment` or dcm2niix for DICOM")
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
@@ -234,9 +237,9 @@ def _image_class(content: bytes) -> type[Any]:
     import nibabel as nib
 
     if content[344:348] == b"ni1\x00":
-        raise InputError("found the header half of a .hdr/.img pair, wanted one file; convert it to .nii.gz")
+        raise InputError("found the header half of a .hdr/.img pair, expected one file; convert it to .nii.gz")
     if content.startswith(_MGH_MAGIC) and len(content) > _MGH_HEADER_BYTES:
-        if not any(content[_MGH_GOOD_RAS]):  # nibabel would make an orientation up
+        if not any(content[_MGH_GOOD_RAS]):  # nibabel would assume an orientation
             raise GeometryError(f"the header's goodRASFlag is 0, {NO_ORIENTATION}")
         return nib.MGHImage
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
@@ -244,7 +247,7 @@ def _image_class(content: bytes) -> type[Any]:
             return kind
     raise InputError(
         f"found {len(content)} bytes that are neither NIfTI nor MGZ, whatever the extension says; "
-        "convert the scan, for instance with dcm2niix"
+        "convert the scan, for example with dcm2niix"
     )
 
 
@@ -252,10 +255,10 @@ def _check_complete(image: Nifti1Image | MGHImage, found_bytes: int) -> None:
     check_number_type(image.get_data_dtype())
     shape = _shape(image)
     stored: Any = image.dataobj
-    wanted_bytes = int(stored.offset) + math.prod(shape) * image.get_data_dtype().itemsize
-    if found_bytes < wanted_bytes:
+    expected_bytes = int(stored.offset) + math.prod(shape) * image.get_data_dtype().itemsize
+    if found_bytes < expected_bytes:
         raise InputError(
-            f"the file is truncated: found {found_bytes} bytes, wanted {wanted_bytes} for shape {shape}; "
+            f"the file is truncated: found {found_bytes} bytes, expected {expected_bytes} for shape {shape}; "
             "copy or download it again"
         )
 
@@ -271,7 +274,7 @@ def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np
         return np.asarray(image.dataobj[(Ellipsis, *index)], dtype=np.float32)
 
 
-def _home_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
+def _native_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
     from nibabel.freesurfer.mghformat import MGHImage
     from nibabel.nifti1 import Nifti1Header
 
@@ -291,10 +294,10 @@ def _home_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
     return header
 
 
-def _to_ras(data: NDArray[np.float32], home: Grid) -> tuple[NDArray[np.float32], Grid]:
+def _to_ras(data: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], Grid]:
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-    ras_from_home_axes = io_orientation(home.ras_from_voxel)
-    turned = np.ascontiguousarray(apply_orientation(data, ras_from_home_axes))
-    x, y, z = turned.shape
-    return turned, Grid((x, y, z), home.ras_from_voxel @ inv_ornt_aff(ras_from_home_axes, home.shape))
+    ras_from_native_axes = io_orientation(grid.ras_from_voxel)
+    reoriented = np.ascontiguousarray(apply_orientation(data, ras_from_native_axes))
+    x, y, z = reoriented.shape
+    return reoriented, Grid((x, y, z), grid.ras_from_voxel @ inv_ornt_aff(ras_from_native_axes, grid.shape))

@@ -1,4 +1,4 @@
-"""Finds the tables and settings that ship with the package, installed or in a source checkout."""
+"""Find the tables and settings that ship with the package, installed or in a source checkout."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def resource(*parts: str) -> Path:
     Parameters
     ----------
     *parts : str
-        Path below the package's data, such as ``"atlases", "braincolor", "regions.tsv"``.
+        Parts of the path, for example ``"atlases", "braincolor", "regions.tsv"``.
 
     Returns
     -------
     Path
-        Inside the installed package, else beside it, where a source checkout has it.
+        In the installed package or, in a source checkout, next to the package.
 
     Raises
     ------
     SlantError
-        If it is in neither place.
+        If it is in neither folder.
     """
-    places = [root.joinpath(*parts) for root in (_PACKAGE, _PACKAGE.parent)]
-    for place in places:
-        if place.exists():
-            return place
+    paths = [root.joinpath(*parts) for root in (_PACKAGE, _PACKAGE.parent)]
+    for path in paths:
+        if path.exists():
+            return path
     raise SlantError(
-        f"'{'/'.join(parts)}', which ships with the package, is at neither {places[0]} nor {places[1]}; "
+        f"'{'/'.join(parts)}', which ships with the package, was found neither at {paths[0]} nor at {paths[1]}; "
         "the installation is incomplete, install the package again"
     )
 
@@ -52,18 +52,18 @@ def shipped_protocols() -> tuple[str, ...]:
 
 @cache
 def load_protocol(name: str = "braincolor") -> LabelProtocol:
-    """The label protocol of a shipped atlas, or one's own.
+    """Load the label protocol of a shipped atlas or of a table of regions.
 
     Parameters
     ----------
     name : str, optional
-        Folder of ``atlases/`` that holds the protocol's ``regions.tsv``, or the path of a table of one's own, which
-        ends in ``.tsv``; its name is that of the file.
+        Folder of ``atlases/`` that has the protocol's ``regions.tsv``, or the path of another table, which must end in
+        ``.tsv``; the protocol then has the name of the file.
 
     Raises
     ------
     ProtocolError
-        If there is no such atlas or its table is faulty.
+        If there is no such atlas, or its table is invalid.
     """
     if name.endswith(".tsv"):
         return read_protocol(Path(name), Path(name).stem)
@@ -71,25 +71,25 @@ def load_protocol(name: str = "braincolor") -> LabelProtocol:
     if name not in known:
         raise ProtocolError(
             f"there is no label protocol '{name}'; the package has {', '.join(known)}; "
-            "of your own, give the path of its .tsv"
+            "for another protocol, give the path of its table, which must end in .tsv"
         )
     return read_protocol(resource("atlases", name, "regions.tsv"), name)
 
 
 def read_protocol(path: Path, name: str) -> LabelProtocol:
-    """The label protocol in a table of regions, in any order of its rows.
+    """Read a label protocol from a table of regions, with rows in any order.
 
     Parameters
     ----------
     path : Path
-        Tab-separated, with the columns id, name, abbreviation, hemisphere, tissue, lobe, color (``#rrggbb``).
+        Tab-separated table with the columns id, name, abbreviation, hemisphere, tissue, lobe, color (``#rrggbb``).
     name : str
-        What to call the protocol.
+        Name of the protocol.
 
     Raises
     ------
     ProtocolError
-        If the file is not there, a column is missing, an id or colour is malformed, or the regions do not make a
+        If the file cannot be read, a column is missing, an id or colour is malformed, or the regions are not a valid
         `LabelProtocol`.
     """
     import pandas as pd
@@ -100,7 +100,7 @@ def read_protocol(path: Path, name: str) -> LabelProtocol:
         raise ProtocolError(f"{path} cannot be read as a tab-separated table: {error}") from error
     missing = [column for column in _COLUMNS if column not in table.columns]
     if missing:
-        raise ProtocolError(f"{path} lacks the columns {', '.join(missing)}; wanted {', '.join(_COLUMNS)}")
+        raise ProtocolError(f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(_COLUMNS)}")
     try:
         regions = [_region(row) for _, row in table.iterrows()]
         return LabelProtocol(name, tuple(sorted(regions, key=lambda region: region.id)))
@@ -112,9 +112,9 @@ def _region(row: pd.Series[str]) -> Region:
     try:
         region_id = int(row["id"])
     except ValueError:
-        raise ProtocolError(f"id '{row['id']}' of '{row['name']}' is not a whole number") from None
+        raise ProtocolError(f"id '{row['id']}' of '{row['name']}' is not an integer") from None
     color = _rgb(row["color"])
-    hemisphere, tissue = cast(Hemisphere, row["hemisphere"]), cast(Tissue, row["tissue"])  # Region refuses others
+    hemisphere, tissue = cast(Hemisphere, row["hemisphere"]), cast(Tissue, row["tissue"])  # Region checks the values
     return Region(region_id, row["name"], row["abbreviation"], hemisphere, tissue, row["lobe"], color)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: files with BIDS-derivative names, whole or not at all, the record last."""
+"""Write the results of a run: files with BIDS-derivative names, written atomically, the record last."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slant.pipeline import Segmentation
 
 
-_JUDGED = ("expected_dice", "volume_z", "usual_low", "usual_high")  # columns of models that grade nothing, all empty
+_QUALITY_COLUMNS = ("expected_dice", "volume_z", "reference_low", "reference_high")  # n/a without a reference
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ResultNames:
 
     @property
     def labels(self) -> str:
-        """Region ids on the scan's own grid."""
+        """Region ids in native space."""
         return f"{self.name}_seg-BrainCOLOR_dseg.nii.gz"
 
     @property
@@ -49,22 +49,22 @@ class ResultNames:
 
     @property
     def preprocessed(self) -> str:
-        """What the networks saw, in MNI305."""
+        """Input of the networks, in MNI305."""
         return f"{self.name}_space-MNI305_desc-preproc_T1w.nii.gz"
 
     @property
     def brain(self) -> str:
-        """Brain mask on the scan's own grid."""
+        """Brain mask in native space."""
         return f"{self.name}_desc-brain_mask.nii.gz"
 
     @property
     def confidence(self) -> str:
-        """Share of the votes for each label, on the scan's own grid."""
-        return f"{self.name}_desc-confidence_probseg.nii.gz"
+        """Confidence of each label, 0 to 1, in native space."""
+        return f"{self.name}_desc-confidence_map.nii.gz"
 
     @property
     def transform(self) -> str:
-        """Affine for ANTs."""
+        """Affine between native space and MNI305, for ANTs."""
         return f"{self.name}_from-T1w_to-MNI305_mode-image_xfm.mat"
 
     @property
@@ -84,37 +84,37 @@ class ResultNames:
 
     @property
     def overlay(self) -> str:
-        """Picture of the outlines."""
+        """Picture of the scan with the outlines of the regions."""
         return f"{self.name}_overlay.png"
 
     @property
     def report(self) -> str:
-        """Page to judge the results by, if it is wanted."""
+        """HTML report for visual quality control (optional)."""
         return f"{self.name}_report.html"
 
     @property
     def pdf(self) -> str:
-        """The page as PDF, if it is wanted."""
+        """The report as PDF (optional)."""
         return f"{self.name}_report.pdf"
 
     @property
     def dicom_seg(self) -> str:
-        """The labels as a DICOM Segmentation, if it is wanted."""
+        """The labels as a DICOM Segmentation (optional)."""
         return f"{self.name}_seg-BrainCOLOR_dseg.dcm"
 
     @property
-    def pages(self) -> tuple[str, ...]:
-        """Files that a run may leave out."""
+    def optional(self) -> tuple[str, ...]:
+        """Names of the optional files."""
         return (self.report, self.pdf, self.dicom_seg)
 
     @property
     def record(self) -> str:
-        """How the results were made; written last, so its presence means done."""
+        """How the results were made; written last, so that its presence means finished."""
         return f"{self.name}_record.json"
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every file that no run leaves out, in the order they are put in place."""
+        """Names of all files that are not optional, in the order in which they are put in place."""
         return (
             self.labels,
             self.template_labels,
@@ -131,8 +131,8 @@ class ResultNames:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """One scan, its segmentation, and what made it.
+class SegmentationRun:
+    """One scan, its segmentation, and the model and settings that made it.
 
     Attributes
     ----------
@@ -140,15 +140,15 @@ class Run:
     segmentation : Segmentation
     model : Model
     settings : SegmentSettings
-        As resolved.
+        Resolved settings.
     picture : bytes
         The overlay as PNG.
     requested : dict, optional
-        The settings as given, and the ``volume`` of a 4D file.
-    pages : dict of str to bytes
-        Content of ``report``, ``pdf`` and ``dicom_seg``, those that are wanted.
+        Settings as given, and ``volume``, the index of the volume of a 4D file.
+    exports : dict of str to bytes
+        Contents of the optional files: any of ``report``, ``pdf`` and ``dicom_seg``.
     quality : dict, optional
-        Grade, measures and what to expect of each region, as `slant.quality.grade.plain_quality` gives them.
+        Grade, checks, metrics and values of each region, as `slant.quality.grade.plain_quality` returns them.
     """
 
     scan: Scan
@@ -157,79 +157,86 @@ class Run:
     settings: SegmentSettings
     picture: bytes
     requested: dict[str, Any] | None = None
-    pages: dict[str, bytes] = field(default_factory=dict)
+    exports: dict[str, bytes] = field(default_factory=dict)
     quality: dict[str, Any] | None = None
 
     @property
     def names(self) -> ResultNames:
-        """Of the files it leaves."""
+        """File names of the results."""
         return ResultNames(self.scan.name)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know, from reading the file on."""
+        """Warnings from reading and from segmenting the scan."""
         return self.scan.warnings + self.segmentation.warnings
 
 
-def write_results(run: Run, folder: Path, unfinished: Path | None = None) -> dict[str, Path]:
-    """Write all files of a run, by way of `slant.io.staging.staged`.
+def write_results(run: SegmentationRun, folder: Path, unfinished: Path | None = None) -> dict[str, Path]:
+    """Write all files of a run through `slant.io.staging.staged`.
+
+    Parameters
+    ----------
+    run : SegmentationRun
+    folder : Path
+    unfinished : Path, optional
+        Staging folder, see `slant.io.staging.staged`.
 
     Returns
     -------
     dict of str to Path
-        The files by the fields of `ResultNames`.
+        Paths of the files by the properties of `ResultNames`.
 
     Raises
     ------
     OutputError
-        If one cannot be written; what was in the folder before is then unchanged.
+        If a file cannot be written; existing results are then unchanged.
     """
-    names, found = run.names, run.segmentation
-    with staged(folder, names, names.pages, unfinished) as temporary:
-        write_image(temporary / names.labels, found.labels, run.scan)
-        write_image(temporary / names.template_labels, found.template_labels, None)
-        write_image(temporary / names.preprocessed, found.prepared.image, None)
-        write_image(temporary / names.brain, found.prepared.brain, run.scan)
-        write_image(temporary / names.confidence, found.confidence, run.scan)
-        (temporary / names.transform).write_bytes(_transform(found.prepared.home_from_template))
+    names, segmentation = run.names, run.segmentation
+    with staged(folder, names, names.optional, unfinished) as temporary:
+        write_image(temporary / names.labels, segmentation.labels, run.scan)
+        write_image(temporary / names.template_labels, segmentation.template_labels, None)
+        write_image(temporary / names.preprocessed, segmentation.prepared.image, None)
+        write_image(temporary / names.brain, segmentation.prepared.brain, run.scan)
+        write_image(temporary / names.confidence, segmentation.confidence, run.scan)
+        (temporary / names.transform).write_bytes(_transform(segmentation.prepared.native_from_template))
         (temporary / names.lookup).write_text(format_lut(run.model.protocol, "tsv"), encoding="utf-8")
         _write_volumes(temporary / names.volumes, run)
         write_json(temporary / names.sidecar, _sidecar(run))
         (temporary / names.overlay).write_bytes(run.picture)
-        for page, content in run.pages.items():
-            (temporary / getattr(names, page)).write_bytes(content)
+        for kind, content in run.exports.items():
+            (temporary / getattr(names, kind)).write_bytes(content)
         write_json(temporary / names.record, record(run))
-    kinds = [kind for kind, value in vars(ResultNames).items() if isinstance(value, property)]
-    files = {kind: folder / getattr(names, kind) for kind in sorted(kinds) if kind not in ("all", "pages")}
-    return {kind: path for kind, path in files.items() if path.name not in names.pages or kind in run.pages}
+    kinds = [name for name, value in vars(ResultNames).items() if isinstance(value, property)]
+    files = {name: folder / getattr(names, name) for name in sorted(kinds) if name not in ("all", "optional")}
+    return {name: path for name, path in files.items() if path.name not in names.optional or name in run.exports}
 
 
-def _transform(home_from_template: Matrix) -> bytes:
-    """The affine as ANTs writes it, which knows neither all file names nor when a disk is full."""
+def _transform(native_from_template: Matrix) -> bytes:
+    """The affine as ANTs writes it, by way of a temporary file: ITK neither takes all names nor notices a full disk."""
     from slant.register import write_transform
 
     with tempfile.TemporaryDirectory(prefix="slant-") as folder:
         path = Path(folder) / "affine.mat"
-        write_transform(path, home_from_template)
+        write_transform(path, native_from_template)
         return path.read_bytes()
 
 
-def _write_volumes(path: Path, run: Run) -> None:
+def _write_volumes(path: Path, run: SegmentationRun) -> None:
     import pandas as pd
 
     table = pd.DataFrame([asdict(row) for row in run.segmentation.volumes])
     table["index"] = table["index"].astype("Int64")
-    judged = run.quality or {"columns": _JUDGED, "regions": {}, "sums": {}}
+    quality = run.quality or {"columns": _QUALITY_COLUMNS, "regions": {}, "aggregates": {}}
     keys = [str(row.index) if row.index is not None else f"{row.level}:{row.name}" for row in run.segmentation.volumes]
-    known = judged["regions"] | judged["sums"]
-    for column, name in enumerate(judged["columns"]):
-        values = [known[key][column] if key in known else None for key in keys]
+    rows = quality["regions"] | quality["aggregates"]
+    for column, name in enumerate(quality["columns"]):
+        values = [rows[key][column] if key in rows else None for key in keys]
         table[name] = pd.array(values, dtype="Float64")
-    table = table.round({"volume_mm3": 3, "tiv_fraction": 7, "asymmetry_percent": 3})
+    table = table.round({"volume_mm3": 3, "etiv_fraction": 7, "asymmetry_percent": 3})
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
-def _sidecar(run: Run) -> dict[str, Any]:
+def _sidecar(run: SegmentationRun) -> dict[str, Any]:
     return {
         "Description": "BrainCOLOR regions by slant",
         "Sources": [run.scan.path.name],
@@ -243,17 +250,17 @@ def _sidecar(run: Run) -> dict[str, Any]:
     }
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: SegmentationRun) -> dict[str, Any]:
     """How the results were made, as plain values.
 
     Returns
     -------
     dict
         Input and model with their SHA-256, versions, resolved settings, warnings, similarity after registration
-        and after deformation, quality, and seconds and peak memory of each stage.
+        and after deformation, quality, and runtime and peak memory of each processing step.
     """
-    found = run.segmentation
-    tiv = next(row.volume_mm3 for row in found.volumes if row.level == "intracranial")
+    segmentation = run.segmentation
+    etiv = next(row.volume_mm3 for row in segmentation.volumes if row.level == "intracranial")
     return {
         "input": _input(run),
         "model": {"name": run.model.name, "sha256": run.model.identity, "licence": run.model.licence},
@@ -261,36 +268,36 @@ def record(run: Run) -> dict[str, Any]:
         "settings": {**asdict(run.settings), "threads": run.settings.thread_count},
         "requested": run.requested,
         "warnings": list(run.warnings),
-        "registration_similarity": round(found.prepared.similarity, 6),
+        "registration_similarity": round(segmentation.prepared.similarity, 6),
         "deformation": _deformation(run),
-        "home_from_template": found.prepared.home_from_template.tolist(),
+        "native_from_template": segmentation.prepared.native_from_template.tolist(),
         "intensity": _intensity(run),
-        "total_intracranial_volume_mm3": None if math.isnan(tiv) else round(tiv, 1),
-        "regions_found": sum(row.volume_mm3 > 0 for row in found.volumes if row.level == "region"),
+        "etiv_mm3": None if math.isnan(etiv) else round(etiv, 1),
+        "regions_found": sum(row.volume_mm3 > 0 for row in segmentation.volumes if row.level == "region"),
         "quality": run.quality,
-        "stages": [asdict(stage) for stage in found.stages],
+        "timings": [asdict(timing) for timing in segmentation.timings],
     }
 
 
-def _input(run: Run) -> dict[str, Any]:
-    known: dict[str, Any] = {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256}
-    return known if run.scan.source is None else {**known, "dicom": run.scan.source.plain()}
+def _input(run: SegmentationRun) -> dict[str, Any]:
+    entry: dict[str, Any] = {"path": os.fspath(run.scan.path), "sha256": run.scan.sha256}
+    return entry if run.scan.source is None else {**entry, "dicom": run.scan.source.plain()}
 
 
-def _deformation(run: Run) -> dict[str, float | bool] | None:
-    """How well the scan fits the model's groupwise template, before and after deformation; None without one."""
-    found = run.segmentation.prepared.deformation
-    if found is None:
+def _deformation(run: SegmentationRun) -> dict[str, float | bool] | None:
+    """Similarity to the model's groupwise template before and after deformation; None without such a template."""
+    deformation = run.segmentation.prepared.deformation
+    if deformation is None:
         return None
     return {
-        "similarity": round(found.similarity, 6),
-        "affine_similarity": round(found.affine_similarity, 6),
-        "accepted": found.accepted,
+        "similarity": round(deformation.similarity, 6),
+        "affine_similarity": round(deformation.affine_similarity, 6),
+        "accepted": deformation.accepted,
     }
 
 
-def _intensity(run: Run) -> dict[str, float] | None:
-    """What takes intensities of the scan without its bias field, and z-scores, to those of the network input."""
+def _intensity(run: SegmentationRun) -> dict[str, float] | None:
+    """Linear maps from bias-corrected intensities of the scan, and from z-scores, to those of the network input."""
     line, scaling = run.segmentation.prepared.intensity_line, run.model.inputs.scaling
     if line is None:
         return None

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all: written in a hidden folder, moved when complete, the record last."""
+"""Write results atomically: into a hidden staging folder, then moved when complete, the record last."""
 
 from __future__ import annotations
 
@@ -16,48 +16,47 @@ from slant.errors import OutputError
 
 
 class FileNames(Protocol):
-    """The files that a run leaves in its folder."""
+    """File names of the results of a run."""
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every file in the order they are put in place, the record last."""
+        """Names of all files in the order in which they are put in place, the record last."""
 
     @property
     def record(self) -> str:
-        """How the results were made; its presence means done."""
+        """Name of the file that says how the results were made; its presence means finished."""
 
 
 def check_output(
     folder: Path, names: FileNames, *, force: bool, what: str = "this scan", optional: tuple[str, ...] = ()
 ) -> None:
-    """Refuse before any work is done if the results could not be written.
+    """Check, before any work is done, that results can be written.
 
     Parameters
     ----------
     folder : Path
     names : FileNames
     force : bool
-        Whether results that are there may be replaced.
+        Whether existing results may be replaced.
     what : str, optional
-        Said in the error: of what they are results.
+        What the results are of, for the error message.
     optional : tuple of str, optional
-        Files that a run may leave beside them.
+        Names of optional files of the run.
 
     Raises
     ------
     OutputError
-        If the folder cannot be made or written, or holds one of the files and ``force`` is False.
+        If the folder cannot be created or written, or has one of the files and ``force`` is False.
     """
     with _output_errors(folder):
-        nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-        existing = [
-            name for name in (*names.all, *optional) if (nearest / name).exists()
-        ]  # fails for a name that is too long
+        nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        # raises an OSError for a name that is too long
+        existing = [name for name in (*names.all, *optional) if (nearest / name).exists()]
         if existing and nearest == folder and not force:
-            found = f"{existing[0]}{' and more' if len(existing) > 1 else ''}"
+            files = f"{existing[0]}{' and more' if len(existing) > 1 else ''}"
             raise OutputError(
-                f"{folder} already holds results of {what} ({found}); "
-                "use --force to replace them once the new ones are complete, or another folder"
+                f"{folder} already holds results of {what} ({files}); "
+                "use --force to replace them when the new ones are complete, or another folder"
             )
         tempfile.TemporaryFile(dir=nearest).close()
 
@@ -68,8 +67,8 @@ def _output_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write results in {folder}: {error.strerror or error}; free some space or choose a folder that may "
-            "be written, or a shorter name; results that were there are unchanged"
+            f"cannot write results in {folder}: {error.strerror or error}; check free space and write permission, or "
+            "choose another folder or a shorter name; existing results are unchanged"
         ) from error
 
 
@@ -77,20 +76,27 @@ def _output_errors(folder: Path) -> Iterator[None]:
 def staged(
     folder: Path, names: FileNames, optional: tuple[str, ...] = (), unfinished: Path | None = None
 ) -> Iterator[Path]:
-    """A folder to write results in, moved into place only if all of them could be written.
+    """Staging folder for results, which are moved to their folder only if all of them could be written.
 
-    Files that were in place stay until then. The old record is taken away first and the new one moved last, so a
-    record is never beside files it does not describe. Folders made for results that then failed are removed.
+    Existing files stay until then. The old record is removed first and the new one is moved last, so that a record
+    never describes other files than those next to it. Folders that were created for results are removed if the run
+    fails.
 
     Parameters
     ----------
     folder : Path
+        Folder of the results.
     names : FileNames
-        Files that must be there when the body ends.
+        Files that must exist in the staging folder when the body ends.
     optional : tuple of str, optional
-        Files that may be there; those of an earlier run that are not made anew go with its record.
+        Files that may exist; those of an earlier run that are not written again are removed with its record.
     unfinished : Path, optional
-        The folder to write in, on the same file system; by default a hidden one in ``folder``, of a new name.
+        Staging folder, on the same file system; by default a new hidden folder in ``folder``.
+
+    Yields
+    ------
+    Path
+        The staging folder.
 
     Raises
     ------
@@ -98,36 +104,36 @@ def staged(
         If a file cannot be written or moved.
     """
     with _output_errors(folder), ExitStack() as cleaning:
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
-        cleaning.callback(_remove_empty, made)
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        cleaning.callback(_remove_empty, created)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = unfinished or Path(tempfile.mkdtemp(prefix=".slant-", dir=folder))
         temporary.mkdir(exist_ok=True)
         cleaning.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
-        made_now = (*(name for name in optional if (temporary / name).exists()), *names.all)
-        for name in made_now:
+        written = (*(name for name in optional if (temporary / name).exists()), *names.all)
+        for name in written:
             if (temporary / name).stat().st_size == 0:
-                raise OSError(errno.EIO, f"{name} came out empty")
-        for name in {*made_now, *optional}:
+                raise OSError(errno.EIO, f"{name} was written empty")
+        for name in {*written, *optional}:
             if (folder / name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
         (folder / names.record).unlink(missing_ok=True)
         for name in optional:
-            if name not in made_now:
+            if name not in written:
                 (folder / name).unlink(missing_ok=True)
-        for name in made_now:
+        for name in written:
             (temporary / name).replace(folder / name)
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, up to the first that is not empty."""
+    """Remove folders, the innermost first, until one is not empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write plain values, indented."""
+    """Write plain values as indented JSON."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are no text
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may hold bytes that are not UTF-8

@@ -1,4 +1,4 @@
-"""Reads the template space and the intensity reference that ship with the package."""
+"""Load the template and the intensity reference that ship with the package."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def _settings() -> dict[str, Any]:
 
 
 def mni305_grids() -> tuple[Grid, Grid]:
-    """The 1 mm working grid of MNI305 and the 2 mm grid over the same box of space."""
+    """The 1 mm working grid of MNI305, and the 2 mm grid of the template image over the same volume."""
     grid = _settings()["grid"]
-    shape, first, edge = grid["shape"], np.array(grid["first_voxel_ras_mm"]), grid["voxel_mm"]
-    fine = axis_aligned_grid(tuple(shape), edge, first)
-    coarse = axis_aligned_grid(tuple(n // 2 for n in shape), 2 * edge, first + edge / 2)
+    shape, first, voxel_mm = grid["shape"], np.array(grid["first_voxel_ras_mm"]), grid["voxel_mm"]
+    fine = axis_aligned_grid(tuple(shape), voxel_mm, first)
+    coarse = axis_aligned_grid(tuple(n // 2 for n in shape), 2 * voxel_mm, first + voxel_mm / 2)
     return fine, coarse
 
 
 @cache
 def load_template() -> Template:
-    """MNI305 with the MNI152 T1 in it; see ``atlases/mni305/template.toml`` for sources and licence."""
+    """MNI305 with the MNI152 T1 resampled to it; ``atlases/mni305/template.toml`` has its sources and licence."""
     settings = _settings()
     fine, coarse = mni305_grids()
     with np.load(resource("atlases", "mni305", "template.npz")) as stored:
-        steps = stored["image"]
-    image, brain = Volume(steps.astype(np.float32), coarse), LabelMap(steps > 0, coarse)
+        levels = stored["image"]
+    image, brain = Volume(levels.astype(np.float32), coarse), LabelMap(levels > 0, coarse)
     return Template(settings["name"], image, brain, fine, float(settings["intracranial_mm3"]))
 
 
 @cache
 def load_intensity_reference() -> IntensityReference:
-    """The mean sorted intensities of the 15 MICCAI 2012 training scans, as z-scores."""
+    """Mean quantiles of the intensities of the 15 MICCAI 2012 training scans, as z-scores."""
     import pandas as pd
 
     table = pd.read_csv(resource(*REFERENCE), sep="\t", comment="#")

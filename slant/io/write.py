@@ -1,4 +1,4 @@
-"""An image goes back onto exactly the grid of the scan that it belongs to, whole or not at all."""
+"""Write images atomically, on exactly the grid of the scan that they belong to."""
 
 # mypy: allow-untyped-calls
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from slant.io.read import Scan
 
-_GZIP_LEVEL, _SMALLEST = 4, 9
-_TEMPLATE_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER: 4 is MNI152, and 3 Talairach, neither of them MNI305
+_GZIP_LEVEL, _GZIP_LEVEL_SMALLEST = 4, 9
+_TEMPLATE_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER; 4 is MNI152 and 3 is Talairach, and neither is MNI305
 _MAX_ID = np.iinfo(np.uint16).max
 
 
@@ -32,55 +32,55 @@ def write_image(path: Path, data: Volume | LabelMap, like: Scan | None) -> None:
     Parameters
     ----------
     path : Path
-        Ends in ``.nii.gz`` or ``.nii``. A file that is there is replaced once the new one is complete.
+        Ends in ``.nii.gz`` or ``.nii``. An existing file is replaced when the new one is complete.
     data : Volume or LabelMap
-        Intensities are stored as float32, labels as uint8 or, with ids over 255, uint16; never scaled.
+        Intensities are stored as float32, labels as uint8 or, with ids over 255, as uint16; never scaled.
     like : Scan or None
         The scan whose volume has the grid of ``data``: the file gets its axis order, shape, affine, form codes and
-        units. None for a template's space, written on the axes of ``data``.
+        units. None for template space, written on the axes of ``data``.
 
     Raises
     ------
     GeometryError
         If ``data`` is not on the scan's grid.
     OutputError
-        If an id does not fit, the extension is another, or the file cannot be written.
+        If an id does not fit, the extension is another one, or the file cannot be written.
     """
     if not path.name.endswith((".nii.gz", ".nii")):
-        raise OutputError(f"cannot write {path}: wanted a name that ends in .nii.gz or .nii")
+        raise OutputError(f"cannot write {path}: expected a name that ends in .nii.gz or .nii")
     content = _nifti_bytes(_stored(data, path), data, like)
     if path.name.endswith(".gz"):
         content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
-    _write_whole(path, content)
+    _write_atomically(path, content)
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
-    """Write files by their names, each whole or not at all; files that are there are replaced.
+    """Write files by their names, each of them atomically; existing files are replaced.
 
     Raises
     ------
     OutputError
-        If the folder cannot be made, or a file not be written.
+        If the folder cannot be created, or a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}; choose another one") from error
+        raise OutputError(f"cannot create the folder {folder}: {error.strerror or error}; choose another") from error
     for name, content in contents.items():
-        _write_whole(folder / name, content)
+        _write_atomically(folder / name, content)
     return [folder / name for name in contents]
 
 
 def small_nifti(labels: LabelMap) -> bytes:
-    """A map of whole numbers from 0 to 65535 as the bytes of a ``.nii.gz`` on the map's own axes.
+    """A map of integers from 0 to 65535 as the bytes of a small ``.nii.gz``, on the map's own axes.
 
     Raises
     ------
     OutputError
-        If a number does not fit.
+        If a value does not fit.
     """
     content = _nifti_bytes(_stored(labels, Path("a map in memory")), labels, None)
-    return gzip.compress(content, _SMALLEST, mtime=0)
+    return gzip.compress(content, _GZIP_LEVEL_SMALLEST, mtime=0)
 
 
 def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:
@@ -88,7 +88,7 @@ def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:
         return data.data
     low, high = int(data.data.min()), int(data.data.max())
     if low < 0 or high > _MAX_ID:
-        raise OutputError(f"cannot write {path}: found ids from {low} to {high}, wanted 0 to {_MAX_ID}")
+        raise OutputError(f"cannot write {path}: found ids from {low} to {high}, expected 0 to {_MAX_ID}")
     return data.data.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
 
 
@@ -102,11 +102,11 @@ def _nifti_bytes(array: NDArray[Any], data: Volume | LabelMap, like: Scan | None
         if not data.grid.same_as(like.volume.grid):
             raise GeometryError(
                 f"an image on a grid of shape {data.grid.shape} does not belong to {like.path}, whose grid is "
-                f"{like.volume.grid.shape}; carry it to the scan's space first"
+                f"{like.volume.grid.shape}; resample it to the scan's grid first"
             )
         header = like.header.copy()
-        home_axes = io_orientation(header.get_best_affine())
-        array = apply_orientation(array, ornt_transform(io_orientation(np.eye(4)), home_axes))
+        native_axes = io_orientation(header.get_best_affine())
+        array = apply_orientation(array, ornt_transform(io_orientation(np.eye(4)), native_axes))
     header.set_data_dtype(array.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     content: bytes = kind(array, None, header).to_bytes()
@@ -124,7 +124,7 @@ def _template_header(data: Volume | LabelMap) -> Nifti1Header:
     return header
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f".slant-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with partial.open("xb") as file:
@@ -132,7 +132,7 @@ def _write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that may be written"
+            f"cannot write {path}: {error.strerror or error}; check free space and write permission"
         ) from error
     finally:
         _remove(partial)

@@ -1,1 +1,1 @@
-"""Labels for new scans from labelled ones: registration of every pair, and fusion."""
+"""Multi-atlas segmentation: pairwise registration of atlases to targets, and label fusion."""

@@ -1,7 +1,7 @@
-"""Every atlas carried to a target's own grid through one chain of transforms; labels are resampled once.
+"""Select atlases for a target and resample them to its grid by one composite transform.
 
-Labels come from the atlas's own grid. The intensities that patches are compared by are those of template space, where
-bias and contrast are already corrected, so that scans of different scanners compare.
+Labels are sampled only once, on the atlas's own grid. The intensities for the comparison of patches come from the
+preprocessed images in template space, where bias field and contrast are corrected, so that scanners compare.
 """
 
 from __future__ import annotations
@@ -15,130 +15,147 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from slant.displacement import CompositeTransform, apply_affine, cropped, sample_linear, sample_nearest
 from slant.errors import ProtocolError
 from slant.grid import Grid
 from slant.io.read import Scan, read_labels, read_scan
 from slant.io.resources import load_protocol
-from slant.multiatlas.fusion import Candidates
-from slant.multiatlas.library import Member
-from slant.multiatlas.pairs import CoarseScan, Pair, affine_similarity, coarse_scan, registered
+from slant.multiatlas.atlases import AtlasScan
+from slant.multiatlas.label_fusion import Candidates
+from slant.multiatlas.pairwise import CoarseScan, PairRegistration, affine_similarity, coarse_scan, registered
 from slant.multiatlas.scans import TemplateScan, template_scan
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.resample import IDENTITY
 from slant.volume import LabelMap
-from slant.warp import Chain, cropped, interpolate_at, moved, pick_at
 
 MARGIN = 2
-"""Voxels around the target's brain that may be labelled too."""
+"""Voxels around the target's brain that may be labelled, too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """An atlas that labels a target.
+    """An atlas that was selected for a target.
 
     Attributes
     ----------
-    source : Source
-    pair : Pair
+    source : LabelSource
+    pair : PairRegistration
     affine_similarity : float
+        Mean local correlation in the target's brain before SyN.
     """
 
-    source: Source
-    pair: Pair
+    source: LabelSource
+    pair: PairRegistration
     affine_similarity: float
 
 
 @dataclass(frozen=True)
-class Source:
-    """A scan and the hashes of its files, by which what is kept of it is found again.
+class LabelSource:
+    """A scan and the hashes of its files, which identify the files kept for it.
 
     Attributes
     ----------
-    member : Member
+    atlas_scan : AtlasScan
     sha256 : str
-        Of the T1w file.
+        SHA-256 of the T1w file.
     dseg_sha256 : str
-        Of the labels; empty without.
+        SHA-256 of the labels; empty without labels.
     """
 
-    member: Member
+    atlas_scan: AtlasScan
     sha256: str
     dseg_sha256: str
 
-    def prepared(self, work: Path) -> TemplateScan:
-        """In template space, see `template_scan`."""
-        return template_scan(self.member, self.sha256, work / "scans")
+    def prepared(self, work_dir: Path) -> TemplateScan:
+        """The preprocessed scan in template space, see `slant.multiatlas.scans.template_scan`."""
+        return template_scan(self.atlas_scan, self.sha256, work_dir / "scans")
 
 
 def choose(
-    target: Source, atlases: Sequence[Source], settings: MultiAtlasSettings, work: Path, mutual: frozenset[str]
+    target: LabelSource,
+    atlases: Sequence[LabelSource],
+    settings: MultiAtlasSettings,
+    work_dir: Path,
+    mutual: frozenset[str],
 ) -> tuple[Chosen, ...]:
-    """The most similar atlases, the best first, registered; of equals the first by name.
+    """Select and register the most similar atlases, the most similar first; ties are in order of names.
 
     Parameters
     ----------
-    target : Source
-    atlases : sequence of Source
+    target : LabelSource
+    atlases : sequence of LabelSource
     settings : MultiAtlasSettings
-        ``rank`` says whether similarity is measured before SyN or after.
-    work : Path
-        Where prepared scans and registrations are kept.
+        ``rank`` says whether atlases are ranked before or after SyN.
+    work_dir : Path
+        Directory of preprocessed scans and registrations.
     mutual : frozenset of str
-        Names of atlases that are targets too, so that the other direction is worth keeping.
+        Names of atlases that are targets, too, so that the registration in the other direction is kept.
     """
-    here = coarse_scan(target.prepared(work), settings.resolution_mm)
-    coarse = [_coarse_atlas(atlas, settings.resolution_mm, work) for atlas in atlases]
-    similar = [affine_similarity(here, c, settings.syn) for c in coarse]
-    order = sorted(range(len(atlases)), key=lambda i: (-similar[i], atlases[i].member.name))
+    fixed = coarse_scan(target.prepared(work_dir), settings.resolution_mm)
+    coarse = [_coarse_atlas(atlas, settings.resolution_mm, work_dir) for atlas in atlases]
+    similarities = [affine_similarity(fixed, atlas, settings.syn) for atlas in coarse]
+    order = sorted(range(len(atlases)), key=lambda i: (-similarities[i], atlases[i].atlas_scan.name))
     if settings.rank == "affine":
-        order = order[: settings.best]
-    found = []
+        order = order[: settings.n_atlases]
+    registered_atlases = []
     for i in order:
-        both = atlases[i].member.name in mutual
-        pair = registered(here, coarse[i], settings.syn, work / "pairs", both=both)
-        found.append(Chosen(atlases[i], pair, similar[i]))
-    found.sort(key=lambda chosen: (-chosen.pair.similarity, chosen.source.member.name))
-    return tuple(found[: settings.best])
+        both = atlases[i].atlas_scan.name in mutual
+        pair = registered(fixed, coarse[i], settings.syn, work_dir / "pairs", both=both)
+        registered_atlases.append(Chosen(atlases[i], pair, similarities[i]))
+    registered_atlases.sort(key=lambda chosen: (-chosen.pair.similarity, chosen.source.atlas_scan.name))
+    return tuple(registered_atlases[: settings.n_atlases])
 
 
 @lru_cache(maxsize=64)
-def _coarse_atlas(atlas: Source, resolution_mm: float, work: Path) -> CoarseScan:
+def _coarse_atlas(atlas: LabelSource, resolution_mm: float, work_dir: Path) -> CoarseScan:
     """An atlas at the resolution of the registration, kept in memory for the next target."""
-    return coarse_scan(atlas.prepared(work), resolution_mm)
+    return coarse_scan(atlas.prepared(work_dir), resolution_mm)
 
 
 def gather(
-    target: Scan, prepared: TemplateScan, chosen: Sequence[Chosen], work: Path, unknown: str
+    target: Scan, prepared: TemplateScan, chosen: Sequence[Chosen], work_dir: Path, unknown: str
 ) -> tuple[Candidates, tuple[slice, slice, slice]]:
-    """What the chosen atlases say in a box around the target's brain, and the box.
+    """Labels and images of the chosen atlases, resampled to a box around the target's brain, and the box.
+
+    Parameters
+    ----------
+    target : Scan
+    prepared : TemplateScan
+        The target in template space.
+    chosen : sequence of Chosen
+    work_dir : Path
+        Directory of preprocessed scans and registrations.
+    unknown : {"error", "background"}
+        How to treat label ids outside the protocol.
 
     Raises
     ------
     ProtocolError
-        If an atlas has ids outside the protocol and these are not to be background.
+        If an atlas has ids outside the protocol and ``unknown`` is ``"error"``.
     """
     box = brain_box(prepared.brain)
     grid = cropped(target.volume.grid, box)
-    template_from_target = np.asarray(np.linalg.inv(prepared.home_from_template), dtype=np.float64)
+    template_from_target = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
     near = ndimage.binary_dilation(prepared.brain.data[box], iterations=MARGIN)
     labels = np.zeros((len(chosen), *grid.shape), dtype=np.uint8)
     images = np.zeros((len(chosen), *grid.shape), dtype=np.float32)
     for i, atlas in enumerate(chosen):
-        scan = read_scan(atlas.source.member.t1w)
-        channels = atlas_channels(atlas.source.member, scan, unknown)
-        there = atlas.source.prepared(work)
-        image = there.image
-        places = Chain(template_from_target, atlas.pair.warp, IDENTITY).voxels(grid, image.grid, near)
-        images[i, near] = interpolate_at(image.data, places)
-        voxel_from_voxel = scan.volume.grid.voxel_from_ras @ there.home_from_template @ image.grid.ras_from_voxel
-        labels[i, near] = pick_at(channels, moved(voxel_from_voxel, places))
+        scan = read_scan(atlas.source.atlas_scan.t1w)
+        channels = atlas_channels(atlas.source.atlas_scan, scan, unknown)
+        moving = atlas.source.prepared(work_dir)
+        image = moving.image
+        transform = CompositeTransform(template_from_target, atlas.pair.field, IDENTITY)
+        coordinates = transform.voxels(grid, image.grid, near)
+        images[i, near] = sample_linear(image.data, coordinates)
+        voxel_from_voxel = scan.volume.grid.voxel_from_ras @ moving.native_from_template @ image.grid.ras_from_voxel
+        labels[i, near] = sample_nearest(channels, apply_affine(voxel_from_voxel, coordinates))
     intensities = np.zeros(grid.shape, dtype=np.float32)
-    places = Chain(template_from_target, None, IDENTITY).voxels(grid, prepared.image.grid, near)
-    intensities[near] = interpolate_at(prepared.image.data, places)
+    coordinates = CompositeTransform(template_from_target, None, IDENTITY).voxels(grid, prepared.image.grid, near)
+    intensities[near] = sample_linear(prepared.image.data, coordinates)
     return Candidates(labels, images, intensities), box
 
 
-def atlas_channels(member: Member, scan: Scan, unknown: str) -> NDArray[np.uint8]:
+def atlas_channels(atlas_scan: AtlasScan, scan: Scan, unknown: str) -> NDArray[np.uint8]:
     """(X, Y, Z) uint8 channels of an atlas's manual labels.
 
     Raises
@@ -146,22 +163,24 @@ def atlas_channels(member: Member, scan: Scan, unknown: str) -> NDArray[np.uint8
     GeometryError
         If the labels are not on the scan's grid.
     ProtocolError
-        If they hold ids outside the protocol and ``unknown`` is ``"error"``, or nothing but such ids.
+        If they have ids outside the protocol and ``unknown`` is ``"error"``, or only such ids.
     """
-    if member.dseg is None:
-        raise ProtocolError(f"{member.name} has no labels")
-    protocol, labels = load_protocol(), read_labels(member.dseg, scan)
+    if atlas_scan.dseg is None:
+        raise ProtocolError(f"{atlas_scan.name} has no labels")
+    protocol, labels = load_protocol(), read_labels(atlas_scan.dseg, scan)
     try:
         channels = protocol.channels_from_ids(labels.data, unknown="background" if unknown == "background" else "error")
     except ProtocolError as error:
-        raise ProtocolError(f"{member.dseg}: {error} (--unknown background)") from error
+        raise ProtocolError(f"{atlas_scan.dseg}: {error} (to ignore them: --unknown-ids background)") from error
     if not channels.any():
-        raise ProtocolError(f"{member.dseg}: found no region of protocol '{protocol.name}', only ids {labels.ids[:10]}")
+        raise ProtocolError(
+            f"{atlas_scan.dseg}: found no region of protocol '{protocol.name}', only the ids {labels.ids[:10]}"
+        )
     return channels
 
 
 def brain_box(brain: LabelMap) -> tuple[slice, slice, slice]:
-    """The box of voxels around a brain, with `MARGIN`, inside the grid."""
+    """Bounding box of a brain with a border of `MARGIN` voxels, inside the grid."""
     voxels = np.argwhere(brain.data)
     first = np.maximum(voxels.min(axis=0) - MARGIN, 0)
     stop = np.minimum(voxels.max(axis=0) + 1 + MARGIN, brain.data.shape)
@@ -169,10 +188,10 @@ def brain_box(brain: LabelMap) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-def whole(
+def on_whole_grid(
     grid: Grid, box: tuple[slice, slice, slice], part: NDArray[np.generic], outside: float
 ) -> NDArray[np.generic]:
-    """An array of the whole grid that holds a part in a box and a number elsewhere."""
+    """Array on the whole grid with ``part`` in the box and the value ``outside`` elsewhere."""
     out = np.full(grid.shape, outside, dtype=part.dtype)
     out[box] = part
     return out

@@ -1,4 +1,4 @@
-"""What a labelled target leaves behind, in the layout that `slant train` reads as auxiliary labels."""
+"""Write the results of a target, in the layout that `slant train` reads as auxiliary labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slant.io.read import Scan
 from slant.io.resources import load_protocol
 from slant.io.staging import staged, write_json
 from slant.io.write import write_image
-from slant.multiatlas.candidates import Chosen, Source
+from slant.multiatlas.candidates import Chosen, LabelSource
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.volume import LabelMap, Volume
 
@@ -35,7 +35,7 @@ class MultiAtlasNames:
     Attributes
     ----------
     name : str
-        Of the target.
+        Name of the target.
     """
 
     name: str
@@ -47,28 +47,28 @@ class MultiAtlasNames:
 
     @property
     def labels(self) -> str:
-        """Region ids on the scan's own grid."""
+        """Region ids in native space."""
         return f"{self.name}_dseg.nii.gz"
 
     @property
     def agreement(self) -> str:
-        """Share of the weighted votes that the label won."""
-        return f"{self.name}_desc-agreement_probseg.nii.gz"
+        """Vote agreement: fraction of the weights that the winning label has."""
+        return f"{self.name}_desc-agreement_map.nii.gz"
 
     @property
     def record(self) -> str:
-        """How the labels were made; its presence means done."""
+        """How the labels were made; its presence means finished."""
         return f"{self.name}_multiatlas.json"
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every file in the order they are put in place; the labels come after a file that only we write."""
+        """Names of all files in the order in which they are put in place; a file that only slant writes comes first."""
         return self.agreement, self.labels, self.t1w, self.record
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A target's labels, and from what they came.
+    """Labels of a target and how they were made.
 
     Attributes
     ----------
@@ -76,12 +76,12 @@ class Labelled:
     labels : LabelMap
         Region ids on the scan's grid.
     agreement : Volume
-        0 to 1 on the scan's grid.
+        Vote agreement, 0 to 1, on the scan's grid.
     chosen : sequence of Chosen
     dice : mapping of int to float
-        By region, where the target has manual labels; else empty.
-    seconds : mapping of str to float
-        Of each stage.
+        Dice by region id if the target has manual labels; otherwise empty.
+    runtime_s : mapping of str to float
+        Runtime of each processing step.
     """
 
     scan: Scan
@@ -89,16 +89,21 @@ class Labelled:
     agreement: Volume
     chosen: Sequence[Chosen]
     dice: Mapping[int, float]
-    seconds: Mapping[str, float]
+    runtime_s: Mapping[str, float]
 
 
-def identity(target: Source, atlases: Sequence[Source], settings: MultiAtlasSettings) -> dict[str, Any]:
-    """All that the labels of a target depend on, as plain values: while it is the same, they need not be made again."""
+def identity(target: LabelSource, atlases: Sequence[LabelSource], settings: MultiAtlasSettings) -> dict[str, Any]:
+    """All inputs and settings that the labels of a target depend on; a target with the same values is finished."""
     return {
-        "target": {"name": target.member.name, "person": target.member.person, "sha256": target.sha256},
-        "truth_sha256": target.dseg_sha256,
+        "target": {"name": target.atlas_scan.name, "subject": target.atlas_scan.subject, "sha256": target.sha256},
+        "reference_sha256": target.dseg_sha256,
         "library": [
-            {"name": a.member.name, "person": a.member.person, "T1w_sha256": a.sha256, "dseg_sha256": a.dseg_sha256}
+            {
+                "name": a.atlas_scan.name,
+                "subject": a.atlas_scan.subject,
+                "T1w_sha256": a.sha256,
+                "dseg_sha256": a.dseg_sha256,
+            }
             for a in atlases
         ],
         "settings": asdict(settings),
@@ -108,104 +113,111 @@ def identity(target: Source, atlases: Sequence[Source], settings: MultiAtlasSett
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of a target; None if there is none that can be read."""
+    """The record of a target; None if it does not exist or cannot be read."""
     try:
-        found = json.loads((folder / MultiAtlasNames(name).record).read_text(encoding="utf-8"))
+        record = json.loads((folder / MultiAtlasNames(name).record).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
-def is_done(folder: Path, name: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether the results are there, made from the same files with the same settings."""
+def is_done(folder: Path, name: str, expected: Mapping[str, Any]) -> bool:
+    """Whether all results exist and were made from the same files with the same settings, see `identity`."""
     names, record = MultiAtlasNames(name), read_record(folder, name)
     return (
         record is not None
         and "quality" in record
-        and all(record.get(key) == value for key, value in wanted.items())
+        and all(record.get(key) == value for key, value in expected.items())
         and all((folder / file).is_file() for file in names.all)
     )
 
 
-def check_folder(folder: Path, sources: Sequence[Source]) -> None:
-    """Refuse to write among the scans, or over labels that we did not make.
+def check_folder(folder: Path, sources: Sequence[LabelSource]) -> None:
+    """Check that results would not be written next to the scans, nor over labels that slant did not make.
 
     Raises
     ------
     OutputError
-        If the folder is that of a scan, or holds labels of a target beside which our agreement map is missing.
+        If the folder contains one of the scans, or labels of a target without an agreement map.
     """
     for source in sources:
-        files = [p for p in (source.member.t1w, source.member.dseg) if p is not None]
+        files = [p for p in (source.atlas_scan.t1w, source.atlas_scan.dseg) if p is not None]
         if folder.resolve() in [p.resolve().parent for p in files]:
-            raise OutputError(f"{folder} holds the scan {files[0].name} itself; give another folder for the results")
-        names = MultiAtlasNames(source.member.name)
+            raise OutputError(f"{folder} has the scan {files[0].name} itself; give another folder for the results")
+        names = MultiAtlasNames(source.atlas_scan.name)
         if (folder / names.labels).exists() and not (folder / names.agreement).exists():
             raise OutputError(
-                f"{folder / names.labels} is there and was not made by slant multiatlas; move it or give another folder"
+                f"{folder / names.labels} exists and was not made by slant multiatlas; move it or give another folder"
             )
 
 
-def write_labelled(folder: Path, found: Labelled, wanted: Mapping[str, Any]) -> None:
+def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any]) -> None:
     """Write all files of a target, the record last.
+
+    Parameters
+    ----------
+    folder : Path
+    labelled : Labelled
+    made_from : mapping
+        Result of `identity`.
 
     Raises
     ------
     OutputError
-        If one cannot be written; what was there before is then unchanged.
+        If a file cannot be written; existing results are then unchanged.
     """
-    names = MultiAtlasNames(wanted["target"]["name"])
+    names = MultiAtlasNames(made_from["target"]["name"])
     with staged(folder, names) as temporary:
-        write_image(temporary / names.agreement, found.agreement, found.scan)
-        write_image(temporary / names.labels, found.labels, found.scan)
-        if found.scan.path.name.endswith(".nii.gz"):
-            shutil.copyfile(found.scan.path, temporary / names.t1w)
+        write_image(temporary / names.agreement, labelled.agreement, labelled.scan)
+        write_image(temporary / names.labels, labelled.labels, labelled.scan)
+        if labelled.scan.path.name.endswith(".nii.gz"):
+            shutil.copyfile(labelled.scan.path, temporary / names.t1w)
         else:
-            write_image(temporary / names.t1w, found.scan.volume, found.scan)
-        write_json(temporary / names.record, _record(found, wanted, temporary / names.labels))
+            write_image(temporary / names.t1w, labelled.scan.volume, labelled.scan)
+        write_json(temporary / names.record, _record(labelled, made_from, temporary / names.labels))
 
 
-def _record(found: Labelled, wanted: Mapping[str, Any], labels: Path) -> dict[str, Any]:
+def _record(labelled: Labelled, made_from: Mapping[str, Any], labels: Path) -> dict[str, Any]:
     chosen = [
         {
-            "name": c.source.member.name,
-            "person": c.source.member.person,
+            "name": c.source.atlas_scan.name,
+            "subject": c.source.atlas_scan.subject,
             "affine_similarity": round(c.affine_similarity, 6),
             "similarity": round(c.pair.similarity, 6),
-            "registration_seconds": round(c.pair.seconds, 1),
+            "registration_runtime_s": round(c.pair.runtime_s, 1),
         }
-        for c in found.chosen
+        for c in labelled.chosen
     ]
     return {
-        "atlases": [c.source.member.name for c in found.chosen],
-        "persons": sorted({c.source.member.person for c in found.chosen}),
+        "atlases": [c.source.atlas_scan.name for c in labelled.chosen],
+        "subjects": sorted({c.source.atlas_scan.subject for c in labelled.chosen}),
         "chosen": chosen,
-        **wanted,
-        "quality": _quality(found),
+        **made_from,
+        "quality": _quality(labelled),
         "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
-        "warnings": list(found.scan.warnings),
-        "dice": {str(i): None if math.isnan(d) else round(d, 6) for i, d in found.dice.items()},
-        "seconds": {stage: round(s, 1) for stage, s in found.seconds.items()},
+        "warnings": list(labelled.scan.warnings),
+        "dice": {str(i): None if math.isnan(d) else round(d, 6) for i, d in labelled.dice.items()},
+        "runtime_s": {step: round(s, 1) for step, s in labelled.runtime_s.items()},
     }
 
 
-def _quality(found: Labelled) -> dict[str, Any]:
-    """How well the atlases fit and agree, what `slant.multiatlas.quality` compares between targets."""
-    labelled = found.labels.data != 0
-    similarity = [c.pair.similarity for c in found.chosen]
+def _quality(result: Labelled) -> dict[str, Any]:
+    """Similarity and agreement of the atlases, which `slant.multiatlas.screening` compares between targets."""
+    labelled = result.labels.data != 0
+    similarity = [c.pair.similarity for c in result.chosen]
     return {
         "similarity": round(sum(similarity) / len(similarity), 4),
-        "agreement": round(float(found.agreement.data[labelled].mean()) if labelled.any() else 0.0, 4),
-        "regions": len(np.unique(found.labels.data[labelled])),
-        "brain_cm3": round(float(labelled.sum()) * found.labels.grid.voxel_volume_mm3 / 1000, 1),
+        "agreement": round(float(result.agreement.data[labelled].mean()) if labelled.any() else 0.0, 4),
+        "regions": len(np.unique(result.labels.data[labelled])),
+        "brain_cm3": round(float(labelled.sum()) * result.labels.grid.voxel_volume_mm3 / 1000, 1),
     }
 
 
 def dice_table(folder: Path, names: Sequence[str]) -> pd.DataFrame | None:
-    """Dice of every region (rows) in every target that has manual labels (columns), and their means; None if none has.
+    """Dice of every region (rows) in every target with manual labels (columns), and means; None without such targets.
 
-    The mean of a target is over the regions that its manual labels hold; that of a region over the targets that
-    have it.
+    The mean of a target is over the regions of its manual labels; the mean of a region is over the targets that have
+    it.
     """
     records = {name: read_record(folder, name) for name in names}
     columns = {n: {int(i): d for i, d in r["dice"].items()} for n, r in records.items() if r is not None and r["dice"]}

@@ -1,4 +1,4 @@
-"""What `slant multiatlas` does with every target."""
+"""Settings of `slant multiatlas`."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ Ranking = Literal["affine", "warped"]
 
 @dataclass(frozen=True)
 class MultiAtlasSettings:
-    """How targets are labelled from atlases.
+    """How targets are segmented by atlases.
 
     Attributes
     ----------
-    best : int
-        Atlases that are fused: those most similar to the target.
+    n_atlases : int
+        Number of atlases to fuse, the most similar first.
     fusion : {"majority", "local", "joint"}
-        One vote an atlas, votes weighted by patch similarity, or ANTs' joint label fusion.
+        Majority voting, locally weighted voting or joint label fusion.
     resolution_mm : float
-        Voxels of the finest level of SyN.
+        Voxel size (mm) of the finest SyN level.
     rank : {"affine", "warped"}
-        When similarity is measured: before SyN, so that only the best are registered, or after.
-    radius : int
-        Voxels from the middle of a patch of the fusion to its faces.
-    unknown : {"error", "background"}
-        What to do with ids of atlases that the protocol does not know.
+        Rank atlases after the affine (only the best get SyN) or after SyN.
+    patch_radius : int
+        Patch radius of the label fusion in voxels; not used by majority voting.
+    unknown_ids : {"error", "background"}
+        How to treat label ids of atlases outside the protocol.
     """
 
-    best: int = 10
+    n_atlases: int = 10
     fusion: Fusion = "joint"
     resolution_mm: float = 2.0
     rank: Ranking = "affine"
-    radius: int = 1
-    unknown: Literal["error", "background"] = "error"
+    patch_radius: int = 1
+    unknown_ids: Literal["error", "background"] = "error"
 
     def __post_init__(self) -> None:
-        if self.best < 1:
-            raise SettingsError(f"best must be at least 1 atlas, found {self.best}")
+        if self.n_atlases < 1:
+            raise SettingsError(f"n_atlases must be at least 1, found {self.n_atlases}")
         if self.fusion not in get_args(Fusion):
             raise SettingsError(f"fusion must be one of {', '.join(get_args(Fusion))}, found {self.fusion!r}")
         if self.rank not in get_args(Ranking):
             raise SettingsError(f"rank must be 'affine' or 'warped', found {self.rank!r}")
-        if self.unknown not in ("error", "background"):
-            raise SettingsError(f"unknown must be 'error' or 'background', found {self.unknown!r}")
-        if not 1 <= self.radius <= 5:
-            raise SettingsError(f"the radius of a patch must be 1 to 5 voxels, found {self.radius}")
-        self.syn  # noqa: B018 (refuses a resolution out of range)
+        if self.unknown_ids not in ("error", "background"):
+            raise SettingsError(f"unknown_ids must be 'error' or 'background', found {self.unknown_ids!r}")
+        if not 1 <= self.patch_radius <= 5:
+            raise SettingsError(f"patch_radius must be 1 to 5 voxels, found {self.patch_radius}")
+        self.syn  # noqa: B018 (raises for a resolution out of range)
 
     @property
     def syn(self) -> SynSettings:
-        """Of the registrations."""
+        """Settings of the SyN registrations."""
         return SynSettings(resolution_mm=self.resolution_mm)

@@ -1,1 +1,1 @@
-"""Networks: their definition, their weights, and running them over tiles."""
+"""Networks: definitions, weights, and inference over tiles."""

@@ -1,4 +1,4 @@
-"""How a scan must look when it enters the networks."""
+"""Inputs of the networks: template space, intensity reference and scaling."""
 
 from __future__ import annotations
 
@@ -18,61 +18,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputScaling:
-    """What a harmonized intensity becomes before it enters a network: ``(value + offset) * scale``.
+    """Scaling of normalized intensities to network units: ``(value + offset) * scale``.
 
     Attributes
     ----------
     offset, scale : float
-    floor : float, optional
-        Smallest value; None for no limit.
-    keep_head : bool
-        Whether the networks see what is around the brain; otherwise it is 0.
-    tile_range : tuple of 2 float, optional
-        What the smallest and the largest value of each tile become.
+        Offset and factor of the scaling.
+    min_value : float, optional
+        Lower limit of the scaled values; None for no limit.
+    mask_brain : bool
+        Whether voxels outside the brain are set to 0.
+    tile_rescale : tuple of 2 float, optional
+        Range to which the smallest and the largest value of each tile are mapped; None for no rescaling.
     axes : str
-        Order of the axes in the arrays that enter a network, such as ``zxy``; the template's is ``xyz``.
+        Order of the axes in the input arrays of a network, for example ``zxy``; the order of the template is ``xyz``.
 
     Raises
     ------
     SettingsError
-        If the axes are not x, y, z in some order, or the range is not two ascending numbers.
+        If the axes are not x, y, z in some order, or ``tile_rescale`` is not two ascending numbers.
     """
 
     offset: float = 3.0
     scale: float = 1 / 3
-    floor: float | None = 1e-3
-    keep_head: bool = False
-    tile_range: tuple[float, float] | None = None
+    min_value: float | None = 1e-3
+    mask_brain: bool = True
+    tile_rescale: tuple[float, float] | None = None
     axes: str = "xyz"
 
     def __post_init__(self) -> None:
         if sorted(self.axes) != ["x", "y", "z"]:
             raise SettingsError(f"axes of the input must be x, y, z in some order, found {self.axes!r}")
-        if self.tile_range is not None and not self.tile_range[0] < self.tile_range[1]:
-            raise SettingsError(f"tile_range must be two ascending numbers, found {list(self.tile_range)}")
+        if self.tile_rescale is not None and not self.tile_rescale[0] < self.tile_rescale[1]:
+            raise SettingsError(f"tile_rescale must be two ascending numbers, found {list(self.tile_rescale)}")
 
-    def __call__(self, harmonized: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """(X, Y, Z) float32 image in network units."""
-        scaled = (harmonized + np.float32(self.offset)) * np.float32(self.scale)
-        if self.floor is not None:
-            scaled = np.maximum(scaled, np.float32(self.floor))
-        return scaled if self.keep_head else np.where(brain, scaled, np.float32(0))
+    def __call__(self, normalized: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Scale a (X, Y, Z) image of normalized intensities to network units, float32."""
+        scaled = (normalized + np.float32(self.offset)) * np.float32(self.scale)
+        if self.min_value is not None:
+            scaled = np.maximum(scaled, np.float32(self.min_value))
+        return np.where(brain, scaled, np.float32(0)) if self.mask_brain else scaled
 
     def of_tile(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(X, Y, Z) float32 part of the image as a tile's network sees it, axes still x, y, z.
+        """Rescale the (X, Y, Z) image of a tile for its network, float32, axes still x, y, z.
 
-        With a ``tile_range`` a constant part becomes the range's lower end.
+        With ``tile_rescale``, a constant image becomes the lower end of the range.
         """
-        if self.tile_range is None:
+        if self.tile_rescale is None:
             return image
-        low, high = map(np.float32, self.tile_range)
+        low, high = map(np.float32, self.tile_rescale)
         span = image.max() - image.min()
-        share = (image - image.min()) / span if span > 0 else np.zeros_like(image)
-        return np.asarray(share * (high - low) + low, dtype=np.float32)
+        unit = (image - image.min()) / span if span > 0 else np.zeros_like(image)
+        return np.asarray(unit * (high - low) + low, dtype=np.float32)
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Which of x, y, z (0, 1, 2) is the first, second and third axis in a network."""
+        """Axes of the template (0, 1, 2 for x, y, z) that are the first, second and third axis of a network."""
         first, second, third = ("xyz".index(axis) for axis in self.axes)
         return first, second, third
 
@@ -83,17 +84,18 @@ class InputScaling:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """How a scan must look when it enters the networks.
+    """What a scan must be converted to before it enters the networks.
 
     Attributes
     ----------
     template : Template
-        The space and grid they see.
+        Template space and grid of the networks.
     reference : IntensityReference
-        The intensities they expect.
+        Intensities of the training scans.
     scaling : InputScaling
+        Scaling of the normalized intensities.
     groupwise : GroupwiseTemplate, optional
-        What the prior of a scan is deformed from; None for networks with an affine prior, or none.
+        Template of the deformable atlas prior; None for networks with an affine prior or without a prior.
     """
 
     template: Template

@@ -1,7 +1,8 @@
-"""Two ways to train with less memory and the same gradients: compute again, or keep elsewhere.
+"""Gradient checkpointing and activation offloading: training with less GPU memory and the same gradients.
 
-With checkpoints (Chen et al. 2016, arXiv 1604.06174) a level of a network keeps only its inputs for the backward pass
-and computes the rest again; with offloading, what is kept lies in host memory until the backward pass asks for it.
+With gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), a level of a network stores only its inputs for the
+backward pass and recomputes its activations. With offloading, stored activations are in host memory until the backward
+pass needs them.
 """
 
 from __future__ import annotations
@@ -19,38 +20,38 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How a network keeps what its backward pass needs.
+    """How a network stores the activations for its backward pass.
 
     Attributes
     ----------
-    checkpoint : bool
-        Keep the inputs of each level only and compute the rest again: less memory, about a third more time.
-    offload : bool
-        Keep it in host memory instead of a GPU's; nothing is gained on a CPU.
+    gradient_checkpointing : bool
+        Store only the inputs of each level and recompute the rest: less memory, about a third more time.
+    offload_activations : bool
+        Store activations in host memory instead of GPU memory; without effect on a CPU.
     """
 
-    checkpoint: bool = False
-    offload: bool = False
+    gradient_checkpointing: bool = False
+    offload_activations: bool = False
 
 
 def run_level(memory: MemorySettings, level: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``level(*inputs)``, whose results and gradients do not depend on ``memory``.
+    """Compute ``level(*inputs)``; results and gradients do not depend on ``memory``.
 
     Parameters
     ----------
     memory : MemorySettings
     level : callable
-        Draws nothing at random and leaves its inputs as they are.
+        Deterministic function that does not change its inputs.
     *inputs : Tensor
     """
     if not torch.is_grad_enabled():
         return level(*inputs)
     with _offloaded(memory, inputs[0]):
-        if memory.checkpoint:
+        if memory.gradient_checkpointing:
             out: Tensor = checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
             return out
         return level(*inputs)
 
 
 def _offloaded(memory: MemorySettings, like: Tensor) -> AbstractContextManager[Any]:
-    return save_on_cpu(pin_memory=like.is_cuda) if memory.offload else nullcontext()
+    return save_on_cpu(pin_memory=like.is_cuda) if memory.offload_activations else nullcontext()

@@ -1,4 +1,4 @@
-"""A `Model` is everything that was fixed when its networks were trained."""
+"""A `Model` combines networks with everything that was fixed when they were trained."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["InputScaling", "Inputs", "Model"]
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Networks with the inputs and the label protocol they were trained for.
+    """Networks with the inputs and the label protocol for which they were trained.
 
     Attributes
     ----------
     name : str
     protocol : LabelProtocol
-        Which region each output channel is.
+        Regions of the output channels.
     inputs : Inputs
     networks : NetworkFolder
-        Layout, prior and weights.
+        Tile layout, prior and weights.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the manifest, which holds the hashes of the weights."""
+        """SHA-256 of the manifest, which contains the hashes of the weights."""
         return self.networks.identity
 
     @property
     def layout(self) -> TileLayout:
-        """The tiles."""
+        """Tile layout of the networks."""
         return self.networks.layout
 
     @property
@@ -58,33 +58,34 @@ class Model:
 
     @property
     def mirroring(self) -> Mirroring | None:
-        """How every second tile labels the mirror image of a scan, if the manifest says so."""
+        """Parameters of mirroring, if every second tile labels the mirror image of a scan; otherwise None."""
         if not self.networks.manifest.get("mirror", False):
             return None
         return Mirroring(self.protocol.mirrored_channels, self.inputs.template.mirror_x)
 
     def predictor(self, image: NDArray[np.float32], deformation: Deformation | None = None) -> Predictor:
-        """What runs the networks on one scan.
+        """A predictor that runs the networks on one scan.
 
         Parameters
         ----------
         image : (X, Y, Z) float32 array
-            The scan in template space, 0 outside the brain.
+            Scan in template space, 0 outside the brain.
         deformation : Deformation, optional
-            Its registration with the model's groupwise template; if that was not accepted, the prior is affine.
+            Registration of the scan to the groupwise template of the model; if it is not accepted, the prior is affine.
 
         Raises
         ------
         ModelError
-            If the scan was not registered with this model's groupwise template.
+            If the scan was not registered to the groupwise template of this model.
         """
         networks, scaling, groupwise = self.networks, self.inputs.scaling, self.inputs.groupwise
-        wanted = None if groupwise is None else groupwise.identity
+        expected = None if groupwise is None else groupwise.identity
         found = None if deformation is None else deformation.template
-        if wanted != found:
+        if expected != found:
             raise ModelError(
-                f"the scan was prepared for another model than {self.name}: it was registered with "
-                f"{_named(found)}, wanted {_named(wanted)}; prepare it with the inputs of this model"
+                f"the scan was prepared for another model than {self.name}: it was registered to "
+                f"{_template_name(found)}, expected {_template_name(expected)}; prepare it with the inputs of this "
+                "model"
             )
         mirroring = self.mirroring
         if groupwise is None or deformation is None or not deformation.accepted:
@@ -94,7 +95,7 @@ class Model:
         return Predictor(networks.layout, prior, networks.network, scaling, displacement, mirroring)
 
 
-def _named(template: str | None) -> str:
+def _template_name(template: str | None) -> str:
     return (
         "no groupwise template" if template is None else f"the groupwise template {template[:12] or 'without a file'}"
     )

@@ -1,4 +1,4 @@
-"""What every kind of network is: a trunk over the image, a tail to 1 mm features, and logits made of them."""
+"""Interface of all networks: backbone, decoder head with features at 1 mm, and logits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from slant.nets.memory import MemorySettings
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What defines a network of any kind.
+    """Settings that define a network of any kind.
 
     Attributes
     ----------
     outputs : int
-        Number of channels of the last layer.
+        Number of output channels.
     """
 
     outputs: int
@@ -33,30 +33,31 @@ class NetworkSettings:
 
 
 class Network(nn.Module):
-    """Base of all kinds.
+    """Base class of all kinds of networks.
 
-    ``trunk`` and ``tail`` are apart so that training may run the tail on a sample of small boxes only.
+    ``backbone`` and ``decoder_head`` are separate, so that training can run the decoder head on a sample of small
+    patches only.
 
     Attributes
     ----------
     settings : NetworkSettings
     stride : int
-        Voxels (1 mm) from one feature of the trunk to the next.
+        Distance between features of the backbone, in voxels (1 mm).
     multiple : int
-        The sizes of an image must be multiples of it.
-    reach : int
-        Voxels around a box that the tail needs to be right inside it; a multiple of ``stride``.
+        Number of which the size of an image along each axis must be a multiple.
+    halo : int
+        Voxels around a box that the decoder head needs for correct values inside the box; a multiple of ``stride``.
     prior : bool
-        Whether log-frequencies of the regions are added to the logits.
+        Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
-        Whether a GPU may compute it in half precision when it labels.
+        Whether a GPU may run inference in half precision.
     memory : MemorySettings
-        How it keeps what the backward pass needs; may be set at any time, changes no result.
+        How activations are stored for the backward pass; can be set at any time and does not change results.
     """
 
     stride: ClassVar[int]
     multiple: ClassVar[int]
-    reach: ClassVar[int]
+    halo: ClassVar[int]
     prior: ClassVar[bool]
     half_precision: ClassVar[bool] = True
 
@@ -65,36 +66,37 @@ class Network(nn.Module):
         self.settings = settings
         self.memory = MemorySettings()
 
-    def trunk(self, image: Tensor, place: Tensor) -> Tensor:
+    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
         """(N, C, X/stride, Y/stride, Z/stride) features of a (N, 1, X, Y, Z) image.
 
-        ``place`` is (N, 3, X/2, Y/2, Z/2): template coordinates of the 2 mm voxels, scaled to -1..1.
+        ``coordinates`` are (N, 3, X/2, Y/2, Z/2) coordinate channels: template coordinates of the 2 mm voxels, scaled
+        to -1..1.
         """
         raise NotImplementedError
 
-    def tail(self, features: Tensor, image: Tensor) -> Tensor:
-        """(N, mixed, X, Y, Z) features at 1 mm from the trunk's and the image's."""
+    def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
+        """(N, F, X, Y, Z) features at 1 mm from the features of the backbone and the image."""
         raise NotImplementedError
 
-    def logits(self, mixed: Tensor) -> Tensor:
-        """(..., outputs) logits of (..., mixed) features, channels last."""
+    def logits(self, features: Tensor) -> Tensor:
+        """(..., outputs) logits of (..., F) features of the decoder head, channels last."""
         raise NotImplementedError
 
-    def logits_of(self, mixed: Tensor, channels: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(N, K) logits of some channels only, of (N, mixed) features.
+    def logits_of(self, features: Tensor, channels: Tensor, prior: Tensor | None = None) -> Tensor:
+        """(N, K) logits of selected channels, from (N, F) features of the decoder head.
 
         Parameters
         ----------
-        mixed : (N, mixed) float tensor
+        features : (N, F) float tensor
         channels : (K,) int64 tensor on the same device
-        onto : (N, K) float tensor, optional
-            What the logits are added to, in place.
+        prior : (N, K) float tensor, optional
+            Log-frequencies of the prior, to which the logits are added in place.
         """
         raise NotImplementedError
 
-    def tasks(self, mixed: Tensor) -> dict[str, Tensor]:
-        """(..., classes) logits of the tasks learned beside the regions, by their names."""
-        del mixed
+    def tasks(self, features: Tensor) -> dict[str, Tensor]:
+        """(..., classes) logits of the auxiliary tasks by name, from (..., F) features of the decoder head."""
+        del features
         return {}
 
 
@@ -102,17 +104,17 @@ N = TypeVar("N", bound=Network)
 
 
 def channels_last(network: N) -> N:
-    """The same network with its weights laid out as CPUs and GPUs convolve fastest."""
+    """The same network with its weights in the memory format in which CPUs and GPUs convolve fastest."""
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
 
 def require_positive(name: str, *values: int) -> None:
-    """Refuse what is not a number of channels.
+    """Check that values are positive numbers of channels.
 
     Raises
     ------
     SettingsError
-        If there is none, or one below 1.
+        If there are no values, or a value is below 1.
     """
     if not values or min(values) < 1:
-        raise SettingsError(f"{name} of a network must be whole numbers from 1 on, found {list(values)}")
+        raise SettingsError(f"{name} of a network must be positive integers, found {list(values)}")

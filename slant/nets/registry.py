@@ -1,4 +1,4 @@
-"""The kinds of networks by name, each with the settings that define it."""
+"""Registry of the kinds of networks by name, each with its settings class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slant.nets.unet import CompactUNet, ResidualUNet, UNetSettings
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of networks and the class of its settings."""
+    """A network class and its settings class."""
 
     settings: type[NetworkSettings]
     network: type[Network]
@@ -28,43 +28,44 @@ KINDS = {
 }
 
 
-def settings_of(kind: str, values: dict[str, Any], where: str = "network") -> NetworkSettings:
-    """The settings of a kind from plain values, as a TOML table or a manifest has them.
+def settings_of(kind: str, values: dict[str, Any], source: str = "network") -> NetworkSettings:
+    """Build the settings of a kind of network from plain values, for example from a TOML table or a manifest.
 
     Parameters
     ----------
     kind : str
-        Of `KINDS`.
+        Key of `KINDS`.
     values : dict
-    where : str
-        Said in errors: the file or table the values come from.
+        Values by field name.
+    source : str
+        File or table that the values come from, for error messages.
 
     Raises
     ------
     SettingsError
-        If there is no such kind or key (with the nearest name), or a value is missing, of another type or no number
-        of channels.
+        If the kind or a key is unknown (the message suggests the nearest name), or if a value is missing, has the wrong
+        type or is out of range.
     """
-    return build(_kind(kind, where).settings, values, where)
+    return build(_kind(kind, source).settings, values, source)
 
 
 def build_network(kind: str, settings: NetworkSettings) -> Network:
-    """A new network with weights drawn from torch's generator.
+    """Build a network with random initial weights from the generator of torch.
 
     Raises
     ------
     SettingsError
-        If there is no such kind, or the settings are another kind's.
+        If the kind is unknown, or the settings belong to another kind.
     """
     known = _kind(kind, "network")
     if not isinstance(settings, known.settings):
-        raise SettingsError(f"a {kind!r} network is made of {known.settings.__name__}, found {type(settings).__name__}")
+        raise SettingsError(f"a {kind!r} network needs {known.settings.__name__}, found {type(settings).__name__}")
     return known.network(settings)
 
 
-def _kind(name: str, where: str) -> Kind:
+def _kind(name: str, source: str) -> Kind:
     if name not in KINDS:
         near = difflib.get_close_matches(str(name), KINDS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise SettingsError(f"{where}: unknown kind of network {name!r}{hint}; known kinds: {', '.join(KINDS)}")
+        raise SettingsError(f"{source}: unknown kind of network {name!r}{hint}; known kinds: {', '.join(KINDS)}")
     return KINDS[name]

@@ -1,11 +1,12 @@
-"""The original network of SLANT (Huo et al. 2018), layer by layer and name by name.
+"""The original network of SLANT (Huo et al. 2018), with the same layers and parameter names.
 
 A 3D U-Net after Cicek et al. (2016) at 1 mm: encoders 32-64, 64-128, 128-256 and 256-512 with batch norm and three
-max-pools between them, decoders of transposed convolutions without a norm, the last ones with a channel for each
-region. Follows the released code (MASILab/SLANTbrainSeg, BSD-3-Clause, ``python/torchsrc/models/Unet3D.py``):
+max-pools between them, decoders of transposed convolutions without normalization, the last ones with one channel for
+each region. It follows the released code (MASILab/SLANTbrainSeg, BSD-3-Clause,
+``python/torchsrc/models/Unet3D.py``):
 
 - the output is the rectified last 3 x 3 x 3 layer ``dc1``; the 1 x 1 x 1 layer ``dc0`` has weights and is not used;
-- it is run in train mode, so the batch norm takes the statistics of the one image, whose running means are not kept.
+- it runs in train mode, so the batch norm uses the statistics of the current image; running statistics are not stored.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from slant.nets.network import Network, NetworkSettings, require_positive
 
 @dataclass(frozen=True)
 class Slant2018Settings(NetworkSettings):
-    """What defines a `Slant2018`; the defaults are the original's 19,920,783 parameters.
+    """Settings of a `Slant2018`; the defaults give the 19,920,783 parameters of the original.
 
     Attributes
     ----------
     outputs : int
-        Number of regions, which is also the width of the last five decoders.
+        Number of output channels, which is also the number of channels of the last five decoders.
     widths : tuple of 5 int
         Channels of the first layer and of the four levels at 1, 2, 4, 8 mm.
     """
@@ -58,13 +59,13 @@ def _decoder(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.
 
 
 class Slant2018(Network):
-    """One logit a region for each voxel of a tile, from its image alone.
+    """One logit per region for each voxel of a tile, from the image alone.
 
-    The image is one tile, scaled to 0-255 by its own minimum and maximum; the original's axes are (z, x, y), which its
-    weights ask for and the network does not know.
+    The image is one tile, scaled to 0-255 by its own minimum and maximum. The weights of the original expect the axes
+    (z, x, y); the network itself does not depend on the order of the axes.
     """
 
-    stride, multiple, reach, prior, half_precision = 1, 8, 0, False, False
+    stride, multiple, halo, prior, half_precision = 1, 8, 0, False, False
     settings: Slant2018Settings
 
     def __init__(self, settings: Slant2018Settings) -> None:
@@ -83,9 +84,9 @@ class Slant2018(Network):
         self.dc2, self.dc1 = _decoder(one + outputs, outputs), _decoder(outputs, outputs)
         self.dc0 = _decoder(one, outputs, kernel=1)
 
-    def trunk(self, image: Tensor, place: Tensor) -> Tensor:
-        """(N, outputs, X, Y, Z) rectified ``dc1`` of a (N, 1, X, Y, Z) image, sizes multiples of 8."""
-        del place
+    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
+        """(N, outputs, X, Y, Z) rectified ``dc1`` of a (N, 1, X, Y, Z) image whose sizes are multiples of 8."""
+        del coordinates
         level = run_level
         e1 = level(self.memory, lambda x: self.ec1(self.ec0(x)), image)
         e3 = level(self.memory, _pooled(self.ec2, self.ec3), e1)
@@ -97,18 +98,18 @@ class Slant2018(Network):
         del e3
         return level(self.memory, _joined(self.dc3, self.dc2, self.dc1), x, e1)
 
-    def tail(self, features: Tensor, image: Tensor) -> Tensor:
-        """The features as they are: the trunk ends at 1 mm."""
+    def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
+        """The features of the backbone unchanged, because they are at 1 mm already."""
         del image
         return features
 
-    def logits(self, mixed: Tensor) -> Tensor:
-        """The features as they are, one a region."""
-        return mixed
+    def logits(self, features: Tensor) -> Tensor:
+        """The features unchanged: one per region."""
+        return features
 
-    def logits_of(self, mixed: Tensor, channels: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(N, K) logits of some channels only, of (N, outputs) features; see `Network.logits_of`."""
-        return mixed[:, channels] if onto is None else onto.add_(mixed[:, channels])
+    def logits_of(self, features: Tensor, channels: Tensor, prior: Tensor | None = None) -> Tensor:
+        """(N, K) logits of selected channels, from (N, outputs) features; see `Network.logits_of`."""
+        return features[:, channels] if prior is None else prior.add_(features[:, channels])
 
 
 def _pooled(first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -1,10 +1,14 @@
-"""Weights on disk: one folder a model, read tile by tile, checked against its manifest.
+"""Model folders on disk: one folder per model, read tile by tile and checked against its manifest.
 
-``manifest.json`` says what the weights are (layout, protocol, network, input scaling, training data, licence) and
-the SHA-256 of the files beside it: ``weights.safetensors`` (every tile's tensors as ``TILE/NAME``, those that are the
-same in all tiles once as ``shared/NAME``) or a ``TILE.safetensors`` for each tile (its tensors as ``NAME``), and
-``prior.npz`` for networks that take a prior, and ``groupwise.npz``, the groupwise template from which it is deformed,
-for those trained with one. The SHA-256 of the manifest is therefore the identity of the model.
+``manifest.json`` describes the weights (layout, protocol, network, input scaling, training data, licence) and lists the
+SHA-256 of the other files:
+
+- ``weights.safetensors``: the tensors of every tile as ``TILE/NAME``; tensors that are equal in all tiles are stored
+  once, as ``shared/NAME``. Instead there may be one ``TILE.safetensors`` for each tile, with its tensors as ``NAME``;
+- ``prior.npz``, for networks that take a prior;
+- ``groupwise.npz``, the groupwise template of the deformable atlas prior, for networks trained with one.
+
+The SHA-256 of the manifest is therefore the identity of the model.
 """
 
 from __future__ import annotations
@@ -34,39 +38,39 @@ from slant.tiles import TileLayout
 MANIFEST, WEIGHTS, PRIOR, GROUPWISE = "manifest.json", "weights.safetensors", "prior.npz", "groupwise.npz"
 
 SHARED = "shared/"
-"""What the names of tensors begin with that all tiles share."""
+"""Prefix of the names of tensors that all tiles share."""
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """SHA-256 of a file as a hexadecimal string."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shard(tile: str) -> str:
-    """Name of the file of one tile's weights, where each tile has its own."""
+    """Name of the weights file of one tile, in a model folder with one file per tile."""
     return f"{tile}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFolder:
-    """The networks of a model as they lie on disk.
+    """The networks of a model on disk.
 
     Attributes
     ----------
     folder : Path
     manifest : dict
-        As read; see `write_model` for its keys.
+        Contents of the manifest; see `write_model` for its keys.
     identity : str
-        SHA-256 of the manifest's bytes.
+        SHA-256 of the manifest file.
     layout : TileLayout
     kind : str
-        Of `slant.nets.registry.KINDS`.
+        Kind of the networks, a key of `slant.nets.registry.KINDS`.
     settings : NetworkSettings
     prior : Prior or None
-        For networks that take one.
+        Affine atlas prior, for networks that take one.
     groupwise : pair of arrays, optional
-        Of the groupwise template, if there is one: mean image (X/2, Y/2, Z/2) float32, votes (X/2, Y/2, Z/2, C) uint8.
+        Mean image (X/2, Y/2, Z/2) float32 and votes (X/2, Y/2, Z/2, C) uint8 of the groupwise template, if any.
     """
 
     folder: Path
@@ -80,22 +84,22 @@ class NetworkFolder:
 
     def network(self, tile: str) -> Network:
         """The network of one tile, float32 on the CPU."""
-        name, prefix = _home(self.manifest, tile)
+        name, prefix = _weights_file(self.manifest, tile)
         with safe_open(self.folder / name, framework="pt") as stored:
-            found = {
+            state = {
                 key.removeprefix(begin): stored.get_tensor(key).float()
-                for key in stored.keys()  # noqa: SIM118 (it is no dict)
+                for key in stored.keys()  # noqa: SIM118 (it is not a dict)
                 for begin in (prefix, SHARED)
                 if key.startswith(begin)
             }
         with torch.device("meta"):
             network = build_network(self.kind, self.settings)
-        network.load_state_dict(found, assign=True)
+        network.load_state_dict(state, assign=True)
         return network.requires_grad_(False)
 
     @property
     def shared(self) -> bool:
-        """Whether there is one network for all tiles."""
+        """Whether all tiles share one network."""
         if len(self.layout) == 1:
             return True
         if WEIGHTS not in self.manifest["files"]:
@@ -104,19 +108,19 @@ class NetworkFolder:
             return all(key.startswith(SHARED) for key in stored.keys())  # noqa: SIM118
 
 
-def _home(manifest: dict[str, Any], tile: str) -> tuple[str, str]:
-    """File of a tile's weights, and what the names of its tensors begin with there."""
+def _weights_file(manifest: dict[str, Any], tile: str) -> tuple[str, str]:
+    """Name of the file with the weights of a tile, and prefix of the names of its tensors in this file."""
     return (WEIGHTS, f"{tile}/") if WEIGHTS in manifest["files"] else (shard(tile), "")
 
 
 def read_model(folder: Path) -> NetworkFolder:
-    """Open a model folder, checking that its files are whole and fit each other.
+    """Open a model folder, and check that its files are complete and consistent.
 
     Raises
     ------
     ModelError
-        If a file is absent, damaged, or does not hold exactly the tensors that the manifest's layout and network
-        ask for.
+        If a file is missing or damaged, or does not contain exactly the tensors that layout and network of the manifest
+        require.
     """
     _require(folder, (MANIFEST,))
     text = (folder / MANIFEST).read_bytes()
@@ -129,13 +133,14 @@ def read_model(folder: Path) -> NetworkFolder:
     except (ValueError, KeyError, TypeError, LayoutError, SettingsError) as error:
         raise ModelError(f"the manifest {folder / MANIFEST} cannot be used: {error!r}") from error
     takes_prior = KINDS[kind].network.prior
-    weights = {_home(manifest, tile.name)[0] for tile in layout}
+    weights = {_weights_file(manifest, tile.name)[0] for tile in layout}
     _require(folder, [*hashes, *sorted(weights), *([PRIOR] if takes_prior else [])])
-    for name, wanted in hashes.items():
+    for name, expected in hashes.items():
         found = file_sha256(folder / name)
-        if found != wanted:
+        if found != expected:
             raise ModelError(
-                f"{folder / name} is damaged: its SHA-256 is {found}, the manifest says {wanted}; install it again"
+                f"{folder / name} is damaged: its SHA-256 is {found}, the manifest says {expected}; install or "
+                "export the model again"
             )
     with torch.device("meta"):
         tensors = list(build_network(kind, settings).state_dict())
@@ -149,7 +154,7 @@ def _require(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(
-                f"{folder} is not a model: it has no {name}; a model folder holds {MANIFEST} and the files it lists"
+                f"{folder} is not a model: it has no {name}; a model folder contains {MANIFEST} and the files it lists"
             )
 
 
@@ -163,22 +168,23 @@ def _read_prior(path: Path, layout: TileLayout) -> Prior:
 
 
 def _read_groupwise(path: Path, layout: TileLayout, channels: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Mean image and votes; the file holds the votes channel by channel, which is smaller."""
+    """Mean image and votes; the file stores the votes channel by channel, which compresses better."""
     try:
         with np.load(path) as stored:
             image, votes = stored["image"].astype(np.float32), stored["votes"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} cannot be read: {error!r}; install or export the model again") from error
-    wanted = tuple(n // SPACING for n in layout.shape)
-    if image.shape != wanted or votes.shape != (channels, *wanted) or votes.dtype != np.uint8:
+    expected = tuple(n // SPACING for n in layout.shape)
+    if image.shape != expected or votes.shape != (channels, *expected) or votes.dtype != np.uint8:
         raise ModelError(
             f"{path} is the groupwise template of another grid or protocol: found an image of {image.shape} and votes "
-            f"of {votes.dtype} {votes.shape}, wanted {wanted} and uint8 {(channels, *wanted)}; export the model again"
+            f"of {votes.dtype} {votes.shape}, expected {expected} and uint8 {(channels, *expected)}; export the model "
+            "again"
         )
     return image, torch.from_numpy(votes).permute(1, 2, 3, 0).contiguous().numpy()
 
 
-def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: TileLayout) -> None:
+def _check_tensors(folder: Path, files: set[str], expected: set[str], layout: TileLayout) -> None:
     found: set[str] = set()
     for file in files:
         prefix = "" if file == WEIGHTS else f"{Path(file).stem}/"
@@ -190,9 +196,9 @@ def _check_tensors(folder: Path, files: set[str], wanted: set[str], layout: Tile
     for key in [key for key in found if key.startswith(SHARED)]:
         found |= {f"{tile.name}/{key.removeprefix(SHARED)}" for tile in layout}
         found.remove(key)
-    if found != wanted:
-        missing, extra = sorted(wanted - found), sorted(found - wanted)
-        raise ModelError(f"{folder} does not fit its manifest; missing tensors: {missing}; unexpected: {extra}")
+    if found != expected:
+        missing, unexpected = sorted(expected - found), sorted(found - expected)
+        raise ModelError(f"{folder} does not fit its manifest; missing tensors: {missing}; unexpected: {unexpected}")
 
 
 def write_model(
@@ -202,21 +208,21 @@ def write_model(
     manifest: dict[str, Any],
     groupwise: GroupwiseTemplate | None = None,
 ) -> None:
-    """Write a model folder: float16 weights, those that all tiles have in common once, prior, manifest last.
+    """Write a model folder with float16 weights, tensors shared by all tiles only once, and the manifest last.
 
     Parameters
     ----------
     folder : Path
-        Made if absent.
+        Model folder, created if missing.
     networks : dict
         State dict of each tile's network.
     prior : Prior or None
-        For networks that take one.
+        Affine atlas prior, for networks that take one.
     manifest : dict
-        ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (the fields of
-        `slant.nets.inputs.InputScaling`), ``training``, ``licence``; ``files`` is added.
+        Keys ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (the fields of
+        `slant.nets.inputs.InputScaling`), ``training`` and ``licence``; this function adds ``files``.
     groupwise : GroupwiseTemplate, optional
-        For networks trained with a deformable prior.
+        Groupwise template, for networks trained with a deformable atlas prior.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
@@ -247,18 +253,18 @@ def write_shards(
     manifest: dict[str, Any],
     precision: Literal["float32", "float16"] = "float32",
 ) -> None:
-    """Write a model folder of large networks without a prior, one at a time, each to a file of its own.
+    """Write a model folder of large networks without a prior, with one weights file per tile.
 
     Parameters
     ----------
     folder : Path
-        Made if absent.
+        Model folder, created if missing.
     networks : iterable of (str, dict)
-        Name and state dict of each tile; only one is held in memory if they are made as they are asked for.
+        Name and state dict of each tile. With a generator, only one state dict is in memory at a time.
     manifest : dict
         As for `write_model`.
     precision : {"float32", "float16"}
-        What is stored.
+        Precision of the stored weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float32 if precision == "float32" else torch.float16

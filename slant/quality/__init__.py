@@ -1,1 +1,1 @@
-"""How far results can be trusted: measures of a finished scan, its grade, and what to expect of every region."""
+"""Quality control of finished segmentations: metrics, a grade, and the expected Dice of every region."""

@@ -1,4 +1,4 @@
-"""The reference of a model, which lies beside its weights, and the grade of a run."""
+"""Reads the normative reference of a model and grades finished results with it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Any
 from slant.errors import ModelError
 from slant.io.models import model_folder
 from slant.io.templates import load_template
-from slant.quality.grade import judge, plain_quality
-from slant.quality.measures import measure
-from slant.quality.reference import Reference, reference_of
+from slant.quality.grade import grade_scan, plain_quality
+from slant.quality.iqm import measure_quality
+from slant.quality.reference import NormativeReference, reference_of
 
 if TYPE_CHECKING:
     from slant.io.finished import Finished
 
 FILE = "quality.json"
-"""Name of the reference in a model's folder."""
+"""Name of the reference file in the folder of a model."""
 
 
 @cache
-def load_reference(model: str) -> Reference | None:
-    """What is usual for a model; None if nobody has measured that.
+def load_reference(model: str) -> NormativeReference | None:
+    """The normative reference of a model, or None if the model has none.
 
     Parameters
     ----------
     model : str
-        An embedded model's name, or a folder.
+        Name of an embedded model, or path of a model folder.
 
     Raises
     ------
     ModelError
-        If the model is not there or the file is damaged.
+        If the model does not exist or its reference file is damaged.
     """
     path = model_folder(model) / FILE
     if not path.is_file():
@@ -45,21 +45,21 @@ def load_reference(model: str) -> Reference | None:
 
 
 def grade(finished: Finished, model: str) -> dict[str, Any] | None:
-    """The quality of finished results as plain values for their record; None if nobody has measured what is usual.
+    """The quality of finished results as plain values for their record, or None if the model has no reference.
 
     Parameters
     ----------
     finished : Finished
     model : str
-        The embedded model or folder that labelled the scan.
+        Name or folder of the model that labelled the scan.
 
     Raises
     ------
     ModelError
-        If the model is not there or its reference is damaged.
+        If the model does not exist or its reference file is damaged.
     """
     reference = load_reference(model)
     if reference is None:
         return None
-    quality = judge(measure(finished, load_template()), reference, finished.protocol)
+    quality = grade_scan(measure_quality(finished, load_template()), reference, finished.protocol)
     return {**plain_quality(quality), "compared_with": reference.about}

@@ -1,4 +1,4 @@
-"""Measures against what is usual: a grade with its reasons, and for every region a flag and the Dice to expect."""
+"""Compares quality metrics with a normative reference: grade with reasons, flags of regions, and expected Dice."""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from slant.quality.reference import MEASURES, Reference
+from slant.quality.reference import METRICS, NormativeReference
 
 if TYPE_CHECKING:
     from slant.labels import LabelProtocol
-    from slant.quality.measures import Measures
-    from slant.quality.reference import Usual
+    from slant.quality.iqm import QualityMetrics
+    from slant.quality.reference import Norm
 
-Grade = Literal["pass", "look", "fail"]
+Grade = Literal["pass", "review", "fail"]
 
-UNUSUAL = 4.0
-"""Robust standard deviations from which the volume or the asymmetry of a region is flagged."""
+OUTLIER_Z = 4.0
+"""Absolute robust z-score above which the volume or the asymmetry of a region is flagged."""
 
-APART = 0.25
-"""Share of a region apart from its largest piece from which it is flagged."""
+FRAGMENTED = 0.25
+"""Fraction of a region outside its largest connected component above which it is flagged."""
 
-UNSURE = 0.15
-"""Expected Dice lost against the usual one of a region, from which it is flagged."""
+LOW_EXPECTED_DICE = 0.15
+"""Decrease of the expected Dice below the mean Dice of a region on held-out subjects above which it is flagged."""
 
-COLUMNS = ("expected_dice", "volume_z", "usual_low", "usual_high")
-"""What a record tells of each region, in this order; of sums the first is None."""
+COLUMNS = ("expected_dice", "volume_z", "reference_low", "reference_high")
+"""Columns of ``regions`` and ``aggregates`` in a record, in this order; the first is None for aggregates."""
 
-_SPREADS_95 = 1.96
-_WORST = 8.0  # spreads and z beyond which evidence counts no more, so that one number cannot rule
+_Z_95 = 1.96
+_MAX_EVIDENCE = 8.0  # robust SDs; evidence is clipped so that no single metric dominates
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One judgement of the quality of a segmentation.
+class Check:
+    """One check of the quality of a segmentation.
 
     Attributes
     ----------
-    label, value, grade, reason : str
-        What was judged, what was found, the grade (such as pass, look, fail), and why.
+    label : str
+        Metric that was checked.
+    value : str
+        Value with its unit.
+    grade : {"pass", "review", "fail"}
+    reason : str
+        Why the grade is not ``pass``; empty otherwise.
     """
 
     label: str
@@ -51,201 +56,212 @@ class Judgement:
 
 @dataclass(frozen=True)
 class RegionQuality:
-    """What to think of one region.
+    """Quality of one region.
 
     Attributes
     ----------
     expected_dice : float
-        Overlap with manual labels that such a region had on average on people held out; nan if that is not known.
+        Mean Dice with manual labels of such regions on held-out subjects; nan if it is not known.
     volume_z : float
-        Robust standard deviations of its share of the intracranial volume, in logarithms; nan if it was not found.
+        Robust z-score of the logarithm of its fraction of the intracranial volume; nan if it was not found.
     flag : str
-        In a few words; empty if nothing is unusual.
-    usual : tuple of 2 float
-        Between which shares of the intracranial volume 95 of 100 good scans lie; nan if that is not known.
+        Flags joined by commas; empty if there are none.
+    reference_range : tuple of 2 float
+        95 % reference range of its fraction of the intracranial volume; nan if it is not known.
     """
 
     expected_dice: float
     volume_z: float
     flag: str
-    usual: tuple[float, float] = (math.nan, math.nan)
+    reference_range: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What to think of one scan.
+    """Quality of one scan.
 
     Attributes
     ----------
-    grade : {"pass", "look", "fail"}
-        The worst of the judgements.
-    judgements : tuple of Judgement
-        The worst first.
+    grade : {"pass", "review", "fail"}
+        The worst grade of the checks.
+    checks : tuple of Check
+        Checks, the worst first.
     regions : dict of int to RegionQuality
-        By id.
-    measures : dict of str to float
-    sums : dict of str to tuple of 3 float
-        Of tissues, lobes and the brain, by ``level:name``: z of the volume and the usual range, as of a region.
+        Quality of each region, by id.
+    metrics : dict of str to float
+        Values of the metrics of the scan.
+    aggregates : dict of str to tuple of 3 float
+        Z-score of the volume and ends of the reference range, as of a region, for tissues, lobes and the brain, by
+        ``level:name``.
     """
 
     grade: Grade
-    judgements: tuple[Judgement, ...]
+    checks: tuple[Check, ...]
     regions: dict[int, RegionQuality]
-    measures: dict[str, float]
-    sums: dict[str, tuple[float, float, float]]
+    metrics: dict[str, float]
+    aggregates: dict[str, tuple[float, float, float]]
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the grade is not ``pass``."""
-        return tuple(f"{j.label} {j.value}: {j.reason}" for j in self.judgements if j.grade != "pass")
+        return tuple(f"{check.label} {check.value}: {check.reason}" for check in self.checks if check.grade != "pass")
 
 
-def judge(measures: Measures, reference: Reference, protocol: LabelProtocol) -> Quality:
-    """Grade a scan.
+def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol: LabelProtocol) -> Quality:
+    """Grade a scan by its metrics.
 
     Parameters
     ----------
-    measures : Measures
-    reference : Reference
-        Of the model that labelled it.
+    metrics : QualityMetrics
+    reference : NormativeReference
+        Reference of the model that labelled the scan.
     protocol : LabelProtocol
     """
-    z = {i: volume_z(fraction, reference.volumes.get(i)) for i, fraction in measures.fractions.items()}
-    sides = {
+    z = {i: volume_z(fraction, reference.volumes.get(i)) for i, fraction in metrics.fractions.items()}
+    asymmetry_z = {
         i: reference.asymmetries[i].z(value) if i in reference.asymmetries else math.nan
-        for i, value in measures.asymmetries.items()
+        for i, value in metrics.asymmetries.items()
     }
-    dice = expected_dice(measures, reference)
-    usual = reference.dice.base if reference.dice else {}
-    lost = {i: usual[i] - value for i, value in dice.items()}
-    flags = {i: _flag(i, z[i], _own_side(i, sides, protocol), measures, lost.get(i, 0.0)) for i in z}
-    found = [value for value in dice.values() if not math.isnan(value)]
+    dice = expected_dice(metrics, reference)
+    base = reference.dice.base if reference.dice else {}
+    deficit = {i: base[i] - value for i, value in dice.items()}
+    flags = {i: _flags(i, z[i], _pair_z(i, asymmetry_z, protocol), metrics, deficit.get(i, 0.0)) for i in z}
+    known = [value for value in dice.values() if not math.isnan(value)]
     scan = {
-        **measures.scan,
-        "volumes": float(sum(abs(value) > UNUSUAL for value in z.values())),
-        "sides": float(sum(abs(value) > UNUSUAL for value in sides.values())),
-        "expected dice": float(np.mean(found)) if found else math.nan,
+        **metrics.scan,
+        "volume_outliers": float(sum(abs(value) > OUTLIER_Z for value in z.values())),
+        "asymmetry_outliers": float(sum(abs(value) > OUTLIER_Z for value in asymmetry_z.values())),
+        "expected_dice": float(np.mean(known)) if known else math.nan,
     }
-    judged = [_judgement(name, scan[name], reference) for name in MEASURES if name in scan and name in reference.limits]
-    order = ("fail", "look", "pass")
-    judged.sort(key=lambda judgement: order.index(judgement.grade))
-    ranges = {i: usual_range(reference.volumes.get(i)) for i in z}
+    checks = [_check(name, scan[name], reference) for name in METRICS if name in scan and name in reference.limits]
+    order = ("fail", "review", "pass")
+    checks.sort(key=lambda check: order.index(check.grade))
+    ranges = {i: reference_range(reference.volumes.get(i)) for i in z}
     regions = {i: RegionQuality(dice.get(i, math.nan), z[i], flags[i], ranges[i]) for i in z}
-    sums = {
-        name: (volume_z(fraction, reference.sums.get(name)), *usual_range(reference.sums.get(name)))
-        for name, fraction in measures.sums.items()
+    aggregates = {
+        name: (volume_z(fraction, reference.aggregates.get(name)), *reference_range(reference.aggregates.get(name)))
+        for name, fraction in metrics.aggregates.items()
     }
-    grade: Any = judged[0].grade if judged else "pass"
-    return Quality(grade, tuple(judged), regions, scan, sums)
+    grade: Any = checks[0].grade if checks else "pass"
+    return Quality(grade, tuple(checks), regions, scan, aggregates)
 
 
-def expected_dice(measures: Measures, reference: Reference) -> dict[int, float]:
-    """Overlap with manual labels to expect of every region, 0 to 1; 0 where it was not found, empty without a rule."""
+def expected_dice(metrics: QualityMetrics, reference: NormativeReference) -> dict[int, float]:
+    """Expected Dice of every region with manual labels, 0 to 1; 0 for regions not found, empty without a Dice rule."""
     rule = reference.dice
     if rule is None:
         return {}
     names = list(rule.weights)
-    found = {}
+    expected = {}
     for i, base in rule.base.items():
-        if not measures.fractions.get(i):
-            found[i] = 0.0
+        if not metrics.fractions.get(i):
+            expected[i] = 0.0
             continue
-        row = evidence(i, measures, reference)
+        row = evidence(i, metrics, reference)
         change = math.fsum(rule.weights[name] * row[name] for name in names)
-        found[i] = min(1.0, max(0.0, base + change))
-    return found
+        expected[i] = min(1.0, max(0.0, base + change))
+    return expected
 
 
-def evidence(region: int, measures: Measures, reference: Reference) -> dict[str, float]:
-    """What speaks for more or less Dice than usual in a region: how far it and its scan lie from what is usual.
+def evidence(region: int, metrics: QualityMetrics, reference: NormativeReference) -> dict[str, float]:
+    """Evidence for a lower Dice of a region: how far the region and its scan lie from the normative reference.
 
     Returns
     -------
     dict of str to float
-        ``one``: 1; ``share``: spreads of its share of the votes below the usual one; ``size``: those of its volume,
-        either way; ``pieces``: share that lies apart; and ``scan:NAME``, spreads of a measure in its bad direction.
+        ``intercept``: 1; ``vote_fraction``: robust SDs by which its mean vote fraction lies below the median;
+        ``volume``: absolute z-score of its volume; ``fragmentation``: fraction outside its largest component; and
+        ``scan:NAME``: robust SDs by which a metric of the scan lies on its adverse side. Evidence in robust SDs is
+        clipped to 0 to 8.
     """
-    usual = reference.shares.get(region)
-    share, pieces = measures.shares.get(region, math.nan), measures.pieces.get(region, math.nan)
+    norm = reference.vote_fractions.get(region)
+    vote_fraction = metrics.vote_fractions.get(region, math.nan)
+    fragmented = metrics.fragmentation.get(region, math.nan)
     row = {
-        "one": 1.0,
-        "share": _worse(-usual.z(share)) if usual else 0.0,
-        "size": _worse(abs(volume_z(measures.fractions.get(region, 0.0), reference.volumes.get(region)))),
-        "pieces": 0.0 if math.isnan(pieces) else pieces,
+        "intercept": 1.0,
+        "vote_fraction": _clipped(-norm.z(vote_fraction)) if norm else 0.0,
+        "volume": _clipped(abs(volume_z(metrics.fractions.get(region, 0.0), reference.volumes.get(region)))),
+        "fragmentation": 0.0 if math.isnan(fragmented) else fragmented,
     }
-    for name, entry in reference.usual.items():
-        high = bool(MEASURES[name].high) and not MEASURES[name].low
-        z = entry.z(measures.scan[name])
-        row[f"scan:{name}"] = _worse(z if high else -z)
+    for name, metric_norm in reference.metrics.items():
+        high = bool(METRICS[name].high) and not METRICS[name].low
+        z = metric_norm.z(metrics.scan[name])
+        row[f"scan:{name}"] = _clipped(z if high else -z)
     return row
 
 
-def volume_z(fraction: float, usual: Usual | None) -> float:
-    """Robust standard deviations of a region's share of the intracranial volume; nan if it is absent or unknown."""
-    return usual.z(math.log(fraction)) if usual is not None and fraction > 0 else math.nan
+def volume_z(fraction: float, norm: Norm | None) -> float:
+    """Robust z-score of the log of a region's fraction of the intracranial volume; nan if the region is absent."""
+    return norm.z(math.log(fraction)) if norm is not None and fraction > 0 else math.nan
 
 
-def usual_range(usual: Usual | None) -> tuple[float, float]:
-    """Shares of the intracranial volume between which 95 of 100 good scans lie, if their logarithms are normal."""
-    if usual is None:
+def reference_range(norm: Norm | None) -> tuple[float, float]:
+    """95 % reference range of a fraction of the intracranial volume whose logarithm is normally distributed."""
+    if norm is None:
         return math.nan, math.nan
-    return math.exp(usual.middle - _SPREADS_95 * usual.spread), math.exp(usual.middle + _SPREADS_95 * usual.spread)
+    return math.exp(norm.median - _Z_95 * norm.robust_sd), math.exp(norm.median + _Z_95 * norm.robust_sd)
 
 
 def plain_quality(quality: Quality) -> dict[str, Any]:
-    """For the record of a run: plain values, None for what could not be measured."""
+    """Quality as plain values for the record of a run, with None for what could not be measured."""
     regions = {
-        str(i): [_plain(entry.expected_dice), _plain(entry.volume_z), *(_plain(end, 7) for end in entry.usual)]
+        str(i): [
+            _plain(entry.expected_dice),
+            _plain(entry.volume_z),
+            *(_plain(end, 7) for end in entry.reference_range),
+        ]
         for i, entry in quality.regions.items()
     }
-    sums = {name: [None, _plain(z), _plain(low, 7), _plain(high, 7)] for name, (z, low, high) in quality.sums.items()}
+    aggregates = {
+        name: [None, _plain(z), _plain(low, 7), _plain(high, 7)] for name, (z, low, high) in quality.aggregates.items()
+    }
     return {
         "grade": quality.grade,
         "reasons": list(quality.reasons),
-        "judgements": [asdict(judgement) for judgement in quality.judgements],
-        "measures": {name: _plain(value) for name, value in quality.measures.items()},
+        "checks": [asdict(check) for check in quality.checks],
+        "metrics": {name: _plain(value) for name, value in quality.metrics.items()},
         "columns": list(COLUMNS),
         "regions": regions,
-        "sums": sums,
+        "aggregates": aggregates,
         "flags": {str(i): entry.flag for i, entry in quality.regions.items() if entry.flag},
     }
 
 
-def _worse(z: float) -> float:
-    return 0.0 if math.isnan(z) else min(_WORST, max(0.0, z))
+def _clipped(z: float) -> float:
+    return 0.0 if math.isnan(z) else min(_MAX_EVIDENCE, max(0.0, z))
 
 
 def _plain(value: float, digits: int = 4) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
-def _own_side(region: int, sides: dict[int, float], protocol: LabelProtocol) -> float:
-    """Asymmetry of a region's pair in spreads, whichever side it is; nan on the midline."""
+def _pair_z(region: int, asymmetry_z: dict[int, float], protocol: LabelProtocol) -> float:
+    """Z-score of the asymmetry of a region's pair, for its left and its right region; nan on the midline."""
     partner = protocol.by_name(protocol.by_id(region).partner_name).id
-    return sides.get(region, sides.get(partner, math.nan))
+    return asymmetry_z.get(region, asymmetry_z.get(partner, math.nan))
 
 
-def _flag(region: int, z: float, side: float, measures: Measures, lost: float) -> str:
-    absent = not measures.fractions[region]
-    checks = {
+def _flags(region: int, z: float, asymmetry_z: float, metrics: QualityMetrics, dice_deficit: float) -> str:
+    absent = not metrics.fractions[region]
+    conditions = {
         "not found": absent,
-        "small": z < -UNUSUAL,
-        "large": z > UNUSUAL,
-        "sides differ": abs(side) > UNUSUAL,
-        "in pieces": measures.pieces.get(region, 0.0) > APART,
-        "unsure": lost > UNSURE and not absent,
+        "small": z < -OUTLIER_Z,
+        "large": z > OUTLIER_Z,
+        "asymmetric": abs(asymmetry_z) > OUTLIER_Z,
+        "fragmented": metrics.fragmentation.get(region, 0.0) > FRAGMENTED,
+        "low expected Dice": dice_deficit > LOW_EXPECTED_DICE and not absent,
     }
-    return ", ".join(text for text, holds in checks.items() if holds)
+    return ", ".join(flag for flag, holds in conditions.items() if holds)
 
 
-def _judgement(name: str, value: float, reference: Reference) -> Judgement:
-    meaning, limits = MEASURES[name], reference.limits[name]
+def _check(name: str, value: float, reference: NormativeReference) -> Check:
+    meaning, limits = METRICS[name], reference.limits[name]
     grade = limits.grade(value)
     if math.isnan(value):
-        return Judgement(meaning.label, "not measured", grade, "it could not be measured on this scan")
-    low = limits.low_look if limits.low_look is not None else limits.low_fail
+        return Check(meaning.label, "not measured", grade, "this metric could not be measured on this scan")
+    low = limits.low_review if limits.low_review is not None else limits.low_fail
     reason = ""
     if grade != "pass":
         reason = meaning.low if low is not None and value < low else meaning.high
     unit = meaning.unit if meaning.unit == "°" else f" {meaning.unit}".rstrip()
-    return Judgement(meaning.label, f"{value:.3g}{unit}", grade, reason)
+    return Check(meaning.label, f"{value:.3g}{unit}", grade, reason)

@@ -1,4 +1,4 @@
-"""What is usual for a model: limits of the measures, volumes of regions, and how Dice follows from what can be seen."""
+"""Normative reference of a model: limits of the metrics, volume ranges and the model of expected Dice."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from slant.errors import ModelError, SettingsError
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What a measure of `slant.quality.measures.Measures.scan` says, in words.
+class MetricMeaning:
+    """Label of a metric of `slant.quality.iqm.QualityMetrics.scan`, and what values outside its limits mean.
 
     Attributes
     ----------
     label : str
     unit : str
-        Behind the number.
+        Unit, written after the number.
     low, high : str
-        What a value under or over the limits means and what to do; empty where that is fine.
+        What a value below or above the limits means and what to do; empty where such a value is not a problem.
     """
 
     label: str
@@ -29,91 +29,123 @@ class Meaning:
     high: str = ""
 
 
-_OTHER_IMAGE = "is it a T1-weighted scan, with white matter brighter than gray?"
+_CHECK_CONTRAST = "check that the scan is T1-weighted, with white matter brighter than gray matter"
 
-MEASURES: dict[str, Meaning] = {
-    "similarity": Meaning("Fit to the template", low="the registration may be wrong: look at its picture"),
-    "deformation": Meaning(
-        "Fit to the groupwise template", low="the atlas prior may lie wrong: compare the regions with the picture"
+METRICS: dict[str, MetricMeaning] = {
+    "registration_similarity": MetricMeaning(
+        "Similarity to the template", low="the registration may be wrong; check its picture"
     ),
-    "overlap": Meaning("Overlap with the template's brain", low="registration or brain mask may be wrong"),
-    "tilt": Meaning("Tilt of the head", "°", high="the head is turned far: look at the registration"),
-    "head": Meaning(
-        "Size of the head, log of its share of the template's",
-        low="the head is unusually small: right voxel size? a child?",
-        high="the head is unusually large: right voxel size? does the mask hold more than the brain?",
+    "deformation_similarity": MetricMeaning(
+        "Similarity to the groupwise template",
+        low="the atlas prior may be misaligned; compare the regions with the scan",
     ),
-    "stretch": Meaning(
-        "Stretch of the head", high="the head is longer in one direction than heads are: are the voxel sizes right?"
+    "template_overlap": MetricMeaning(
+        "Overlap with the template brain", low="the registration or the brain mask may be wrong"
     ),
-    "cut": Meaning("Brain on the image's edge", "%", high="the field of view cuts the brain: volumes come out small"),
-    "brain": Meaning("Brain mask without a region", "%", high="the mask holds more than the brain, or is not its own"),
-    "rim": Meaning("White matter on the rim of the mask", "%", high="the mask cuts the brain, or is another one's"),
-    "contrast": Meaning("Contrast of white and gray matter", low=f"less contrast than usual, or none: {_OTHER_IMAGE}"),
-    "fluid": Meaning("Contrast of gray matter and fluid", low=f"fluid is not dark: {_OTHER_IMAGE}"),
-    "joint variation": Meaning(
-        "Joint variation (CJV)", high="gray and white matter are hard to tell apart: noise, motion or bias"
+    "rotation": MetricMeaning("Rotation of the head", "°", high="the head is strongly rotated; check the registration"),
+    "scale": MetricMeaning(
+        "Head size (log volume ratio to the template)",
+        low="the head is unusually small; check the voxel size; expected in children",
+        high="the head is unusually large; check the voxel size and whether the mask contains more than the brain",
     ),
-    "noise": Meaning("Noise, as a share of the contrast", high="the scan is noisy"),
-    "lesion": Meaning("Largest strange place", "cm³", high="a lesion, an artefact or a wrong label: look where it is"),
-    "dark": Meaning(
-        "Dark place on one side",
+    "anisotropic_scaling": MetricMeaning(
+        "Anisotropic scaling of the head", high="anisotropic scaling; check the voxel sizes"
+    ),
+    "mask_at_image_border": MetricMeaning(
+        "Brain touches the image border",
+        "%",
+        high="the field of view truncates the brain; volumes are underestimated",
+    ),
+    "unlabelled_brain": MetricMeaning(
+        "Brain mask without a label", "%", high="the mask contains more than the brain, or belongs to another scan"
+    ),
+    "bright_mask_border": MetricMeaning(
+        "White matter at the border of the mask", "%", high="the mask truncates the brain, or belongs to another scan"
+    ),
+    "wm_gm_contrast": MetricMeaning(
+        "Contrast of white and gray matter", low=f"the contrast is low or absent; {_CHECK_CONTRAST}"
+    ),
+    "gm_csf_contrast": MetricMeaning("Contrast of gray matter and CSF", low=f"CSF is not dark; {_CHECK_CONTRAST}"),
+    "cjv": MetricMeaning(
+        "Coefficient of joint variation (CJV)",
+        high="gray and white matter are hard to separate, because of noise, motion or the bias field",
+    ),
+    "noise": MetricMeaning("Noise (fraction of the contrast)", high="the scan is noisy"),
+    "intensity_outlier": MetricMeaning(
+        "Largest intensity outlier", "cm³", high="a lesion, an artefact or a wrong label; check this location"
+    ),
+    "asymmetric_hypointensity": MetricMeaning(
+        "Asymmetric hypointensity",
         "cm³",
-        high="fluid, a cavity or a lesion that the other side has not: look where it is",
+        high="CSF, a cavity or a lesion without a counterpart in the other hemisphere; check this location",
     ),
-    "votes": Meaning("Mean share of the votes", low="the tiles disagree more than usual"),
-    "missing": Meaning("Regions not found", high="regions are missing"),
-    "fragments": Meaning("Labels apart from their region", "%", high="regions are in pieces"),
-    "volumes": Meaning("Regions of unusual size", high="volumes are not usual: see the flags of the regions"),
-    "sides": Meaning("Regions with unusual asymmetry", high="left and right differ: see the flags of the regions"),
-    "expected dice": Meaning("Expected mean Dice", low="expect less agreement with manual labels than usual"),
+    "vote_fraction": MetricMeaning("Mean vote fraction", low="the tiles disagree more than in the reference scans"),
+    "missing_regions": MetricMeaning("Missing regions", high="regions are missing"),
+    "fragmentation": MetricMeaning("Disconnected components", "%", high="regions are fragmented"),
+    "volume_outliers": MetricMeaning(
+        "Regions with an outlying volume", high="volumes are outliers; see the flags of the regions"
+    ),
+    "asymmetry_outliers": MetricMeaning(
+        "Regions with an outlying asymmetry", high="left and right differ; see the flags of the regions"
+    ),
+    "expected_dice": MetricMeaning(
+        "Expected mean Dice", low="agreement with manual labels is expected to be lower than on held-out subjects"
+    ),
 }
-"""All measures, in the order in which they are shown."""
+"""All metrics, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Values of a measure from which a reader should look, and from which the scan fails; None where there is none."""
+    """Limits of a metric; None where there is none.
 
-    usual: float
+    Attributes
+    ----------
+    reference : float
+        Median of the reference scans.
+    low_fail, low_review, high_review, high_fail : float or None
+        Values beyond which a scan is graded ``fail`` or ``review``.
+    """
+
+    reference: float
     low_fail: float | None = None
-    low_look: float | None = None
-    high_look: float | None = None
+    low_review: float | None = None
+    high_review: float | None = None
     high_fail: float | None = None
 
-    def grade(self, value: float) -> Literal["pass", "look", "fail"]:
-        """Of one value; what could not be measured is to be looked at."""
+    def grade(self, value: float) -> Literal["pass", "review", "fail"]:
+        """Grade of a value; ``review`` for nan, which stands for a metric that could not be measured."""
         if math.isnan(value):
-            return "look"
+            return "review"
         if _beyond(value, self.low_fail, self.high_fail):
             return "fail"
-        return "look" if _beyond(value, self.low_look, self.high_look) else "pass"
+        return "review" if _beyond(value, self.low_review, self.high_review) else "pass"
 
 
 @dataclass(frozen=True)
-class Usual:
-    """Middle and robust spread (standard deviation of a normal distribution) of a number."""
+class Norm:
+    """Median and robust SD (1.4826 times the median absolute deviation) of a quantity in the reference scans."""
 
-    middle: float
-    spread: float
+    median: float
+    robust_sd: float
 
     def z(self, value: float) -> float:
-        """Spreads that a value lies above the middle."""
-        return (value - self.middle) / self.spread
+        """Robust z-score of a value: its distance from the median in robust SDs."""
+        return (value - self.median) / self.robust_sd
 
 
 @dataclass(frozen=True)
 class DiceRule:
-    """How the Dice to expect of a region follows from what can be seen, a linear rule fitted on people held out.
+    """Linear model of the expected Dice of a region, fitted on held-out subjects.
 
     Attributes
     ----------
     base : dict of int to float
-        Mean Dice of each region on undisturbed scans of people held out, by id.
+        Mean Dice of each region on unperturbed scans of held-out subjects, by id.
     weights : dict of str to float
-        By the names that `slant.quality.grade.evidence` gives.
+        Weights by the names that `slant.quality.grade.evidence` returns.
     error : float
-        Mean absolute error of the rule on people left out of its fit.
+        Mean absolute error of the model on subjects left out of its fit.
     """
 
     base: dict[int, float]
@@ -122,70 +154,76 @@ class DiceRule:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What is usual for one model.
+class NormativeReference:
+    """Distribution of the metrics of one model in reference scans.
 
     Attributes
     ----------
     about : str
-        Scans that it was made from.
+        Description of the reference scans.
     limits : dict of str to Limits
-        By the names of `MEASURES`.
-    usual : dict of str to Usual
-        Of the measures on good scans.
-    volumes : dict of int to Usual
-        Of the logarithm of each region's share of the intracranial volume.
-    asymmetries : dict of int to Usual
-        In percent, by the id of the left region.
-    shares : dict of int to Usual
-        Of the mean share of the votes.
-    sums : dict of str to Usual
-        As ``volumes``, of tissues, lobes and the brain, by ``level:name``.
+        Limits by the names in `METRICS`.
+    metrics : dict of str to Norm
+        Norms of the metrics.
+    volumes : dict of int to Norm
+        Norms of the logarithm of each region's fraction of the intracranial volume, by id.
+    asymmetries : dict of int to Norm
+        Norms of the asymmetry in percent, by the id of the left region.
+    vote_fractions : dict of int to Norm
+        Norms of the mean vote fraction, by id.
+    aggregates : dict of str to Norm
+        As ``volumes``, for tissues, lobes and the brain, by ``level:name``.
     dice : DiceRule or None
-        None if the model was judged on nobody.
+        None if no Dice of the model on held-out subjects is known.
     """
 
     about: str
     limits: dict[str, Limits]
-    usual: dict[str, Usual] = field(default_factory=dict)
-    volumes: dict[int, Usual] = field(default_factory=dict)
-    asymmetries: dict[int, Usual] = field(default_factory=dict)
-    shares: dict[int, Usual] = field(default_factory=dict)
-    sums: dict[str, Usual] = field(default_factory=dict)
+    metrics: dict[str, Norm] = field(default_factory=dict)
+    volumes: dict[int, Norm] = field(default_factory=dict)
+    asymmetries: dict[int, Norm] = field(default_factory=dict)
+    vote_fractions: dict[int, Norm] = field(default_factory=dict)
+    aggregates: dict[str, Norm] = field(default_factory=dict)
     dice: DiceRule | None = None
 
 
-def reference_of(plain: dict[str, Any], where: str) -> Reference:
-    """A reference from plain values, as `plain_reference` gives them.
+def reference_of(plain: dict[str, Any], source: str) -> NormativeReference:
+    """A reference from plain values, as `plain_reference` returns them.
+
+    Parameters
+    ----------
+    plain : dict
+    source : str
+        Where the values come from, for error messages.
 
     Raises
     ------
     ModelError
-        If they are none.
+        If the values are not a reference.
     """
     try:
         rule = plain.get("dice")
-        return Reference(
+        return NormativeReference(
             str(plain["about"]),
-            {name: build(Limits, entry, name) for name, entry in plain["limits"].items() if name in MEASURES},
-            {name: Usual(*pair) for name, pair in plain["usual"].items()},
-            {int(i): Usual(*pair) for i, pair in plain["volumes"].items()},
-            {int(i): Usual(*pair) for i, pair in plain["asymmetries"].items()},
-            {int(i): Usual(*pair) for i, pair in plain["shares"].items()},
-            {name: Usual(*pair) for name, pair in plain["sums"].items()},
+            {name: build(Limits, entry, name) for name, entry in plain["limits"].items() if name in METRICS},
+            {name: Norm(*pair) for name, pair in plain["metrics"].items()},
+            {int(i): Norm(*pair) for i, pair in plain["volumes"].items()},
+            {int(i): Norm(*pair) for i, pair in plain["asymmetries"].items()},
+            {int(i): Norm(*pair) for i, pair in plain["vote_fractions"].items()},
+            {name: Norm(*pair) for name, pair in plain["aggregates"].items()},
             DiceRule({int(i): float(v) for i, v in rule["base"].items()}, rule["weights"], rule["error"])
             if rule
             else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
-        raise ModelError(f"{where} cannot be used: {error!r}; install or export the model again") from error
+        raise ModelError(f"{source} cannot be used: {error!r}; install or export the model again") from error
 
 
-def plain_reference(reference: Reference) -> dict[str, Any]:
-    """A reference as plain values for JSON, rounded to six digits."""
+def plain_reference(reference: NormativeReference) -> dict[str, Any]:
+    """A reference as plain values for JSON, rounded to six significant digits."""
 
-    def pairs(table: dict[Any, Usual]) -> dict[str, list[float]]:
-        return {str(key): [_rounded(entry.middle), _rounded(entry.spread)] for key, entry in table.items()}
+    def pairs(norms: dict[Any, Norm]) -> dict[str, list[float]]:
+        return {str(key): [_rounded(norm.median), _rounded(norm.robust_sd)] for key, norm in norms.items()}
 
     limits = {
         name: {key: _rounded(value) for key, value in vars(entry).items() if value is not None}
@@ -200,11 +238,11 @@ def plain_reference(reference: Reference) -> dict[str, Any]:
     return {
         "about": reference.about,
         "limits": limits,
-        "usual": pairs(reference.usual),
+        "metrics": pairs(reference.metrics),
         "volumes": pairs(reference.volumes),
         "asymmetries": pairs(reference.asymmetries),
-        "shares": pairs(reference.shares),
-        "sums": pairs(reference.sums),
+        "vote_fractions": pairs(reference.vote_fractions),
+        "aggregates": pairs(reference.aggregates),
         "dice": dice,
     }
 

@@ -1,1 +1,1 @@
-"""Pictures that let a person judge a segmentation."""
+"""Figures and reports for visual quality control."""

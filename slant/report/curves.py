@@ -1,4 +1,4 @@
-"""A picture of how a training went: loss, and Dice of people held out, by step."""
+"""Training curves: loss and Dice of held-out subjects by step."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_WINDOW = 25  # steps that a point of the smooth curve averages
+_WINDOW = 25  # steps averaged for each point of the smoothed loss
 _STAGES = {"whole": "C0", "pretrain": "C1"}
-_MANY = 4  # tables of tiles that still get a line each in the legend
+_MAX_LEGEND_TILES = 4  # with more tiles, the legend has one entry for all of them
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw the tables of a run's stages, ``pretrain.tsv`` and ``whole.tsv`` in the folder, ``MODEL/TILE.tsv`` below it.
+    """Draw the training logs ``pretrain.tsv`` and ``whole.tsv`` in a folder, and ``MODEL/TILE.tsv`` below it.
 
     Parameters
     ----------
     folder : Path
-        Of one split.
+        Work folder of one split.
 
     Returns
     -------
     Path or None
-        ``curves.png`` in the folder; None if nothing was trained yet.
+        ``curves.png`` in the folder; None if there is no training log yet.
     """
     tables = {
         path: _read(path) for path in sorted([*(folder / f"{s}.tsv" for s in _STAGES), *folder.glob("*/*_*_*.tsv")])
@@ -39,18 +39,18 @@ def draw_curves(folder: Path) -> Path | None:
     losses, scores = figure.subplots(1, 2)
     tiles = [path for path in tables if path.parent != folder]
     for index, path in enumerate(tables):
-        table, alone = tables[path], path.parent == folder
-        color = _STAGES[path.stem] if alone else f"C{2 + index % 8}" if len(tiles) <= _MANY else "0.6"
-        name = path.stem if alone else f"{path.parent.name} {path.stem}"
+        table, is_stage = tables[path], path.parent == folder
+        color = _STAGES[path.stem] if is_stage else f"C{2 + index % 8}" if len(tiles) <= _MAX_LEGEND_TILES else "0.6"
+        name = path.stem if is_stage else f"{path.parent.name} {path.stem}"
         smooth = table["loss"].rolling(_WINDOW, min_periods=1).mean()
-        losses.plot(table["step"], smooth, color=color, label=name, linewidth=1.6 if alone else 0.8)
-        judged = table.dropna(subset="dice_held_out")
-        scores.plot(judged["step"], judged["dice_held_out"], "o-", color=color, label=name, markersize=3)
+        losses.plot(table["step"], smooth, color=color, label=name, linewidth=1.6 if is_stage else 0.8)
+        validated = table.dropna(subset="val_dice")
+        scores.plot(validated["step"], validated["val_dice"], "o-", color=color, label=name, markersize=3)
     losses.set(xlabel="step", ylabel=f"loss, mean of {_WINDOW} steps")
-    scores.set(xlabel="step", ylabel="mean Dice of people held out, template space")
-    _legend(losses, many=len(tiles) > _MANY)
+    scores.set(xlabel="step", ylabel="mean Dice of held-out subjects, template space")
+    _legend(losses, merge_tiles=len(tiles) > _MAX_LEGEND_TILES)
     if not scores.has_data() or not any(len(np.atleast_1d(line.get_xdata())) for line in scores.lines):
-        scores.text(0.5, 0.5, "not measured\n(set validate, and a fold)", ha="center", transform=scores.transAxes)
+        scores.text(0.5, 0.5, "not measured\n(set validate_every and a fold)", ha="center", transform=scores.transAxes)
     path = folder / "curves.png"
     _write(figure, path)
     return path
@@ -60,14 +60,14 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     table = pd.read_csv(path, sep="\t")
-    wanted = {"step", "loss", "dice_held_out"}
-    return table if wanted <= set(table.columns) else pd.DataFrame()
+    columns = {"step", "loss", "val_dice"}
+    return table if columns <= set(table.columns) else pd.DataFrame()
 
 
-def _legend(axes: object, *, many: bool) -> None:
+def _legend(axes: object, *, merge_tiles: bool) -> None:
     handles, names = axes.get_legend_handles_labels()  # type: ignore[attr-defined]
-    shown = [(h, n) for h, n in zip(handles, names, strict=True) if not (many and h.get_color() == "0.6")]
-    if many:
+    shown = [(h, n) for h, n in zip(handles, names, strict=True) if not (merge_tiles and h.get_color() == "0.6")]
+    if merge_tiles:
         shown.append((Line2D([], [], color="0.6"), "tiles"))
     axes.legend(*zip(*shown, strict=True), frameon=False)  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Distributions of the intensities in the brain, before and after they were harmonized."""
+"""Distributions of the intensities in the brain, before and after intensity normalization."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from slant.resample import pick_labels
 
 _BINS = 80
 _SAMPLES = 20_001
-_SMOOTHING = 1.5  # bins: hides that scans hold whole numbers
+_SMOOTHING = 1.5  # bins; hides the steps of integer intensities
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A density over intensities.
+    """A density of intensities.
 
     Attributes
     ----------
     name : str
     x, y : tuple of float
-        Intensities, and their density with the largest of the plot at 1.
+        Intensities, and their density relative to the maximum of the plot.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over one axis.
+    """Curves on one intensity axis.
 
     Attributes
     ----------
     title, unit : str
     low, high : float
-        Ends of the axis.
+        Ends of the intensity axis.
     curves : tuple of Curve
     """
 
@@ -53,23 +53,24 @@ class Plot:
 
 
 def intensity_plots(finished: Finished, reference: IntensityReference) -> tuple[Plot, ...]:
-    """One plot of the scan's own intensities, and one of what the networks saw beside what they expect.
+    """Plots of the original intensities, and of the normalized ones with those of the training scans.
 
-    The first is left out without the scan, the expected curve if the record does not say how z-scores are scaled.
+    The first plot is left out if the scan is not available, and the curve of the training scans if the record does not
+    contain the scaling of z-scores.
     """
     plots = []
     if finished.scan is not None:
-        own = finished.scan.data[finished.brain.data != 0]
-        if own.size:
-            plots.append(_plot("before", "the scan's own units", {"this scan": own}))
-    brain = pick_labels(finished.brain, finished.image.grid, finished.home_from_template).data != 0
-    seen = {"this scan": finished.image.data[brain]}
+        original = finished.scan.data[finished.brain.data != 0]
+        if original.size:
+            plots.append(_plot("before", "original intensity", {"this scan": original}))
+    brain = pick_labels(finished.brain, finished.image.grid, finished.native_from_template).data != 0
+    normalized = {"this scan": finished.image.data[brain]}
     line = finished.record.get("intensity")
     if line is not None:
         z = np.interp(np.linspace(0, 1, _SAMPLES), reference.quantiles, reference.values)
-        seen["training scans"] = (z + line["z_offset"]) * line["z_scale"]
-    if seen["this scan"].size:
-        plots.append(_plot("after", "units of the networks", seen))
+        normalized["training scans"] = (z + line["z_offset"]) * line["z_scale"]
+    if normalized["this scan"].size:
+        plots.append(_plot("after", "normalized intensity", normalized))
     return tuple(plots)
 
 
@@ -77,11 +78,11 @@ def _plot(title: str, unit: str, samples: dict[str, NDArray[np.floating]]) -> Pl
     edges = [np.percentile(values, (0.2, 99.8)) for values in samples.values()]
     low, high = float(min(e[0] for e in edges)), float(max(e[1] for e in edges))
     high = high if high > low else low + 1
-    counted = {
+    densities = {
         name: ndimage.gaussian_filter1d(np.histogram(v, _BINS, (low, high))[0] / v.size, _SMOOTHING, mode="constant")
         for name, v in samples.items()
     }
-    top = max(float(y.max()) for y in counted.values()) or 1.0
+    maximum = max(float(y.max()) for y in densities.values()) or 1.0
     x = tuple(float(i) for i in low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS)
-    curves = tuple(Curve(name, x, tuple(float(i) for i in y / top)) for name, y in counted.items())
+    curves = tuple(Curve(name, x, tuple(float(i) for i in y / maximum)) for name, y in densities.items())
     return Plot(title, unit, low, high, curves)

@@ -1,8 +1,8 @@
-"""The overlay picture shows a scan with the outlines of its regions on slices along the world's planes.
+"""The overlay picture shows a scan with the outlines of its regions on axial, coronal and sagittal slices.
 
-Nouns: a *view* is a grid whose first axis runs along the columns of a panel (left to right on the page), whose second
-along its rows (top to bottom) and whose third from panel to panel; a *box* is two opposite corners in RAS+ mm. Slices
-are cut along the world's axes, so that letters and positions are exact for oblique and anisotropic scans too.
+A *view* is a grid whose first axis runs along the columns of a panel (left to right), the second along its rows (top to
+bottom) and the third from panel to panel. A *box* is given by two opposite corners in RAS+ mm. Slices are parallel to
+the scanner axes, so that letters and positions are exact for oblique and anisotropic scans too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slant.errors import GeometryError
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
 from slant.report.paint import Picture, gray_range, line_colors, outlines
-from slant.resample import IDENTITY, labels_to_home, resample
+from slant.resample import IDENTITY, resample, resample_labels
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -30,21 +30,30 @@ Box = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Plane:
-    """A row of panels: world axes (0 right, 1 anterior, 2 superior) of columns, rows and slices, and their number."""
+class ViewPlane:
+    """Orientation of a row of panels.
+
+    Attributes
+    ----------
+    name : str
+    axes : tuple of 3 int
+        Scanner axes (0 right, 1 anterior, 2 superior) along the columns, along the rows and across the slices.
+    panels : int
+        Number of slices.
+    """
 
     name: str
     axes: tuple[int, int, int]
     panels: int
 
 
-PLANES = (Plane("axial", (0, 1, 2), 6), Plane("coronal", (0, 2, 1), 6), Plane("sagittal", (1, 2, 0), 5))
+PLANES = (ViewPlane("axial", (0, 1, 2), 6), ViewPlane("coronal", (0, 2, 1), 6), ViewPlane("sagittal", (1, 2, 0), 5))
 
-_WIDTH, _PANELS_HEIGHT = 1600, 1200  # pixels: of the picture, and at most of all panels together
-_EDGE, _GAP, _CAPTION, _ROW_NAME = 14, 6, 24, 22  # pixels around, between, under and left of panels
-_TITLE, _LINE = 60, 20  # pixels of title with subtitle, and of a line of warning
-_LINE_LETTERS, _TITLE_LETTERS = 180, 110
-_MARGIN_MM, _LEAST_MM = 5.0, 40.0  # around the labels, and at least along every edge of the box
+_WIDTH, _MAX_PANELS_HEIGHT = 1600, 1200  # pixels: width of the picture, maximum height of all panels together
+_EDGE, _GAP, _CAPTION, _ROW_NAME = 14, 6, 24, 22  # pixels around, between, below and left of panels
+_TITLE, _LINE = 60, 20  # height in pixels of title and subtitle, and of one line of warnings
+_MAX_LINE, _MAX_TITLE = 180, 110  # characters
+_MARGIN_MM, _MIN_EDGE_MM = 5.0, 40.0  # margin around the labels, minimum length of every edge of the box
 _DPI, _HEIGHT_STEP = 100, 25  # dots per inch; quarters of an inch are exact in binary
 LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _TEXT, _FAINT, _ALERT = "#f2f2f2", "#a8a8a8", "#ffb000"
@@ -59,20 +68,20 @@ def draw_overlay(
     *,
     radiological: bool = False,
 ) -> bytes:
-    """Draw outlines of all regions on axial, coronal and sagittal slices spread over the labelled brain.
+    """Draw outlines of all regions on axial, coronal and sagittal slices, evenly spaced over the labelled brain.
 
     Parameters
     ----------
     scan : Volume
     labels : LabelMap
-        Region ids, 0 elsewhere, on the scan's grid. Without any region the whole scan is shown and said to have none.
+        Region ids on the scan's grid, 0 for background. If there is no region, the whole scan is shown with a warning.
     protocol : LabelProtocol
-        Gives the regions their colours; colours too dark to be seen on a scan are lightened.
+        Source of the colours; colours too dark to be seen on a scan are lightened.
     title : str
     warnings : tuple of str, optional
-        Printed under the title.
+        Texts printed below the title.
     radiological : bool, optional
-        Show the person's left on the right of axial and coronal panels, instead of on the left.
+        Whether to show the subject's left on the right of axial and coronal panels, instead of on the left.
 
     Returns
     -------
@@ -82,19 +91,22 @@ def draw_overlay(
     Raises
     ------
     GeometryError
-        If scan and labels are not on one grid.
+        If scan and labels are not on the same grid.
     ProtocolError
-        If an id is not the protocol's.
+        If an id does not belong to the protocol.
     """
     from matplotlib.figure import Figure
 
     if not labels.grid.same_as(scan.grid):
-        raise GeometryError(f"labels of shape {labels.grid.shape} are not on the scan's grid {scan.grid.shape}")
+        raise GeometryError(
+            f"found labels on a grid of shape {labels.grid.shape}, expected them on the scan's grid of shape "
+            f"{scan.grid.shape} with the same affine; resample them first"
+        )
     inside = _cropped(labels)
     channels = LabelMap(protocol.channels_from_ids(inside.data), inside.grid)
     box = labelled_box(channels)
     found = np.count_nonzero(np.bincount(channels.data.ravel())[1:])
-    notes = _wrapped(warnings if found else ("no region found", *warnings))
+    notes = _wrapped(warnings if found else ("no region was found", *warnings))
     layout = _Layout.around(box, header=_TITLE + _LINE * len(notes))
     shown = gray_range(scan, labels)
     figure = Figure(figsize=(_WIDTH / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
@@ -110,27 +122,33 @@ def draw_overlay(
 
 
 def labelled_box(labels: LabelMap) -> Box:
-    """Corners in RAS+ mm of a box around all labelled voxels, or around all voxels if none is, with a margin.
+    """Box around all labelled voxels, or around all voxels if none is labelled, with a margin.
 
-    No edge of the box is shorter than 40 mm, so that its panels have room for their letters.
+    No edge of the box is shorter than 40 mm, so that its panels have space for their letters.
+
+    Returns
+    -------
+    tuple of 2 (3,) float64 arrays
+        Lower and upper corner in RAS+ mm.
     """
-    places = np.argwhere(labels.data != 0)
-    if places.size == 0:
-        places = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.grid.shape) - 1)
-    places_mm = transform_points(labels.grid.ras_from_voxel, places)
-    low, high = places_mm.min(axis=0), places_mm.max(axis=0)
-    margin_mm = np.maximum(_MARGIN_MM + max(labels.grid.voxel_size_mm) / 2, (_LEAST_MM - (high - low)) / 2)
+    voxels = np.argwhere(labels.data != 0)
+    if voxels.size == 0:
+        voxels = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.grid.shape) - 1)
+    points_mm = transform_points(labels.grid.ras_from_voxel, voxels)
+    low, high = points_mm.min(axis=0), points_mm.max(axis=0)
+    margin_mm = np.maximum(_MARGIN_MM + max(labels.grid.voxel_size_mm) / 2, (_MIN_EDGE_MM - (high - low)) / 2)
     return low - margin_mm, high + margin_mm
 
 
-def view_grid(plane: Plane, box: Box, pixels_per_mm: float, radiological: bool = False) -> Grid:
-    """The grid of a row of panels that fill a box, their slices evenly spread along it.
+def view_grid(plane: ViewPlane, box: Box, pixels_per_mm: float, radiological: bool = False) -> Grid:
+    """The grid of a row of panels that fill a box, with evenly spaced slices.
 
     Returns
     -------
     Grid
-        Of shape (columns, rows, panels). Columns run to the right (to the left if radiological) or anterior, rows
-        downwards, panels to the right, anterior or superior; slices lie at whole mm unless closer than 2 mm.
+        Grid of shape (columns, rows, panels). Columns run to the right (to the left if radiological) or to anterior,
+        rows downwards, panels to the right, anterior or superior. Slices lie at whole mm unless they are closer than
+        2 mm.
     """
     low, high = box
     column, row, through = plane.axes
@@ -152,23 +170,23 @@ def view_grid(plane: Plane, box: Box, pixels_per_mm: float, radiological: bool =
 
 
 def cut(scan: Volume, labels: LabelMap, view: Grid) -> tuple[Volume, LabelMap]:
-    """Scan and labels on a view, the scan interpolated trilinearly and the labels by trilinear vote."""
-    sure = Volume(np.ones(labels.grid.shape, dtype=np.float32), labels.grid)
-    return resample(scan, view), labels_to_home(labels, sure, view, IDENTITY)[0]
+    """Scan and labels on a view, with trilinear and multilabel interpolation."""
+    ones = Volume(np.ones(labels.grid.shape, dtype=np.float32), labels.grid)
+    return resample(scan, view), resample_labels(labels, ones, view, IDENTITY)[0]
 
 
 def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], colors: Picture) -> Picture:
-    """Panels of a view: the scan in grey under outlines one pixel wide.
+    """Panels of a view: the scan in grey below outlines one pixel wide.
 
-    An outline's pixel is the last before another label rightwards or downwards; of the regions that meet there, it
-    has the most vivid colour, so that the grey of white matter yields to the cortex.
+    A pixel belongs to an outline if its right or lower neighbour has another label. It has the most vivid colour of
+    the regions that meet there, so that the cortex is preferred to the grey of white matter.
 
     Parameters
     ----------
     scan : Volume
-        On a view of shape (columns, rows, panels).
+        Scan on a view of shape (columns, rows, panels).
     channels : LabelMap
-        On the same view; row numbers of ``colors``, 0 for the background.
+        Row numbers of ``colors`` on the same view, 0 for the background.
     gray_range : tuple of 2 float
         Intensities shown black and white.
     colors : (N, 3) uint8 array
@@ -179,8 +197,8 @@ def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], col
     (panels, rows, columns, 3) uint8 array
     """
     black, white = gray_range
-    share = np.clip((scan.data.T - black) / max(white - black, 1e-30), 0, 1)
-    picture = np.repeat(np.rint(255 * share).astype(np.uint8)[..., None], 3, axis=-1)
+    fraction = np.clip((scan.data.T - black) / max(white - black, 1e-30), 0, 1)
+    picture = np.repeat(np.rint(255 * fraction).astype(np.uint8)[..., None], 3, axis=-1)
     lines = outlines(channels.data.T, colors)
     picture[lines > 0] = colors[lines[lines > 0]]
     return picture
@@ -188,7 +206,7 @@ def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], col
 
 @dataclass(frozen=True)
 class _Layout:
-    """Places in pixels from the picture's upper left corner."""
+    """Positions in pixels from the upper left corner of the picture."""
 
     pixels_per_mm: float
     tops: tuple[int, ...]
@@ -196,26 +214,26 @@ class _Layout:
 
     @classmethod
     def around(cls, box: Box, header: int) -> _Layout:
-        """The largest common scale at which every row of panels fits the width, and all rows the height."""
+        """Layout with the largest scale at which every row of panels fits the width, and all rows fit the height."""
         size_mm = box[1] - box[0]
         free = [_WIDTH - 2 * _EDGE - _ROW_NAME - _GAP * (p.panels - 1) for p in PLANES]
         fits = [pixels / (size_mm[p.axes[0]] * p.panels) for pixels, p in zip(free, PLANES, strict=True)]
         heights_mm = np.array([size_mm[plane.axes[1]] for plane in PLANES])
-        scale = float(min(*fits, _PANELS_HEIGHT / heights_mm.sum()))
+        scale = float(min(*fits, _MAX_PANELS_HEIGHT / heights_mm.sum()))
         ends = header + np.cumsum(np.ceil(heights_mm * scale).astype(int) + _CAPTION)
         height = -(-int(ends[-1] + _EDGE // 2) // _HEIGHT_STEP) * _HEIGHT_STEP
         return cls(scale, (header, *(int(end) for end in ends[:-1])), height)
 
     @staticmethod
-    def lefts(plane: Plane, view: Grid) -> tuple[int, ...]:
-        """Left edges of a row's panels, evenly spread over the width."""
+    def lefts(plane: ViewPlane, view: Grid) -> tuple[int, ...]:
+        """Left edges of the panels of a row, evenly spaced over the width."""
         start = _EDGE + _ROW_NAME
         slot = (_WIDTH - _EDGE - start + _GAP) / plane.panels
         return tuple(int(start + slot * i + (slot - _GAP - view.shape[0]) / 2) for i in range(plane.panels))
 
 
 def _cropped(labels: LabelMap) -> LabelMap:
-    """The part of a label map that holds its labels, or the whole of one without labels."""
+    """Label map cropped to its labels; unchanged if it has none."""
     labelled = labels.data != 0
     ranges = [np.flatnonzero(labelled.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if ranges[0].size == 0:
@@ -228,30 +246,30 @@ def _cropped(labels: LabelMap) -> LabelMap:
 
 
 def _wrapped(warnings: tuple[str, ...]) -> list[str]:
-    return [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _LINE_LETTERS)]
+    return [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _MAX_LINE)]
 
 
-def _write(figure: Figure, place: tuple[float, float], text: str, size: float, **style: object) -> None:
-    """Write text at pixels from the upper left corner, whatever the user's settings of matplotlib."""
-    x, y = place[0] / _WIDTH, 1 - place[1] / (figure.get_figheight() * _DPI)
-    look = {"color": _TEXT, "family": "DejaVu Sans", "parse_math": False, "va": "center", **style}
-    figure.text(x, y, text, size=size * 72 / _DPI, **look)  # type: ignore[arg-type]
+def _write(figure: Figure, position: tuple[float, float], text: str, size: float, **style: object) -> None:
+    """Write text at a position in pixels from the upper left corner, independent of the user's matplotlib settings."""
+    x, y = position[0] / _WIDTH, 1 - position[1] / (figure.get_figheight() * _DPI)
+    all_style = {"color": _TEXT, "family": "DejaVu Sans", "parse_math": False, "va": "center", **style}
+    figure.text(x, y, text, size=size * 72 / _DPI, **all_style)  # type: ignore[arg-type]
 
 
-def _write_header(figure: Figure, title: str, notes: list[str], found: str, radiological: bool) -> None:
+def _write_header(figure: Figure, title: str, notes: list[str], regions: str, radiological: bool) -> None:
     side = "radiological: left is on the right" if radiological else "neurological: left is on the left"
     name = " ".join(title.split())
-    if len(name) > _TITLE_LETTERS:
-        name = f"{name[: _TITLE_LETTERS // 2]} … {name[-_TITLE_LETTERS // 2 :]}"
+    if len(name) > _MAX_TITLE:
+        name = f"{name[: _MAX_TITLE // 2]} … {name[-_MAX_TITLE // 2 :]}"
     _write(figure, (_EDGE, 20), name, 20, weight="bold")
-    subtitle = f"{found}  ·  {side}  ·  sagittal slices from left to right  ·  positions in mm (RAS+)"
+    subtitle = f"{regions}  ·  {side}  ·  sagittal slices from left to right  ·  positions in mm (RAS+)"
     _write(figure, (_EDGE, 44), subtitle, 14, color=_FAINT)
     for line, note in enumerate(notes):
         _write(figure, (_EDGE, _TITLE + _LINE * (line + 0.4)), note, 14, color=_ALERT)
 
 
-def _write_row(figure: Figure, plane: Plane, view: Grid, top: int, lefts: tuple[int, ...]) -> None:
-    """Name the row, the ends of every panel and its position."""
+def _write_row(figure: Figure, plane: ViewPlane, view: Grid, top: int, lefts: tuple[int, ...]) -> None:
+    """Write the name of the row, and side letters and position of every panel."""
     from matplotlib.patheffects import withStroke
 
     columns, rows, _ = view.shape
@@ -267,7 +285,7 @@ def _write_row(figure: Figure, plane: Plane, view: Grid, top: int, lefts: tuple[
 
 
 def _png(figure: Figure) -> bytes:
-    """Encode without the name and version of the software; glyphs missing from the font become boxes."""
+    """PNG without the name and version of the software; glyphs that the font lacks are drawn as boxes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()

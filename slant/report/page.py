@@ -1,4 +1,4 @@
-"""The page of a scan: one file that holds all it shows, and asks the network for nothing."""
+"""The HTML report of a scan: one self-contained file that makes no network request."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slant
-from slant.config import PageSettings
+from slant.config import ReportSettings
 from slant.io.finished import Finished
 from slant.io.templates import load_intensity_reference, load_template
-from slant.quality.grade import Judgement
-from slant.report.checks import (
-    LEAST_SHARE,
+from slant.quality.grade import Check
+from slant.report.intensities import Curve, Plot, intensity_plots
+from slant.report.overlay import labelled_box
+from slant.report.paint import gray_range
+from slant.report.qc_figures import (
+    MIN_VOTE_FRACTION,
     BiasCheck,
-    base_at_home,
+    base_in_native,
     bias_check,
     color_scale,
     registration_rows,
     scan_in_template,
     votes_rows,
 )
-from slant.report.intensities import Curve, Plot, intensity_plots
-from slant.report.overlay import labelled_box
-from slant.report.paint import gray_range
-from slant.report.slices import Row, labelled_rows
+from slant.report.slices import PanelRow, labelled_rows
 from slant.report.tables import (
-    DIVIDED_SHARE,
-    UNEVEN_PERCENT,
+    LOW_VOTE_FRACTION,
+    MAX_ASYMMETRY_PERCENT,
     RegionLine,
     pair_lines,
     region_lines,
@@ -44,101 +44,104 @@ from slant.volume import LabelMap, Volume
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_PAGES = Path(__file__).parent / "pages"
-_MARKS = {"pass": "✓", "look": "!", "fail": "✗"}
+_TEMPLATES = Path(__file__).parent / "templates"
+_GRADE_SYMBOLS = {"pass": "✓", "review": "!", "fail": "✗"}
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All that the page and the PDF of one scan show.
+    """Figures and numbers that the HTML report and the PDF of one scan show.
 
     Attributes
     ----------
     finished : Finished
-    settings : PageSettings
+    settings : ReportSettings
     regions : tuple of RegionLine
-    home, mni, registration, votes : tuple of Row
-        Pictures, see `slant.report.checks` and `slant.report.slices`.
+    native, mni, registration, votes : tuple of PanelRow
+        Slices in native space, in MNI305, of the registration and of the vote fraction; see
+        `slant.report.qc_figures` and `slant.report.slices`.
     bias : BiasCheck or None
+        None if the bias field is not known.
     plots : tuple of Plot
-    quality : tuple of Judgement
-        Shown first, if there are any, the worst before the others.
+        Intensity distributions.
+    quality : tuple of Check
+        Quality checks, the worst first; empty if the scan is not graded.
     """
 
     finished: Finished
-    settings: PageSettings
+    settings: ReportSettings
     regions: tuple[RegionLine, ...]
-    home: tuple[Row, ...]
-    mni: tuple[Row, ...]
-    registration: tuple[Row, ...]
-    votes: tuple[Row, ...]
+    native: tuple[PanelRow, ...]
+    mni: tuple[PanelRow, ...]
+    registration: tuple[PanelRow, ...]
+    votes: tuple[PanelRow, ...]
     bias: BiasCheck | None
     plots: tuple[Plot, ...]
-    quality: tuple[Judgement, ...] = field(default=())
+    quality: tuple[Check, ...] = field(default=())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Those of the run."""
+        """Warnings of the segmentation."""
         return tuple(self.finished.record["warnings"])
 
     @property
     def grade(self) -> str:
-        """The worst of the judgements; empty without any."""
-        grades = {judgement.grade for judgement in self.quality}
-        return next((grade for grade in ("fail", "look", "pass") if grade in grades), "")
+        """The worst grade of the checks; empty without checks."""
+        grades = {check.grade for check in self.quality}
+        return next((grade for grade in ("fail", "review", "pass") if grade in grades), "")
 
     @property
     def title(self) -> str:
-        """The scan's name as text, whatever bytes it is made of."""
+        """Name of the scan, with bytes that are not valid text replaced."""
         return self.finished.name.encode(errors="replace").decode()
 
     @property
     def convention_text(self) -> str:
-        """Which side is where."""
+        """Display convention in words."""
         return side_text(self.settings)
 
 
 def contents(
     finished: Finished,
-    settings: PageSettings,
-    quality: tuple[Judgement, ...] | None = None,
+    settings: ReportSettings,
+    quality: tuple[Check, ...] | None = None,
     flags: Mapping[int, str] | None = None,
 ) -> Contents:
-    """Draw the pictures and gather the numbers of a scan.
+    """Draw the figures and collect the numbers of the report of a scan.
 
     Parameters
     ----------
     finished : Finished
-    settings : PageSettings
-    quality : tuple of Judgement, optional
-        Judgements to show first, instead of those in the record.
+    settings : ReportSettings
+    quality : tuple of Check, optional
+        Quality checks to show instead of those in the record.
     flags : mapping of int to str, optional
-        Flags of regions by id, instead of those in the record or, if there are none, of
-        `slant.report.tables.simple_flags`.
+        Flags of regions by id; by default those in the record, or those of `slant.report.tables.simple_flags` if the
+        scan is not graded.
     """
-    judged = finished.record.get("quality") or {}
+    recorded = finished.record.get("quality") or {}
     if quality is None:
-        quality = tuple(Judgement(**entry) for entry in judged.get("judgements", ()))
-    if flags is None and judged:
-        flags = {int(i): text for i, text in judged["flags"].items()}
+        quality = tuple(Check(**entry) for entry in recorded.get("checks", ()))
+    if flags is None and recorded:
+        flags = {int(i): text for i, text in recorded["flags"].items()}
     radiological = settings.radiological
-    moved = scan_in_template(finished)
+    registered = scan_in_template(finished)
     return Contents(
         finished,
         settings,
         region_lines(finished, flags),
-        _labelled(finished, base_at_home(finished), finished.labels, radiological=radiological),
+        _labelled(finished, base_in_native(finished), finished.labels, radiological=radiological),
         _labelled(finished, finished.image, finished.template_labels, radiological=radiological),
-        registration_rows(finished, moved, load_template(), radiological=radiological),
+        registration_rows(finished, registered, load_template(), radiological=radiological),
         votes_rows(finished, radiological=radiological),
-        bias_check(finished, moved, radiological=radiological),
+        bias_check(finished, registered, radiological=radiological),
         intensity_plots(finished, load_intensity_reference()),
         quality,
     )
 
 
 def draw_page(shown: Contents) -> bytes:
-    """The page as HTML; the same bytes for the same contents."""
+    """The HTML report; the same bytes for the same contents."""
     finished = shown.finished
     text = (
         environment()
@@ -155,10 +158,10 @@ def draw_page(shown: Contents) -> bytes:
             quality=shown.quality,
             grade=shown.grade,
             graded=bool(finished.record.get("quality")),
-            usual_about=plain_text((finished.record.get("quality") or {}).get("compared_with", "")),
-            judged=any(not math.isnan(r.expected_dice) for r in shown.regions),
-            marks=_MARKS,
-            home=shown.home,
+            reference_about=plain_text((finished.record.get("quality") or {}).get("compared_with", "")),
+            has_dice=any(not math.isnan(r.expected_dice) for r in shown.regions),
+            symbols=_GRADE_SYMBOLS,
+            native=shown.native,
             mni=shown.mni,
             registration=shown.registration,
             votes=shown.votes,
@@ -169,82 +172,82 @@ def draw_page(shown: Contents) -> bytes:
             sums=sum_lines(finished),
             viewer=viewer(finished),
             regions_json=script_json([{"name": r.row.name, "color": r.color} for r in shown.regions]),
-            least_share=LEAST_SHARE,
-            uneven=UNEVEN_PERCENT,
-            divided=DIVIDED_SHARE,
+            min_vote_fraction=MIN_VOTE_FRACTION,
+            max_asymmetry=MAX_ASYMMETRY_PERCENT,
+            low_vote_fraction=LOW_VOTE_FRACTION,
         )
     )
     return text.encode(errors="replace")
 
 
-def side_text(settings: PageSettings) -> str:
-    """The convention, in words."""
+def side_text(settings: ReportSettings) -> str:
+    """The display convention in words."""
     if settings.radiological:
-        return "Radiological convention: the person's left is on the right"
-    return "Neurological convention: the person's left is on the left"
+        return "Radiological convention: the subject's left is on the right"
+    return "Neurological convention: the subject's left is on the left"
 
 
 @cache
 def environment() -> Environment:
-    """Jinja with the pages' templates, style, script and helpers."""
+    """Jinja environment with the templates, style sheet, script and helpers of all reports."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
-        loader=FileSystemLoader(_PAGES),
+    jinja = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     ramp = ",".join("#" + bytes(color[:3]).hex() for color in color_scale()[1::9].tolist())
-    made.globals.update(
+    jinja.globals.update(
         version=slant.__version__,
-        css=(_PAGES / "page.css").read_text("utf-8"),
-        js=(_PAGES / "page.js").read_text("utf-8"),
+        css=(_TEMPLATES / "page.css").read_text("utf-8"),
+        js=(_TEMPLATES / "page.js").read_text("utf-8"),
         points=_points,
         ramp=ramp,
     )
-    return made
+    return jinja
 
 
-def _labelled(finished: Finished, base: Volume, labels: LabelMap, *, radiological: bool) -> tuple[Row, ...]:
+def _labelled(finished: Finished, base: Volume, labels: LabelMap, *, radiological: bool) -> tuple[PanelRow, ...]:
     channels = LabelMap(finished.protocol.channels_from_ids(labels.data), labels.grid)
     shown = gray_range(base, labels)
     return labelled_rows(base, channels, finished.protocol, labelled_box(labels), shown, radiological=radiological)
 
 
 def _points(plot: Plot, curve: Curve, width: int, height: int, left: int, bottom: int) -> list[tuple[str, str]]:
-    """Places of a curve in a picture of so many pixels."""
-    across = (width - 2 * left) / (plot.high - plot.low)
-    up = height - bottom - 28  # under the line of names
+    """Coordinates in pixels of a curve in a plot of the given size."""
+    x_scale = (width - 2 * left) / (plot.high - plot.low)
+    y_scale = height - bottom - 28  # below the legend
     return [
-        (f"{left + (x - plot.low) * across:.1f}", f"{height - bottom - y * up:.1f}")
+        (f"{left + (x - plot.low) * x_scale:.1f}", f"{height - bottom - y * y_scale:.1f}")
         for x, y in zip(curve.x, curve.y, strict=True)
     ]
 
 
 def plain_text(value: Any) -> Any:
-    """Plain values with every text in UTF-8; names may hold bytes that are no text."""
+    """Plain values whose strings can be encoded as UTF-8; file names may contain bytes that are not valid text."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
-        return {key: plain_text(own) for key, own in value.items()}
+        return {key: plain_text(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_text(own) for own in value]
+        return [plain_text(entry) for entry in value]
     return value
 
 
 def script_json(value: Any) -> str:
-    """Plain values for a script block, which no text in them can end."""
+    """Plain values as JSON for a script element, escaped so that no string can close it."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def pages_of(finished: Finished, settings: PageSettings) -> dict[str, bytes]:
-    """Content of the files ``report`` and, if it is wanted, ``pdf``; see `slant.io.results.ResultNames`."""
+def reports_of(finished: Finished, settings: ReportSettings) -> dict[str, bytes]:
+    """Contents of the files ``report`` and, if requested, ``pdf``; see `slant.io.results.ResultNames`."""
     shown = contents(finished, settings)
-    pages = {"report": draw_page(shown)}
+    reports = {"report": draw_page(shown)}
     if settings.pdf:
         from slant.report.pdf import draw_pdf
 
-        pages["pdf"] = draw_pdf(shown)
-    return pages
+        reports["pdf"] = draw_pdf(shown)
+    return reports

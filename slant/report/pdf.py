@@ -1,4 +1,4 @@
-"""The page of a scan as two sheets of A4, by ReportLab: pictures on the first, numbers on the second."""
+"""The report of a scan as a PDF of two A4 pages: pictures on the first, numbers on the second."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from slant.report.paper import (
+from slant.report.pdf_layout import (
     EDGE,
     GAP,
     HEIGHT,
     INSIDE,
-    LEAST_ROOM,
+    LINE_HEIGHT,
+    MIN_PICTURE_HEIGHT,
     MM,
     draw_row,
     draw_table,
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
     from slant.report.page import Contents
 
+# Opacities of the layers that are drawn.
 _LINES, _EDGES, _VOTES = {"base": 1.0, "lines": 1.0}, {"scan": 1.0, "template_edges": 1.0}, {"base": 1.0, "votes": 1.0}
 
 
 def draw_pdf(shown: Contents) -> bytes:
-    """The page as PDF; the same bytes for the same contents."""
+    """The report as PDF; the same bytes for the same contents."""
     buffer = io.BytesIO()
     canvas = new_canvas(buffer, f"{shown.title}, slant report", shown.convention_text)
     _pictures(canvas, shown)
@@ -45,40 +47,40 @@ def draw_pdf(shown: Contents) -> bytes:
 
 
 def _pictures(canvas: Canvas, shown: Contents) -> None:
+    """Draw the first page."""
     top = HEIGHT - EDGE
     versions = shown.finished.record["versions"]
     model = shown.finished.record["model"]["name"]
-    head = (
-        f"Brain regions by slant {versions.get('slant', '?')}, model {model} · <b>{escape(shown.convention_text)}</b>"
-    )
+    software = f"slant {versions.get('slant', '?')}, model {model}"
+    head = f"Brain segmentation by {software} · <b>{escape(shown.convention_text)}</b>"
     texts = [(f"<b>{escape(shown.title)}</b>", 14.0), (head, 8.0)]
     texts += [(f"<b>Warning:</b> {escape(text)}", 8.0) for text in shown.warnings] or [("✓ <b>No warnings.</b>", 8.0)]
     if shown.grade:
         texts.append((f"<b>Grade: {shown.grade}</b>", 9.0))
-    texts += [(escape(f"{q.grade}: {q.label} {q.value}. {q.reason}"), 8.0) for q in shown.quality if q.grade != "pass"]
+    texts += [(escape(f"{q.grade}: {q.label} {q.value}: {q.reason}"), 8.0) for q in shown.quality if q.grade != "pass"]
     texts += [(escape(" ".join(summary(shown.finished, shown.regions))), 8.0)]
     texts += [(escape(text), 7.0) for text in shown.finished.notes]
     for text, size in texts:
-        top = paragraph(canvas, text, size, top, least=EDGE + LEAST_ROOM)
-    room = top - EDGE
-    share = min(1.0, room / (240 * MM))
+        top = paragraph(canvas, text, size, top, bottom=EDGE + MIN_PICTURE_HEIGHT)
+    scale = min(1.0, (top - EDGE) / (240 * MM))
     top = heading(canvas, "Regions", top)
-    for row in shown.home:
-        top = draw_row(canvas, row, _LINES, top, INSIDE * share)
-    top = heading(canvas, "Registration to MNI305: the scan with the template's edges", top)
+    for row in shown.native:
+        top = draw_row(canvas, row, _LINES, top, INSIDE * scale)
+    top = heading(canvas, "Registration to MNI305: scan with the edges of the template", top)
     left, lowest = EDGE, top
     for row in shown.registration:
-        width = (INSIDE - 2 * GAP * 4) / 3 * share
+        width = (INSIDE - 2 * GAP * 4) / 3 * scale
         lowest = min(lowest, draw_row(canvas, row, _EDGES, top, width, left))
         left += width + GAP * 4
-    top = heading(canvas, "Share of the votes: dark blue where a few tiles disagree, yellow where half do", lowest)
+    top = heading(canvas, "Vote fraction: dark blue where a few votes disagree, yellow at 50 % or less", lowest)
     for row in shown.votes:
-        top = draw_row(canvas, row, _VOTES, top, INSIDE * 0.86 * share)
+        top = draw_row(canvas, row, _VOTES, top, INSIDE * 0.86 * scale)
 
 
 def _numbers(canvas: Canvas, shown: Contents) -> None:
+    """Draw the second page."""
     top = heading(canvas, f"{shown.title}: tissues and lobes", HEIGHT - EDGE)
-    head = ("Part", "Left cm³", "Right cm³", "All cm³", "% of TIV", "Usual % of TIV", "Asymmetry %")
+    head = ("Structure", "Left cm³", "Right cm³", "All cm³", "% of eTIV", "Reference %", "Asymmetry %")
     top = draw_table(
         canvas, [list(head), *_sums(sum_lines(shown.finished))], EDGE, top, (52, 22, 22, 22, 22, 28, 22), 7
     )
@@ -86,8 +88,8 @@ def _numbers(canvas: Canvas, shown: Contents) -> None:
     lines = list(_pairs(pair_lines(shown.regions)))
     half = math.ceil(len(lines) / 2)
     widths = (42, 11, 11, 9.5, 9.5, 10)
-    names = ("Region", "L cm³", "R cm³", "% TIV", "As. %", "Votes %")
-    size = min(7.0, (top - 26 * MM) / (half + 2) / 1.32)
+    names = ("Region", "L cm³", "R cm³", "% eTIV", "As. %", "Votes %")
+    size = min(7.0, (top - 26 * MM) / (half + 2) / LINE_HEIGHT)
     parts = (lines[:half], lines[half:])
     ends = [
         draw_table(canvas, [list(names), *part], EDGE + i * (INSIDE + 4 * MM) / 2, top, widths, size)
@@ -97,24 +99,28 @@ def _numbers(canvas: Canvas, shown: Contents) -> None:
 
 
 def _sums(lines: tuple[SumLine, ...]) -> Iterator[list[str]]:
-    """Lines of the table of sums, with headings as on the page."""
+    """Lines of the table of sums, with the headings of the HTML report."""
     for level, title in (
         ("intracranial", ""),
         ("brain", ""),
         ("tissue", "Tissues"),
-        ("lobe", "Lobes and other parts"),
+        ("lobe", "Lobes and other structures"),
     ):
         if title:
             yield [title, "", "", "", "", "", ""]
         for s in lines:
             if s.level == level:
                 volumes = (number(s.left_cm3), number(s.right_cm3), number(s.both_cm3))
-                usual = "\u2013".join(map(number, s.usual)) if not math.isnan(s.usual[0]) else number(math.nan)
-                yield [f"  {s.name}", *volumes, number(s.tiv_percent), usual, number(s.asymmetry_percent, "+.1f")]
+                reference = (
+                    "\u2013".join(map(number, s.reference_range))
+                    if not math.isnan(s.reference_range[0])
+                    else number(math.nan)
+                )
+                yield [f"  {s.name}", *volumes, number(s.etiv_percent), reference, number(s.asymmetry_percent, "+.1f")]
 
 
 def _pairs(pairs: tuple[SumLine, ...]) -> Iterator[list[str]]:
-    """Lines of the printed table, with a line for each lobe."""
+    """Lines of the table of regions, with a heading for each lobe."""
     lobe = ""
     for pair in pairs:
         if pair.level != lobe:
@@ -125,22 +131,22 @@ def _pairs(pairs: tuple[SumLine, ...]) -> Iterator[list[str]]:
         if math.isnan(pair.left_cm3):
             sides = [number(pair.both_cm3, ".2f"), "midline"]
         numbers = (
-            number(pair.tiv_percent, ".2f"),
+            number(pair.etiv_percent, ".2f"),
             number(pair.asymmetry_percent, "+.1f"),
-            number(100 * pair.share, ".0f"),
+            number(100 * pair.vote_fraction, ".0f"),
         )
         yield [name, *sides, *numbers]
 
 
 def _record(canvas: Canvas, record: dict[str, Any], top: float) -> None:
     top = heading(canvas, "Record", top)
-    stages = "; ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in record["stages"])
+    timings = "; ".join(f"{timing['name']} {timing['runtime_s']:.1f} s" for timing in record["timings"])
     texts = (
         f"Scan {record['input']['path']}, SHA-256 {record['input'].get('sha256', '?')}",
         f"Model {record['model']['name']}, SHA-256 {record['model'].get('sha256', '?')}",
         f"Settings: {', '.join(f'{k} {v}' for k, v in record['settings'].items())}. "
-        f"Versions: {', '.join(f'{k} {v}' for k, v in record['versions'].items())}. {stages}.",
-        "Not a medical device. For research only.",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in record['versions'].items())}. Runtime: {timings}.",
+        "Not a medical device. For research use only.",
     )
     for text in texts:
-        top = paragraph(canvas, escape(text.encode(errors="backslashreplace").decode()), 6, top, least=4 * MM)
+        top = paragraph(canvas, escape(text.encode(errors="backslashreplace").decode()), 6, top, bottom=4 * MM)

@@ -1,4 +1,4 @@
-"""Slices of a scan as layers of pixels that a page lays on each other: an image below, labels or lines above."""
+"""Slices of a scan as image layers that a report stacks: the scan at the bottom, labels or outlines above it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
-from slant.report.overlay import LETTERS, PLANES, Box, Plane, cut, view_grid
+from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cut, view_grid
 from slant.report.paint import Picture, line_colors, outlines
 from slant.volume import LabelMap, Volume
 
@@ -23,14 +23,14 @@ _SIDES = {True: "right", False: "left"}
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Pixels of one layer.
+    """One image layer of a panel.
 
     Attributes
     ----------
     pixels : (rows, columns) uint8 array
         Grey levels, or row numbers of ``colors``.
     colors : (N, 4) uint8 array, optional
-        Red, green, blue and opacity; None for grey levels.
+        Red, green, blue and opacity of each row number; None for grey levels.
     """
 
     pixels: Picture
@@ -61,16 +61,16 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One slice.
+    """One slice with its layers.
 
     Attributes
     ----------
     caption : str
-        Where it lies.
+        Position of the slice.
     ends : tuple of 2 str
-        Letters of what is on its left and right.
+        Letters of the directions on its left and right.
     layers : dict of str to Layer
-        The lowest first, all of one size.
+        Layers by name from bottom to top, all of the same size.
     """
 
     caption: str
@@ -79,12 +79,12 @@ class Panel:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows."""
+        """Numbers of columns and rows."""
         rows, columns = next(iter(self.layers.values())).pixels.shape
         return columns, rows
 
     def flat(self, shown: dict[str, float]) -> Picture:
-        """(rows, columns, 3) uint8: the named layers on each other with these opacities."""
+        """(rows, columns, 3) uint8: the layers named in ``shown``, stacked with the opacities given there."""
         columns, rows = self.size
         picture: NDArray[np.float64] = np.zeros((rows, columns, 3))
         for name, opacity in shown.items():
@@ -95,8 +95,8 @@ class Panel:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """Slices along one plane."""
+class PanelRow:
+    """Slices of one orientation."""
 
     name: str
     panels: tuple[Panel, ...]
@@ -107,20 +107,20 @@ def rows_of(
     box: Box,
     *,
     radiological: bool,
-    planes: tuple[Plane, ...] = PLANES,
+    planes: tuple[ViewPlane, ...] = PLANES,
     pixels_per_mm: float = PIXELS_PER_MM,
-) -> tuple[Row, ...]:
+) -> tuple[PanelRow, ...]:
     """Rows of panels that fill a box.
 
     Parameters
     ----------
     layers_of : callable
-        From a view, see `slant.report.overlay.view_grid`, to the layers of its panels by name.
+        Function from a view, see `slant.report.overlay.view_grid`, to the layers of its panels by name.
     box : tuple of 2 (3,) float64 arrays
         Corners in RAS+ mm.
     radiological : bool
-        Whether left is on the right of axial and coronal panels.
-    planes : tuple of Plane, optional
+        Whether the subject's left is on the right of axial and coronal panels.
+    planes : tuple of ViewPlane, optional
     pixels_per_mm : float, optional
     """
     rows = []
@@ -129,10 +129,10 @@ def rows_of(
         layers = layers_of(view)
         first, last = LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
         panels = [
-            Panel(_caption(plane, view, i), (first, last), {name: own[i] for name, own in layers.items()})
+            Panel(_caption(plane, view, i), (first, last), {name: stack[i] for name, stack in layers.items()})
             for i in range(view.shape[2])
         ]
-        rows.append(Row(plane.name, tuple(panels)))
+        rows.append(PanelRow(plane.name, tuple(panels)))
     return tuple(rows)
 
 
@@ -144,8 +144,8 @@ def labelled_rows(
     shown: tuple[float, float],
     *,
     radiological: bool,
-) -> tuple[Row, ...]:
-    """Rows with the layers ``base``, ``fill`` (the look-up table's colours) and ``lines`` (lightened where dark).
+) -> tuple[PanelRow, ...]:
+    """Rows of panels with the layers ``base``, ``fill`` (look-up table colours) and ``lines`` (lightened outlines).
 
     Parameters
     ----------
@@ -163,31 +163,31 @@ def labelled_rows(
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
         image, labels = cut(base, channels, view)
-        found = labels.data.T
+        panels = labels.data.T
         return {
             "base": grays(image, shown),
-            "fill": [Layer(panel, fill) for panel in found],
-            "lines": [Layer(panel, opaque(bright)) for panel in outlines(found, bright).astype(np.uint8)],
+            "fill": [Layer(panel, fill) for panel in panels],
+            "lines": [Layer(panel, opaque(bright)) for panel in outlines(panels, bright).astype(np.uint8)],
         }
 
     return rows_of(layers, box, radiological=radiological)
 
 
 def grays(image: Volume, shown: tuple[float, float]) -> list[Layer]:
-    """Grey layers of a view, one a panel."""
+    """Grey layers of a view, one per panel."""
     black, white = shown
-    share = np.clip((image.data.T - black) / max(white - black, 1e-30), 0, 1)
-    return [Layer(panel) for panel in np.rint(255 * share).astype(np.uint8)]
+    fraction = np.clip((image.data.T - black) / max(white - black, 1e-30), 0, 1)
+    return [Layer(panel) for panel in np.rint(255 * fraction).astype(np.uint8)]
 
 
 def opaque(colors: Picture) -> Picture:
-    """(N, 4) colours of (N, 3) ones, the first transparent."""
+    """(N, 4) colours with opacity from (N, 3) colours; the first is transparent."""
     alpha = np.full((len(colors), 1), 255, dtype=np.uint8)
     alpha[0] = 0
     return np.hstack([colors, alpha])
 
 
-def _caption(plane: Plane, view: Grid, panel: int) -> str:
+def _caption(plane: ViewPlane, view: Grid, panel: int) -> str:
     axis = plane.axes[2]
     position_mm = round(float(transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, axis]), 1) + 0.0
     side = f" ({_SIDES[position_mm > 0]})" if axis == 0 and position_mm else ""

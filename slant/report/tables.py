@@ -1,4 +1,4 @@
-"""The numbers of a page: what to say first, regions, and sums over tissues and lobes."""
+"""The numbers of a report: summary, volumes of regions, and sums over tissues and lobes."""
 
 from __future__ import annotations
 
@@ -10,57 +10,88 @@ import numpy as np
 
 from slant.grid import Grid
 from slant.io.finished import Finished
-from slant.measure import VolumeRow
+from slant.volumes import VolumeRow
 
-UNEVEN_PERCENT = 50.0
-"""Asymmetry beyond which a region is flagged."""
+MAX_ASYMMETRY_PERCENT = 50.0
+"""Absolute asymmetry above which `simple_flags` flags a region."""
 
-DIVIDED_SHARE = 0.5
-"""Mean share of the votes under which a region is flagged."""
+LOW_VOTE_FRACTION = 0.5
+"""Mean vote fraction below which `simple_flags` flags a region."""
 
-_TURNED = 0.5  # degrees, below which nobody need know
+_MIN_OBLIQUE_DEGREES = 0.5  # smaller angles are not reported
 
+_INTRACRANIAL = "Intracranial volume (eTIV)"
 _NAMES = {
     "gray": "Gray matter",
     "white": "White matter",
-    "csf": "Ventricles (fluid)",
+    "csf": "Ventricles (CSF)",
     "brain without ventricles": "Brain without ventricles",
     "brain with ventricles": "Brain with ventricles",
-    "total intracranial volume": "Intracranial volume",
+    "estimated total intracranial volume": _INTRACRANIAL,
 }
 
 
 @dataclass(frozen=True)
 class RegionLine:
-    """One region of the table."""
+    """One region of the table.
+
+    Attributes
+    ----------
+    row : VolumeRow
+    color : str
+        Colour of the look-up table as ``#rrggbb``.
+    vote_fraction : float
+        Mean vote fraction; nan if the region was not found.
+    flag : str
+        Flags joined by commas; empty if there are none.
+    expected_dice : float
+        Expected Dice with manual labels; nan if it is not known.
+    reference_range : tuple of 2 float
+        95 % reference range in percent of the intracranial volume; nan if it is not known.
+    """
 
     row: VolumeRow
     color: str
-    share: float
+    vote_fraction: float
     flag: str
     expected_dice: float = math.nan
-    usual: tuple[float, float] = (math.nan, math.nan)
+    reference_range: tuple[float, float] = (math.nan, math.nan)
 
     @property
-    def tiv_percent(self) -> float:
-        """Of the intracranial volume."""
-        return 100 * self.row.tiv_fraction
+    def etiv_percent(self) -> float:
+        """Volume in percent of the estimated total intracranial volume."""
+        return 100 * self.row.etiv_fraction
 
 
 @dataclass(frozen=True)
 class SumLine:
-    """A sum over regions, or a region with its partner; nan where there is none."""
+    """A sum over regions, or a pair of left and right region; nan where a value does not exist.
+
+    Attributes
+    ----------
+    level, name : str
+        Level and name of a sum; lobe and name of a pair.
+    left_cm3, right_cm3, both_cm3 : float
+    etiv_percent : float
+        Volume in percent of the estimated total intracranial volume.
+    asymmetry_percent : float
+    vote_fraction : float
+        Lowest mean vote fraction of a pair.
+    flag : str
+    reference_range : tuple of 2 float
+        95 % reference range in percent of the intracranial volume.
+    """
 
     level: str
     name: str
     left_cm3: float
     right_cm3: float
     both_cm3: float
-    tiv_percent: float
+    etiv_percent: float
     asymmetry_percent: float
-    share: float = math.nan
+    vote_fraction: float = math.nan
     flag: str = ""
-    usual: tuple[float, float] = (math.nan, math.nan)
+    reference_range: tuple[float, float] = (math.nan, math.nan)
 
 
 def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> tuple[RegionLine, ...]:
@@ -70,28 +101,28 @@ def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> 
     ----------
     finished : Finished
     flags : mapping of int to str, optional
-        In a word or two, by region id, what a reader should look at; by default what `simple_flags` finds.
+        Flags by region id; by default those of `simple_flags`.
     """
-    shares = mean_shares(finished)
-    flags = simple_flags(finished, shares) if flags is None else flags
-    judged = judged_regions(finished)
+    vote_fractions = mean_vote_fractions(finished)
+    flags = simple_flags(finished, vote_fractions) if flags is None else flags
+    quality = region_quality(finished)
     rows = (row for row in finished.volumes if row.level == "region" and row.index is not None)
     return tuple(
         RegionLine(
             row,
             "#" + bytes(finished.protocol.by_id(i).color).hex(),
-            shares[i],
+            vote_fractions[i],
             flags.get(i, ""),
-            judged.get(str(i), {}).get("expected_dice", math.nan),
-            _usual_percent(judged.get(str(i), {})),
+            quality.get(str(i), {}).get("expected_dice", math.nan),
+            _reference_percent(quality.get(str(i), {})),
         )
         for row in rows
         for i in [int(row.index or 0)]
     )
 
 
-def mean_shares(finished: Finished) -> dict[int, float]:
-    """Mean share of the votes in every region, nan where the region was not found."""
+def mean_vote_fractions(finished: Finished) -> dict[int, float]:
+    """Mean vote fraction of every region by id; nan for regions that were not found."""
     inside = finished.labels.data != 0
     labels = finished.labels.data[inside]
     counts = np.bincount(labels)
@@ -104,50 +135,50 @@ def mean_shares(finished: Finished) -> dict[int, float]:
     }
 
 
-def judged_regions(finished: Finished) -> dict[str, dict[str, float]]:
-    """What the record's quality tells of regions, by id, and of sums, by ``level:name``; nan where nothing is known."""
-    judged = finished.record.get("quality")
-    if not judged:
+def region_quality(finished: Finished) -> dict[str, dict[str, float]]:
+    """Quality in the record of regions, by id, and of sums, by ``level:name``; nan for unknown values."""
+    quality = finished.record.get("quality")
+    if not quality:
         return {}
-    rows = judged["regions"] | judged["sums"]
+    rows = quality["regions"] | quality["aggregates"]
     return {
         key: {
             name: math.nan if value is None else float(value)
-            for name, value in zip(judged["columns"], row, strict=True)
+            for name, value in zip(quality["columns"], row, strict=True)
         }
         for key, row in rows.items()
     }
 
 
-def _usual_percent(judged: Mapping[str, float]) -> tuple[float, float]:
-    """Percent of the intracranial volume between which good scans lie."""
-    return 100 * judged.get("usual_low", math.nan), 100 * judged.get("usual_high", math.nan)
+def _reference_percent(quality: Mapping[str, float]) -> tuple[float, float]:
+    """95 % reference range in percent of the intracranial volume."""
+    return 100 * quality.get("reference_low", math.nan), 100 * quality.get("reference_high", math.nan)
 
 
 def oblique_degrees(grid: Grid) -> float:
-    """Largest angle between an axis of the image and the world's axis that it is closest to."""
+    """Largest angle between an axis of the image and the closest scanner axis, in degrees."""
     axes = grid.ras_from_voxel[:3, :3] / np.linalg.norm(grid.ras_from_voxel[:3, :3], axis=0)
     return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), -1, 1)).max()))
 
 
-def simple_flags(finished: Finished, shares: Mapping[int, float]) -> dict[int, str]:
-    """Flags that need nothing but this scan: not found, sides that differ by half, votes divided."""
+def simple_flags(finished: Finished, vote_fractions: Mapping[int, float]) -> dict[int, str]:
+    """Flags that need no normative reference: not found, low agreement, asymmetric."""
     flags = {}
     for row in finished.volumes:
         if row.level == "region" and row.index is not None:
-            checks = {
+            conditions = {
                 "not found": row.volume_mm3 == 0,
-                "votes divided": shares[row.index] < DIVIDED_SHARE,
-                "sides differ": abs(row.asymmetry_percent) > UNEVEN_PERCENT,
+                "low agreement": vote_fractions[row.index] < LOW_VOTE_FRACTION,
+                "asymmetric": abs(row.asymmetry_percent) > MAX_ASYMMETRY_PERCENT,
             }
-            flags[row.index] = ", ".join(text for text, holds in checks.items() if holds)
+            flags[row.index] = ", ".join(flag for flag, holds in conditions.items() if holds)
     return flags
 
 
 def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
-    """Tissues, lobes, the brain and the intracranial space."""
+    """Volumes of tissues, lobes, the brain and the intracranial volume."""
     lines = []
-    judged = judged_regions(finished)
+    quality = region_quality(finished)
     rows = {(row.level, row.name): row for row in finished.volumes if row.level != "region"}
     for (level, name), both in rows.items():
         if both.hemisphere != "both":
@@ -160,85 +191,90 @@ def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
                 left.volume_mm3 / 1000 if left else math.nan,
                 right.volume_mm3 / 1000 if right else math.nan,
                 both.volume_mm3 / 1000,
-                100 * both.tiv_fraction,
+                100 * both.etiv_fraction,
                 left.asymmetry_percent if left else math.nan,
-                usual=_usual_percent(judged.get(f"{level}:{name}", {})),
+                reference_range=_reference_percent(quality.get(f"{level}:{name}", {})),
             )
         )
     return tuple(lines)
 
 
 def pair_lines(lines: tuple[RegionLine, ...]) -> tuple[SumLine, ...]:
-    """A line for each pair of regions, as they are printed, in the order of their lobes and names."""
+    """One line per pair of left and right region, in the order of lobes and names."""
     pairs: dict[str, dict[str, RegionLine]] = {}
     for line in lines:
         name = line.row.name.removeprefix("Left ").removeprefix("Right ")
         pairs.setdefault(name, {})[line.row.hemisphere] = line
-    found = [_pair(name, sides) for name, sides in pairs.items()]
-    return tuple(sorted(found, key=lambda pair: (pair.level, pair.name.lower())))
+    merged = [_pair(name, sides) for name, sides in pairs.items()]
+    return tuple(sorted(merged, key=lambda pair: (pair.level, pair.name.lower())))
 
 
 def _pair(name: str, sides: dict[str, RegionLine]) -> SumLine:
     mm3 = {side: line.row.volume_mm3 for side, line in sides.items()}
-    own = list(sides.values())
-    short = own[0].row.abbreviation.removeprefix("L-").removeprefix("R-")
-    shares = [line.share for line in own if not math.isnan(line.share)]
+    members = list(sides.values())
+    short = members[0].row.abbreviation.removeprefix("L-").removeprefix("R-")
+    vote_fractions = [line.vote_fraction for line in members if not math.isnan(line.vote_fraction)]
     flags = [f"{side} {line.flag}" if side != "midline" else line.flag for side, line in sides.items() if line.flag]
     return SumLine(
-        own[0].row.lobe,
+        members[0].row.lobe,
         name.removeprefix(f"{short} "),
         mm3.get("L", math.nan) / 1000,
         mm3.get("R", math.nan) / 1000,
         sum(mm3.values()) / 1000,
-        sum(line.tiv_percent for line in own),
-        own[0].row.asymmetry_percent,
-        min(shares, default=math.nan),
+        sum(line.etiv_percent for line in members),
+        members[0].row.asymmetry_percent,
+        min(vote_fractions, default=math.nan),
         "; ".join(flags),
     )
 
 
 def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...]:
-    """What a reader should know first, in plain words."""
+    """Sentences that summarize the results of a scan."""
     sums = {line.name: line for line in sum_lines(finished)}
     found = sum(line.row.volume_mm3 > 0 for line in lines)
     texts = [
         f"All {found} regions were found." if found == len(lines) else f"{found} of {len(lines)} regions were found."
     ]
-    brain, head = sums["Brain without ventricles"], sums.get("Intracranial volume")
-    part = f", {brain.tiv_percent:.1f} % of the intracranial volume ({head.both_cm3:.0f} cm³)" if head else ""
-    texts.append(f"The brain without ventricles has {brain.both_cm3:.0f} cm³{part}.")
+    brain, intracranial = sums["Brain without ventricles"], sums.get(_INTRACRANIAL)
+    percent = (
+        f", {brain.etiv_percent:.1f} % of the estimated intracranial volume ({intracranial.both_cm3:.0f} cm³)"
+        if intracranial
+        else ""
+    )
+    texts.append(f"Volume of the brain without ventricles: {brain.both_cm3:.0f} cm³{percent}.")
     sizes = " x ".join(f"{edge:.3g}" for edge in finished.labels.grid.voxel_size_mm)
-    turned = oblique_degrees(finished.labels.grid)
+    oblique = oblique_degrees(finished.labels.grid)
     texts.append(
-        f"Voxels have {sizes} mm (right, front, up)"
-        + (f"; the image is turned by {turned:.0f}° against the world's axes." if turned >= _TURNED else ".")
+        f"Voxel size (right, anterior, superior): {sizes} mm"
+        + (f", oblique by {oblique:.0f}° to the scanner axes." if oblique >= _MIN_OBLIQUE_DEGREES else ".")
     )
     similarity = finished.record.get("registration_similarity")
     if similarity is not None:
-        from slant.register import LEAST_SIMILARITY
+        from slant.register import MIN_SIMILARITY
 
         texts.append(
-            f"The scan fits the template with a similarity of {similarity:.2f} "
-            f"(heads that fit have 0.4 to 0.7; under {LEAST_SIMILARITY:.2f} a scan is refused)."
+            f"Similarity of the registered scan to the template: {similarity:.2f} "
+            f"(typical: 0.4 to 0.7; below {MIN_SIMILARITY:.2f} the scan is rejected)."
         )
     deformation = finished.record.get("deformation")
     if deformation is not None:
         before, after = deformation["affine_similarity"], deformation["similarity"]
         texts.append(
-            f"The model's groupwise template, deformed, fits the scan with a local correlation of {after:.2f} "
-            f"({before:.2f} before)."
+            f"Local correlation of the scan with the deformed groupwise template: {after:.2f} "
+            f"({before:.2f} before deformation)."
             + (
                 ""
                 if deformation["accepted"]
-                else " That is too little, so the atlas prior was aligned by the affine only."
+                else " This is too low, so the atlas prior was aligned by the affine registration only."
             )
         )
     inside = finished.confidence.data[finished.labels.data != 0]
     if inside.size:
-        texts.append(
-            f"On average {100 * inside.mean(dtype=np.float64):.0f} % of the votes agreed with the label that won."
-        )
-    flagged = [line for line in lines if line.flag]
+        texts.append(f"Mean vote fraction: {100 * inside.mean(dtype=np.float64):.0f} %.")
+    flagged = sum(bool(line.flag) for line in lines)
     if flagged:
-        texts.append(f"{len(flagged)} regions have a flag in the table below: look at them.")
+        texts.append(
+            f"{flagged} region{' is' if flagged == 1 else 's are'} flagged; "
+            f"review {'it' if flagged == 1 else 'them'} below."
+        )
     return tuple(texts)

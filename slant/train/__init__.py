@@ -1,1 +1,5 @@
-"""Training: preparing labelled scans, augmentation, the loop, and export."""
+"""Training: preparation of labelled scans, augmentation, training loop, evaluation and export."""
+
+from slant.extras import require_extra
+
+require_extra("train")

@@ -1,4 +1,4 @@
-"""The state of a training on disk, whole or not at all."""
+"""Checkpoints: the state of a training stage, written to disk atomically."""
 
 from __future__ import annotations
 
@@ -21,42 +21,43 @@ if TYPE_CHECKING:
     from slant.train.settings import StageSettings
 
 
-_PARTS = {"net", "average", "optimizer", "step", "losses", "scores", "network", "protocol", "people"}
+_PARTS = {"net", "average", "optimizer", "step", "losses", "scores", "network", "protocol", "subjects"}
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same when a training goes on.
+    """Properties of a training that must not change between a checkpoint and the run that resumes from it.
 
     Attributes
     ----------
     network : dict
         ``kind`` and ``settings`` as plain values.
     protocol : str
-    people : tuple of str
-        Names of the scans trained on.
+        Name of the label protocol.
+    subjects : tuple of str
+        Names of the training scans.
     """
 
     network: dict[str, Any]
     protocol: str
-    people: tuple[str, ...]
+    subjects: tuple[str, ...]
 
 
 @dataclass
 class State:
-    """What a checkpoint holds beside its identity.
+    """State of a training stage.
 
     Attributes
     ----------
     net, average : Network
-        The weights, and their moving average, which is what a stage hands on.
+        Network with the current weights, and one with their moving average, which the stage passes on.
     optimizer : torch.optim.Optimizer
     step : int
-        Steps done.
+        Number of finished steps.
     losses : list of float
-        One a step.
+        Loss of each step.
     scores : list of (int, float)
-        Mean Dice of people held out after so many steps.
+        Number of steps, and the mean Dice of the held-out subjects after them.
     """
 
     net: Network
@@ -70,7 +71,7 @@ class State:
 def new_state(
     network: tuple[str, Any], stage: StageSettings, weights: dict[str, Tensor] | None, device: str = "cpu"
 ) -> State:
-    """A fresh state; ``weights`` start it where another stage ended.
+    """A new training state, with random weights or with those of another stage.
 
     Parameters
     ----------
@@ -78,6 +79,7 @@ def new_state(
         Kind and settings of the network.
     stage : StageSettings
     weights : dict of Tensor, optional
+        Initial weights; random ones by default.
     device : str
 
     Raises
@@ -88,7 +90,7 @@ def new_state(
     torch.manual_seed(stage.seed)
     nets = [channels_last(build_network(*network)) for _ in range(2)]
     if weights is not None:
-        load_weights(nets[0], weights, "the weights to start from")
+        load_weights(nets[0], weights, "the initial weights")
     nets[1].load_state_dict(nets[0].state_dict())
     nets = [net.to(device) for net in nets]
     optimizer = torch.optim.AdamW(
@@ -97,38 +99,45 @@ def new_state(
     return State(nets[0], nets[1], optimizer)
 
 
-def load_weights(net: Network, weights: dict[str, Tensor], what: str) -> None:
-    """Put weights into a network, all of them or none.
+def load_weights(net: Network, weights: dict[str, Tensor], description: str) -> None:
+    """Load weights into a network, all of them or none.
+
+    Parameters
+    ----------
+    net : Network
+    weights : dict of Tensor
+    description : str
+        Subject of the error message, for example "the initial weights".
 
     Raises
     ------
     TrainingError
-        Listing every tensor that is missing, unexpected or of another shape.
+        If tensors are missing, unexpected or of another shape; the message lists all of them.
     """
     own = net.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     shapes = [
-        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(own[name].shape)}"
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    faults = [
+    problems = [
         f"{label}: {', '.join(names)}"
         for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
         if names
     ]
-    if faults:
-        raise TrainingError(f"{what} belong to another network or protocol; tensors " + "; ".join(faults))
+    if problems:
+        raise TrainingError(f"{description} belong to another network or protocol; tensors " + "; ".join(problems))
     net.load_state_dict(weights)
 
 
 def save_checkpoint(path: Path, state: State, identity: Identity) -> None:
-    """Write the state beside the old one, then put it in its place.
+    """Write a checkpoint to a temporary file, then replace the previous checkpoint by it.
 
     Raises
     ------
     TrainingError
-        If it cannot be written; the previous checkpoint stays.
+        If it cannot be written; the previous checkpoint is kept.
     """
     stored = {
         "net": state.net.state_dict(),
@@ -139,34 +148,35 @@ def save_checkpoint(path: Path, state: State, identity: Identity) -> None:
         "scores": state.scores,
         "network": identity.network,
         "protocol": identity.protocol,
-        "people": list(identity.people),
+        "subjects": list(identity.subjects),
         "slant": slant.__version__,
     }
     _write(path, stored, f"the checkpoint {path} at step {state.step}")
 
 
 def save_round(path: Path, checkpoint: Path, steps: int) -> None:
-    """Keep the averaged weights of a checkpoint that stands at the last step of a round; leave later ones alone.
+    """Save the averaged weights of a checkpoint if it is at the last step of a round; do nothing if it is later.
 
     Raises
     ------
     TrainingError
-        If they cannot be written.
+        If the weights cannot be written.
     """
     stored = _read(checkpoint, {"average", "step"})
     if stored["step"] == steps:
         _write(path, {"average": stored["average"]}, f"the weights {path}")
 
 
-def _write(path: Path, stored: dict[str, Any], what: str) -> None:
+def _write(path: Path, stored: dict[str, Any], description: str) -> None:
     partial = path.with_name(path.name + ".part")
     try:
         torch.save(stored, partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        kept = "the previous one is kept" if path.is_file() else "there is no earlier one"
+        previous = "the previous one is kept" if path.is_file() else "there is no earlier one"
         raise TrainingError(
-            f"cannot write {what}: {error}; {kept}: make room, then run the same command to continue"
+            f"cannot write {description}: {error}; {previous}; check free space and write permission, then run the "
+            "same command to resume"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -174,25 +184,25 @@ def _write(path: Path, stored: dict[str, Any], what: str) -> None:
 
 
 def load_checkpoint(path: Path, state: State, identity: Identity) -> None:
-    """Continue where the checkpoint stopped.
+    """Load a checkpoint into a state, so that training resumes where it stopped.
 
     Raises
     ------
     ModelError
-        If it is no checkpoint.
+        If the file is not a checkpoint.
     TrainingError
-        If it was made with another network, protocol or other people.
+        If it was made with another network, protocol or set of scans.
     """
     stored = _read(path, _PARTS)
     load_weights(state.net, stored["net"], f"the weights in {path}")
-    for what, found, wanted in (
+    for part, found, expected in (
         ("protocol", stored["protocol"], identity.protocol),
         ("network", stored["network"], identity.network),
-        ("scans", sorted(stored["people"]), sorted(identity.people)),
+        ("set of scans", sorted(stored["subjects"]), sorted(identity.subjects)),
     ):
-        if found != wanted:
+        if found != expected:
             raise TrainingError(
-                f"{path} was trained with another {what}: found {found}, wanted {wanted}; use another --work folder, "
+                f"{path} was trained with another {part}: found {found}, expected {expected}; use another --work-dir, "
                 "or delete the checkpoint to start again"
             )
     state.average.load_state_dict(stored["average"])
@@ -202,31 +212,41 @@ def load_checkpoint(path: Path, state: State, identity: Identity) -> None:
 
 
 def averaged_weights(path: Path, steps: int = 0) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint that has seen at least so many steps.
+    """The averaged weights of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+    steps : int
+        Number of steps after which the stage is finished; 0 accepts any checkpoint.
+
+    Returns
+    -------
+    dict of Tensor
 
     Raises
     ------
     ModelError
-        If it is not there, is no checkpoint, or its stage is not finished.
+        If the file does not exist, is not a checkpoint, or has seen fewer steps.
     """
     if not path.is_file():
-        raise ModelError(f"no checkpoint {path}; train the stage that makes it first")
+        raise ModelError(f"checkpoint {path} does not exist; run the stage that writes it first")
     stored = _read(path, {"average", "step"} if steps else {"average"})
     weights: dict[str, Tensor] = stored["average"]
     if steps and stored["step"] < steps:
-        raise ModelError(f"{path} has seen {stored['step']} of {steps} steps; run its stage again to finish it first")
+        raise ModelError(f"{path} has seen {stored['step']} of {steps} steps; run its stage again to finish it")
     return weights
 
 
-def _read(path: Path, wanted: set[str]) -> dict[str, Any]:
-    """What was stored, if it has these parts."""
-    refused = f"{path} is not a checkpoint of this version of `slant train`; give its whole.pt or a tile's .pt"
+def _read(path: Path, required: set[str]) -> dict[str, Any]:
+    """The content of a checkpoint, which must have the required parts."""
+    message = f"{path} is not a checkpoint of this version of `slant train`, expected whole.pt or the .pt of a tile"
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except (RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError, UnpicklingError) as error:
-        raise ModelError(refused) from error
-    if not isinstance(stored, dict) or wanted - set(stored):
-        raise ModelError(refused)
+        raise ModelError(message) from error
+    if not isinstance(stored, dict) or required - set(stored):
+        raise ModelError(message)
     return stored

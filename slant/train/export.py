@@ -1,4 +1,4 @@
-"""What has been trained, written as a model that `slant segment` runs."""
+"""Exports trained networks as model folders for `slant segment`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 def export(settings: TrainSettings) -> list[Path]:
-    """Write what has been trained as models that ``slant segment --model`` runs.
+    """Write the trained networks as model folders for ``slant segment --model``.
 
     Returns
     -------
     list of Path
-        ``model-whole`` if the whole-brain network is trained: one tile, the whole grid, or all tiles with that one
-        network if it saw boxes of their size; and ``model-NAME`` if all tiles are trained.
+        ``model-whole`` if the whole-brain network is trained: one tile that covers the whole grid or, if the network
+        was trained on crops, all tiles with this one network. ``model-NAME`` if the networks of all tiles are trained.
 
     Raises
     ------
     ModelError
-        If there is nothing to export, or a stage is not finished.
+        If no network is trained, or a stage is not finished.
     """
     scans = load_training(settings)
     whole, _ = whole_tile(settings.layout)
@@ -47,14 +47,17 @@ def export(settings: TrainSettings) -> list[Path]:
         "whole": (whole, {tile.name: settings.run / "whole.pt" for tile in whole}),
         settings.name: (settings.layout, checkpoints),
     }
-    made = [
+    folders = [
         _export_one(settings, name, tiles, scans)
         for name, tiles in candidates.items()
         if all(path.is_file() for path in tiles[1].values())
     ]
-    if not made:
-        raise ModelError(f"{settings.run} has neither whole.pt nor all tiles of {settings.name!r}; train them first")
-    return made
+    if not folders:
+        raise ModelError(
+            f"{settings.run} contains neither whole.pt nor the checkpoints of all tiles of {settings.name!r}; run the "
+            "stage whole or tiles first"
+        )
+    return folders
 
 
 def _export_one(
@@ -72,32 +75,32 @@ def _export_one(
             "settings": network.as_dict(),
         },
         load_protocol(settings.protocol),
-        _training(settings, name, scans),
+        _provenance(settings, name, scans),
         settings.licence,
     )
     manifest["mirror"] = settings.mirror
-    read = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
-    weights = {tile: read[path] for tile, path in checkpoints.items()}
+    loaded = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
+    weights = {tile: loaded[path] for tile, path in checkpoints.items()}
     prior = scans.prior if KINDS[kind].network.prior else None
     groupwise = None if scans.groupwise is None else template_of(scans.groupwise.mean, scans.groupwise.votes)
     write_model(folder, weights, prior, manifest, groupwise)
     return folder
 
 
-def _training(settings: TrainSettings, name: str, scans: TrainingScans) -> dict[str, Any]:
-    """Where the weights come from."""
+def _provenance(settings: TrainSettings, name: str, scans: TrainingScans) -> dict[str, Any]:
+    """The entry ``training`` of the manifest: how the weights were made."""
     stages = {
         "pretrain": settings.pretrain,
         "whole": settings.whole,
         "tile": None if name == "whole" else settings.tile,
     }
     return {
-        "start": None if settings.start is None else "/".join(settings.start.parts[-2:]),
-        "people": [scan.name for scan in scans.manual],
+        "init_from": None if settings.init_from is None else "/".join(settings.init_from.parts[-2:]),
+        "subjects": [scan.name for scan in scans.manual],
         "auxiliary": [scan.name for scan in scans.auxiliary],
         "prior": settings.prior,
         "credits": settings.credits,
-        "steps": {stage: how.steps for stage, how in stages.items() if how is not None},
+        "steps": {key: stage.steps for key, stage in stages.items() if stage is not None},
         "seed": settings.whole.seed,
         "slant": slant.__version__,
         "torch": torch.__version__,

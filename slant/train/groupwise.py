@@ -1,8 +1,9 @@
-"""Makes the groupwise template of a run, and carries every scan to it.
+"""Makes the groupwise template of a run and registers every scan to it.
 
-Three rounds, as Avants et al. 2010 (NeuroImage 49:2457) do: every scan is registered to the mean of all (SyN), the
-deformed scans are averaged, and the mean is moved by the mean displacement, so that it stays in the middle of all. A
-last registration gives each scan's own displacement, and the labels of those labelled by hand vote in the template.
+The template is made in rounds, as in Avants et al. 2010 (NeuroImage 49:2457): every scan is registered to the mean of
+all scans (SyN), the deformed scans are averaged, and the average is deformed by the inverse of the mean displacement,
+so that it has the mean shape of all scans. After the last round every scan is registered to the template. The manual
+labels, resampled to the template, are counted as votes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from slant.config import SynSettings
+from slant.displacement import CompositeTransform, DisplacementField, sample_linear, sample_nearest
 from slant.errors import InputError, TrainingError
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.resample import IDENTITY
@@ -26,7 +28,6 @@ from slant.syn import coarsened, register_syn
 from slant.train.data import save_arrays, stored_identity
 from slant.train.loss import IGNORED
 from slant.volume import Volume
-from slant.warp import Chain, Warp, interpolate_at, pick_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,23 +35,23 @@ if TYPE_CHECKING:
     from slant.grid import Grid
     from slant.train.settings import GroupwiseSettings
 
-MOST_VOTES = 255
-"""Votes that a cell of a template can hold; with more scans all are scaled down alike."""
+MAX_VOTES = 255
+"""Maximum number of votes in a cell of a template; the votes of more scans are scaled down."""
 
 
 def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
-    """Write the mean of the prepared scans after deformation to ``template.npz``, unless it is there already.
+    """Make the template image from prepared scans and write it to ``template.npz``, unless it is up to date.
 
     Parameters
     ----------
     prepared : Path
         Folder of ``NAME.npz``.
     names : list of str
-        Scans that make the template; nobody who is held out.
+        Names of the scans that make the template, none of a held-out subject.
     folder : Path
-        Where it is kept; made if absent.
+        Folder for the template; created if missing.
     grid : Grid
-        Of the prepared scans.
+        Grid of the prepared scans.
     settings : GroupwiseSettings
 
     Raises
@@ -60,8 +61,8 @@ def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, se
     """
     if len(names) < 2:
         raise TrainingError(
-            f"a groupwise template needs at least 2 scans whose labels are complete, found {len(names)}; leave "
-            "[groupwise] out to train with the affine prior"
+            f"a groupwise template needs at least 2 scans whose labels are complete, found {len(names)}; remove "
+            "[groupwise] to train with the affine prior"
         )
     identity = _hash([stored_identity(prepared / f"{name}.npz") for name in names], repr(settings))
     path = folder / "template.npz"
@@ -76,29 +77,37 @@ def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, se
 
 
 def _next_mean(mean: Volume, scans: list[Volume], syn: SynSettings) -> Volume:
-    """The mean of the scans deformed to the given one, in the middle of them all."""
-    warps = Parallel(n_jobs=-1)(delayed(_scan_from_mean)(mean, scan, syn) for scan in scans)
-    images = [_warped(scan.data, warp) for scan, warp in zip(scans, warps, strict=True)]
-    drift = Warp(np.mean([warp.displacement_mm for warp in warps], axis=0), mean.grid)
-    return Volume(_warped(np.mean(images, axis=0), inverted(drift)), mean.grid)
+    """The mean of the scans after registration to the given mean, corrected to their mean shape."""
+    fields = Parallel(n_jobs=-1)(delayed(_displacement_from_mean)(mean, scan, syn) for scan in scans)
+    images = [_deformed(scan.data, field) for scan, field in zip(scans, fields, strict=True)]
+    mean_field = DisplacementField(np.mean([field.displacement_mm for field in fields], axis=0), mean.grid)
+    return Volume(_deformed(np.mean(images, axis=0), inverted(mean_field)), mean.grid)
 
 
-def _scan_from_mean(mean: Volume, scan: Volume, syn: SynSettings) -> Warp:
+def _displacement_from_mean(mean: Volume, scan: Volume, syn: SynSettings) -> DisplacementField:
     torch.set_num_threads(1)
     return register_syn(mean, scan, syn)[0]
 
 
-def inverted(warp: Warp, steps: int = 10) -> Warp:
-    """The inverse of a smooth warp on the same grid, by fixed-point steps (Chen et al. 2008, Med. Phys. 35:81)."""
-    back = -warp.displacement_mm
+def inverted(field: DisplacementField, steps: int = 10) -> DisplacementField:
+    """The inverse of a smooth displacement field on the same grid, by fixed-point iteration.
+
+    Parameters
+    ----------
+    field : DisplacementField
+    steps : int
+        Number of iterations (Chen et al. 2008, Med. Phys. 35:81).
+    """
+    inverse = -field.displacement_mm
     for _ in range(steps):
-        places = Chain(IDENTITY, Warp(back, warp.grid), IDENTITY).voxels(warp.grid, warp.grid)
-        back = -np.stack([interpolate_at(d, places) for d in warp.displacement_mm])
-    return Warp(back, warp.grid)
+        transform = CompositeTransform(IDENTITY, DisplacementField(inverse, field.grid), IDENTITY)
+        coordinates = transform.voxels(field.grid, field.grid)
+        inverse = -np.stack([sample_linear(d, coordinates) for d in field.displacement_mm])
+    return DisplacementField(inverse, field.grid)
 
 
-def _warped(image: NDArray[np.float32], warp: Warp) -> NDArray[np.float32]:
-    return interpolate_at(image, Chain(IDENTITY, warp, IDENTITY).voxels(warp.grid, warp.grid))
+def _deformed(image: NDArray[np.float32], field: DisplacementField) -> NDArray[np.float32]:
+    return sample_linear(image, CompositeTransform(IDENTITY, field, IDENTITY).voxels(field.grid, field.grid))
 
 
 def _coarse_image(prepared: Path, name: str, grid: Grid) -> Volume:
@@ -107,31 +116,31 @@ def _coarse_image(prepared: Path, name: str, grid: Grid) -> Volume:
     return coarsened(Volume(image, grid), float(SPACING))
 
 
-def carry_scans(
+def register_scans(
     prepared: Path, names: list[tuple[str, Path | None]], folder: Path, grid: Grid, settings: GroupwiseSettings
 ) -> None:
-    """Register every scan to the template and carry the labels of those that vote into it; what is there stays.
+    """Register every scan to the template and resample the labels of the voting scans to it, unless up to date.
 
     Parameters
     ----------
     prepared : Path
         Folder of ``NAME.npz``.
     names : list of (str, Path)
-        Scans, with the file of their prepared labels for those that vote.
+        Names of the scans, each with the file of its prepared labels, or None if the scan does not vote.
     folder : Path
-        Of ``template.npz``; ``NAME.npz`` is written beside it.
+        Folder of ``template.npz``, to which ``NAME.npz`` is written.
     grid : Grid
-        Of the prepared scans.
+        Grid of the prepared scans.
     settings : GroupwiseSettings
     """
     done = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(_carry)(prepared, scan, folder, grid, settings.syn) for scan in names
+        delayed(_register_scan)(prepared, scan, folder, grid, settings.syn) for scan in names
     )
-    for _ in tqdm(done, total=len(names), desc="deform", unit="scan", file=sys.stderr):
+    for _ in tqdm(done, total=len(names), desc="register", unit="scan", file=sys.stderr):
         pass
 
 
-def _carry(prepared: Path, scan: tuple[str, Path | None], folder: Path, grid: Grid, syn: SynSettings) -> None:
+def _register_scan(prepared: Path, scan: tuple[str, Path | None], folder: Path, grid: Grid, syn: SynSettings) -> None:
     name, labels = scan
     path = folder / f"{name}.npz"
     parts = [stored_identity(folder / "template.npz"), stored_identity(prepared / f"{name}.npz")]
@@ -140,42 +149,42 @@ def _carry(prepared: Path, scan: tuple[str, Path | None], folder: Path, grid: Gr
         return
     torch.set_num_threads(1)
     template, image = load_mean(folder, grid), _coarse_image(prepared, name, grid)
-    there, back = register_syn(image, template, syn)
-    arrays = {"displacement": there.displacement_mm.astype(np.float16), "identity": np.array(identity)}
+    template_from_scan, scan_from_template = register_syn(image, template, syn)
+    arrays = {"displacement": template_from_scan.displacement_mm.astype(np.float16), "identity": np.array(identity)}
     if labels is not None:
         with np.load(labels) as stored:
             channels = stored["channels"]
-        carried = pick_at(channels, Chain(IDENTITY, back, IDENTITY).voxels(grid, grid))
-        arrays["labels"] = blocks(carried)
+        coordinates = CompositeTransform(IDENTITY, scan_from_template, IDENTITY).voxels(grid, grid)
+        arrays["labels"] = blocks(sample_nearest(channels, coordinates))
     save_arrays(path, **arrays)
 
 
 def load_mean(folder: Path, grid: Grid) -> Volume:
-    """The mean image of the template in a folder, made of scans on that grid.
+    """Load the mean image of a template that was made from scans on the given grid.
 
     Raises
     ------
     InputError
-        If it has not been made.
+        If the template does not exist.
     """
     path = folder / "template.npz"
     if not path.is_file():
-        raise InputError(f"no groupwise template {path}; run the stage groupwise of `slant train` first")
+        raise InputError(f"groupwise template {path} does not exist; run the stage groupwise of `slant train` first")
     with np.load(path) as stored:
         return Volume(stored["image"], grid.with_voxels_mm(float(SPACING)))
 
 
 def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:
-    """The displacement of a scan, and its votes if it has any; see `slant.train.data.Groupwise`.
+    """Load the displacement of a scan, and its votes or None; see `slant.train.data.Groupwise`.
 
     Raises
     ------
     InputError
-        If it has not been registered.
+        If the scan has not been registered.
     """
     path = folder / f"{name}.npz"
     if not path.is_file():
-        raise InputError(f"no deformation {path}; run the stage groupwise of `slant train` first")
+        raise InputError(f"displacement {path} does not exist; run the stage groupwise of `slant train` first")
     with np.load(path) as stored:
         displacement = torch.from_numpy(stored["displacement"].astype(np.float32))
         labels = torch.from_numpy(stored["labels"]) if "labels" in stored else None
@@ -183,16 +192,16 @@ def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:
 
 
 def blocks(channels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(X/2, Y/2, Z/2, 8) channels of the voxels of every cell of an (X, Y, Z) map with even sizes."""
+    """(X/2, Y/2, Z/2, 8) channels of the voxels of each 2 mm cell of an (X, Y, Z) map with even sizes."""
     x, y, z = (n // SPACING for n in channels.shape)
-    folded = channels.reshape(x, SPACING, y, SPACING, z, SPACING).transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(folded.reshape(x, y, z, SPACING**3))
+    split = channels.reshape(x, SPACING, y, SPACING, z, SPACING).transpose(0, 2, 4, 1, 3, 5)
+    return np.ascontiguousarray(split.reshape(x, y, z, SPACING**3))
 
 
 def count_votes(labels: list[Tensor], channels: int) -> Tensor:
-    """(X/2, Y/2, Z/2, C) uint8 or int16 votes of the `blocks` of several scans; `IGNORED` voxels do not vote."""
+    """(X/2, Y/2, Z/2, C) uint8 or int16 votes of several scans, given as `blocks`; `IGNORED` voxels do not vote."""
     x, y, z, _ = labels[0].shape
-    dtype = torch.uint8 if len(labels) * SPACING**3 <= MOST_VOTES else torch.int16
+    dtype = torch.uint8 if len(labels) * SPACING**3 <= MAX_VOTES else torch.int16
     votes = torch.zeros(x * y * z, channels, dtype=dtype)
     for scan in labels:
         for voxel in scan.reshape(-1, SPACING**3).T:
@@ -203,11 +212,11 @@ def count_votes(labels: list[Tensor], channels: int) -> Tensor:
 
 
 def template_of(mean: Volume, votes: Tensor) -> GroupwiseTemplate:
-    """The template that travels with a model: its votes as bytes."""
-    most = int(votes.sum(dim=-1).max())
+    """The template of a model, with its votes scaled to bytes."""
+    largest = int(votes.sum(dim=-1).max())
     counts = votes.numpy()
-    if most > MOST_VOTES:
-        counts = np.round(counts * (MOST_VOTES / most))
+    if largest > MAX_VOTES:
+        counts = np.round(counts * (MAX_VOTES / largest))
     return GroupwiseTemplate(mean, counts.astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""What a stage writes while it runs: a progress bar, a table of its steps, TensorBoard events, checkpoints."""
+"""Logging of a training stage: progress bar, table of steps, TensorBoard events and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ if TYPE_CHECKING:
     from slant.train.settings import StageSettings
 
 SAVE_SECONDS = 120
-"""Between two checkpoints."""
+"""Seconds between two checkpoints."""
 
 
 @contextmanager
-def watched(
+def logged_stage(
     path: Path,
     state: State,
-    how: tuple[StageSettings, Identity, Callable[[State], float | None]],
+    setup: tuple[StageSettings, Identity, Callable[[State], float | None]],
     until: float | None,
 ) -> Iterator[Callable[[State], bool]]:
-    """Give what `train_stage` calls after every step; write the last checkpoint and table at the end.
+    """Context manager that yields the function which `train_stage` calls after every step, and saves at the end.
 
     Parameters
     ----------
     path : Path
-        Of the checkpoint, ``.../NAME.pt``; the table is ``NAME.tsv`` beside it, the events are in ``tensorboard/NAME``.
+        File of the checkpoint, ``.../NAME.pt``. The table is ``NAME.tsv`` in the same folder; the events are in
+        ``tensorboard/NAME``.
     state : State
-    how : StageSettings, Identity and a function that gives the Dice of people held out
+    setup : StageSettings, Identity and callable
+        The callable returns the mean Dice of the held-out subjects, or None if there are none.
     until : float, optional
-        `time.monotonic` at which to stop.
+        Value of `time.monotonic` at which training stops.
     """
-    stage, identity, judge = how
+    stage, identity, validate = setup
     saved = time.monotonic()
     first = state.step
     with (
@@ -59,11 +61,11 @@ def watched(
             bar.set_postfix(loss=f"{np.mean(state.losses[-20:]):.3f}", refresh=False)
             events.add_scalar("loss", state.losses[-1], state.step)
             events.add_scalar("learning_rate", _rate(state.step - 1, stage), state.step)
-            if stage.validate and (state.step % stage.validate == 0 or state.step == stage.steps):
-                score = judge(state)
+            if stage.validate_every and (state.step % stage.validate_every == 0 or state.step == stage.steps):
+                score = validate(state)
                 if score is not None:
                     state.scores.append((state.step, round(score, 5)))
-                    events.add_scalar("dice_held_out", score, state.step)
+                    events.add_scalar("val_dice", score, state.step)
             if time.monotonic() - saved > SAVE_SECONDS:
                 save_checkpoint(path, state, identity)
                 write_table(path.with_suffix(".tsv"), state, stage)
@@ -77,7 +79,7 @@ def watched(
 
 @contextmanager
 def _events(path: Path, step: int) -> Iterator[Any]:
-    """A TensorBoard writer that forgets what an interrupted run wrote after its last checkpoint."""
+    """A TensorBoard writer that discards the events an interrupted run wrote after its last checkpoint."""
     writer = SummaryWriter(str(path.parent / "tensorboard" / path.stem), purge_step=step + 1 if step else None)
     try:
         yield writer
@@ -90,7 +92,7 @@ def _rate(step: int, stage: StageSettings) -> float:
 
 
 def write_table(path: Path, state: State, stage: StageSettings) -> None:
-    """Write the steps done: ``step``, ``loss``, ``learning_rate``, ``dice_held_out`` (empty where not measured)."""
+    """Write the table of steps: ``step``, ``loss``, ``learning_rate``, ``val_dice`` (empty if not measured)."""
     steps = np.arange(1, len(state.losses) + 1)
     scores = dict(state.scores)
     table = pd.DataFrame(
@@ -98,7 +100,7 @@ def write_table(path: Path, state: State, stage: StageSettings) -> None:
             "step": steps,
             "loss": state.losses,
             "learning_rate": [_rate(int(step) - 1, stage) for step in steps],
-            "dice_held_out": [scores.get(int(step), np.nan) for step in steps],
+            "val_dice": [scores.get(int(step), np.nan) for step in steps],
         }
     )
     text = io.StringIO()

@@ -1,7 +1,7 @@
-"""One training loop for the whole brain and for a tile.
+"""Training loop of all stages, on the whole brain or on a tile.
 
-A step is a function of the weights, the seed and its number: the scan, the warp, the contrast and the boxes are all
-drawn from a generator seeded by both, so a run that stops and resumes ends with the same weights.
+A step is a function of the weights, the seed and the step number: a generator seeded by both numbers draws the scan,
+the deformation, the contrast and the patches. A run that stops and resumes therefore ends with the same weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from slant.errors import TrainingError
 from slant.train import augment
 from slant.train.atlas import Atlas
-from slant.train.step import Lesson, step_loss
+from slant.train.step import StageContext, step_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,67 +26,73 @@ if TYPE_CHECKING:
     from slant.train.settings import StageSettings
 
 WARM_UP = 20
-"""Steps over which the learning rate rises."""
+"""Number of steps over which the learning rate rises."""
 
 
 def train_stage(
     state: State,
     scans: tuple[list[LabelledScan], list[LabelledScan]],
-    lesson: Lesson,
+    context: StageContext,
     after_step: Callable[[State], bool],
     anchor: tuple[float, dict[str, Tensor]] | None = None,
-    given: tuple[Groupwise | None, Prior | None] = (None, None),
+    priors: tuple[Groupwise | None, Prior | None] = (None, None),
 ) -> State:
     """Train until ``stage.steps`` or until ``after_step`` returns False.
 
     Parameters
     ----------
     state : State
-        Changed in place.
+        Modified in place.
     scans : pair of list of LabelledScan
-        Labelled by hand, and by machine.
-    lesson : Lesson
+        Scans with manual and with automatic labels.
+    context : StageContext
     after_step : callable
+        Receives the state after each step; False stops the training.
     anchor : float and dict of Tensor, optional
-        Share of the way to these weights that the network is pulled after each step.
-    given : pair of Groupwise and Prior, each optional
-        Groupwise template of the run; affine prior to take instead of that of the scans.
+        Soft sharing: the fraction of the distance to these weights by which the network is moved after each step.
+    priors : pair of Groupwise and Prior, each optional
+        Groupwise template of the run; affine prior that replaces that of the scans.
+
+    Returns
+    -------
+    State
+        The same object.
 
     Raises
     ------
     TrainingError
-        If the loss is no number any more, or memory runs out; the last checkpoint stays good.
+        If the loss is not finite, or memory runs out; the last checkpoint is kept.
     """
-    stage = lesson.stage
+    stage = context.stage
     device = next(state.net.parameters()).device
-    # The affine prior is that of all scans: machine-made labels place a region as well as manual ones do.
-    atlas = Atlas([*scans[0], *scans[1]], *given, device)
-    with _memory_advice():
+    # All scans make the affine prior: automatic labels locate a region as well as manual ones do.
+    atlas = Atlas([*scans[0], *scans[1]], *priors, device)
+    with _explained_memory_errors():
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
-            scan = _draw(scans, stage, generator)
-            second = _draw(scans, stage, generator) if lesson.augmentation.mixup else None
-            loss = step_loss(state.net, (scan, second), atlas, (lesson.drawn(generator), generator))
-            _step(state, loss, stage)
+            scan = _draw_scan(scans, stage, generator)
+            second = _draw_scan(scans, stage, generator) if context.augmentation.mixup_alpha else None
+            loss = step_loss(state.net, (scan, second), atlas, (context.drawn(generator), generator))
+            _optimizer_step(state, loss, stage)
             if anchor is not None:
-                _pull(state, *anchor)
-            _update_average(state, min(stage.average, (1 + state.step) / (10 + state.step)))
+                _move_towards(state, *anchor)
+            _update_average(state, min(stage.ema_decay, (1 + state.step) / (10 + state.step)))
             if not after_step(state):
                 break
     return state
 
 
-def _draw(
+def _draw_scan(
     scans: tuple[list[LabelledScan], list[LabelledScan]], stage: StageSettings, generator: torch.Generator
 ) -> LabelledScan:
     manual, auxiliary = scans
     group = manual
-    if auxiliary and stage.auxiliary > 0:
-        group = auxiliary if augment.chance(generator) < stage.auxiliary else manual
+    if auxiliary and stage.auxiliary_probability > 0:
+        group = auxiliary if augment.uniform(generator) < stage.auxiliary_probability else manual
     return group[int(torch.randint(len(group), (1,), generator=generator))]
 
 
-def _step(state: State, loss: Tensor, stage: StageSettings) -> None:
+def _optimizer_step(state: State, loss: Tensor, stage: StageSettings) -> None:
     _require_finite("loss", loss, state)
     for group in state.optimizer.param_groups:
         group["lr"] = stage.learning_rate * schedule(state.step, stage)
@@ -98,48 +104,49 @@ def _step(state: State, loss: Tensor, stage: StageSettings) -> None:
     state.losses.append(round(float(loss.detach()), 5))
 
 
-def _require_finite(what: str, value: Tensor, state: State) -> None:
+def _require_finite(name: str, value: Tensor, state: State) -> None:
     if not torch.isfinite(value):
         raise TrainingError(
-            f"the {what} became {float(value.detach())} at step {state.step}; the last checkpoint is good: lower "
-            "learning_rate and run again"
+            f"non-finite {name} ({float(value.detach())}) at step {state.step}; resume from the last checkpoint with a "
+            "lower learning_rate"
         )
 
 
 def schedule(step: int, stage: StageSettings) -> float:
-    """Share of the learning rate at a step: warm-up, plateau, linear decay to zero."""
-    warm = min(1.0, (step + 1) / WARM_UP)
-    left = (stage.steps - step) / max(1.0, stage.decay * stage.steps)
-    return min(warm, left, 1.0)
+    """Factor of the learning rate at a step: warm-up, plateau, linear decay to zero."""
+    warm_up = min(1.0, (step + 1) / WARM_UP)
+    decay = (stage.steps - step) / max(1.0, stage.lr_decay_fraction * stage.steps)
+    return min(warm_up, decay, 1.0)
 
 
 @torch.no_grad()
-def _pull(state: State, share: float, weights: dict[str, Tensor]) -> None:
-    for name, now in state.net.named_parameters():
-        now.lerp_(weights[name].to(now.device), share)
+def _move_towards(state: State, fraction: float, weights: dict[str, Tensor]) -> None:
+    for name, parameter in state.net.named_parameters():
+        parameter.lerp_(weights[name].to(parameter.device), fraction)
 
 
 @torch.no_grad()
-def _update_average(state: State, keep: float) -> None:
-    for mean, now in zip(state.average.parameters(), state.net.parameters(), strict=True):
-        mean.lerp_(now, 1 - keep)
-    for kept, latest in zip(state.average.buffers(), state.net.buffers(), strict=True):
-        kept.copy_(latest)
+def _update_average(state: State, decay: float) -> None:
+    for average, current in zip(state.average.parameters(), state.net.parameters(), strict=True):
+        average.lerp_(current, 1 - decay)
+    for average_buffer, buffer in zip(state.average.buffers(), state.net.buffers(), strict=True):
+        average_buffer.copy_(buffer)
 
 
 @contextmanager
-def _memory_advice() -> Iterator[None]:
-    """Say which settings need less, where torch only says that there is no memory left."""
+def _explained_memory_errors() -> Iterator[None]:
+    """Turn out-of-memory errors of torch into a `TrainingError` that names the settings which need less memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            sign in text for sign in ("not enough memory", "out of memory", "can't allocate")
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            phrase in text for phrase in ("not enough memory", "out of memory", "can't allocate")
         )
-        if not short:
+        if not out_of_memory:
             raise
         raise TrainingError(
-            f"memory ran out ({text.splitlines()[0] if text else 'no details'}); the last checkpoint is good: set "
-            "[memory] checkpoint = true, or on a GPU offload = true, or lower boxes or widths, then run again"
+            f"out of memory ({text.splitlines()[0] if text else 'no details'}); the last checkpoint is kept: set "
+            "[memory] gradient_checkpointing = true, or on a GPU offload_activations = true, or reduce patches or "
+            "widths, then run the same command again"
         ) from error

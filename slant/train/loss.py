@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy plus soft Dice over the regions that occur."""
+"""Training losses: cross-entropy plus soft Dice over the regions that are present."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch.nn import functional
 from slant.errors import SettingsError
 
 IGNORED = 255
-"""Channel of voxels that nobody has labelled."""
+"""Channel of voxels that nobody has labelled; the loss ignores them."""
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Which loss is made small.
+    """Choice and weights of the training loss.
 
     Attributes
     ----------
     kind : {"regions", "slant2018"}
         See `region_loss` and `slant2018_loss`.
-    dice : float
-        Weight of the Dice part of ``regions``.
-    tasks : float
-        Weight of what is learned beside the regions.
+    dice_weight : float
+        Weight of the Dice part of the loss ``regions``.
+    task_weight : float
+        Weight of the additional tasks, see `slant.train.settings.NetworkChoice`.
     """
 
     kind: Literal["regions", "slant2018"] = "regions"
-    dice: float = 1.0
-    tasks: float = 0.2
+    dice_weight: float = 1.0
+    task_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("dice", "tasks"):
+        for name in ("dice_weight", "task_weight"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"[loss] {name} must be at least 0, found {getattr(self, name)}")
 
     def __call__(self, logits: Tensor, channels: Tensor) -> Tensor:
-        """Loss of (N, C) logits for (N,) true channels."""
+        """Loss of (N, C) logits for (N,) reference channels."""
         if self.kind == "slant2018":
             return slant2018_loss(logits, channels)
-        return region_loss(logits, channels, self.dice)
+        return region_loss(logits, channels, self.dice_weight)
 
 
 def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0) -> Tensor:
@@ -52,57 +52,58 @@ def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0) -> T
     ----------
     logits : (N, C) float tensor
     channels : (N,) int64 tensor
-        True channel of each sampled voxel; with none at all the loss is 0.
+        Reference channel of each sampled voxel; the loss of no voxels is 0.
     dice_weight : float
         Weight of the Dice part.
     """
     logits = logits.float()
     if not len(channels):
         return logits.sum()
-    log_share = functional.log_softmax(logits, dim=1)
-    cross_entropy = functional.nll_loss(log_share, channels)
-    share = log_share.exp()
-    count = logits.shape[1]
-    present = torch.bincount(channels, minlength=count).float()
-    right = share.gather(1, channels[:, None])[:, 0]
-    overlap = torch.zeros(count, device=logits.device).index_add(0, channels, right)
-    dice = 2 * overlap / (share.sum(dim=0) + present).clamp(min=1e-6)
-    found = present > 0
-    return cross_entropy + dice_weight * (1 - dice[found].mean())
+    log_probability = functional.log_softmax(logits, dim=1)
+    cross_entropy = functional.nll_loss(log_probability, channels)
+    probability = log_probability.exp()
+    channel_count = logits.shape[1]
+    voxels = torch.bincount(channels, minlength=channel_count).float()
+    reference_probability = probability.gather(1, channels[:, None])[:, 0]
+    overlap = torch.zeros(channel_count, device=logits.device).index_add(0, channels, reference_probability)
+    dice = 2 * overlap / (probability.sum(dim=0) + voxels).clamp(min=1e-6)
+    present = voxels > 0
+    return cross_entropy + dice_weight * (1 - dice[present].mean())
 
 
 def slant2018_loss(logits: Tensor, channels: Tensor) -> Tensor:
-    """The loss of the original: soft Dice with squared denominators of ``softmax(100 * logits)``, all channels.
+    """The loss of the original SLANT: soft Dice of ``softmax(100 * logits)`` with squared denominators, all channels.
 
-    Huo et al. 2019 and their released code; a channel that neither occurs nor is predicted counts as perfect.
+    See Huo et al. 2019 and their released code. A channel that is neither present nor predicted has a Dice of 1.
 
     Parameters
     ----------
     logits : (N, C) float tensor
     channels : (N,) int64 tensor
+        Reference channel of each sampled voxel.
     """
-    share = functional.softmax(100 * logits.float(), dim=1)
-    count = logits.shape[1]
-    right = share.gather(1, channels[:, None])[:, 0]
-    overlap = torch.zeros(count, device=logits.device).index_add(0, channels, right)
-    present = torch.bincount(channels, minlength=count).float()
-    tiny = 1e-6
-    return 1 - ((2 * overlap + tiny) / ((share**2).sum(dim=0) + present + tiny)).mean()
+    probability = functional.softmax(100 * logits.float(), dim=1)
+    channel_count = logits.shape[1]
+    reference_probability = probability.gather(1, channels[:, None])[:, 0]
+    overlap = torch.zeros(channel_count, device=logits.device).index_add(0, channels, reference_probability)
+    voxels = torch.bincount(channels, minlength=channel_count).float()
+    epsilon = 1e-6
+    return 1 - ((2 * overlap + epsilon) / ((probability**2).sum(dim=0) + voxels + epsilon)).mean()
 
 
 def merge_unlabelled(logits: Tensor, covered: Tensor) -> Tensor:
-    """(N, C) logits in which channel 0 stands for everything that the labels do not tell apart.
+    """(N, C) logits in which channel 0 stands for the background and all regions that the labels do not cover.
 
-    Labels that cover only some regions call the rest background, so the shares of the background and of all regions
-    left out are added (the marginal loss of Shi et al. 2021, Medical Image Analysis 70:101979).
+    Partial labels mark all other regions as background, so the probabilities of the background and of these regions
+    are added (the marginal loss of Shi et al. 2021, Medical Image Analysis 70:101979).
 
     Parameters
     ----------
     logits : (N, C) float tensor
     covered : (C,) bool tensor
-        The channels that the labels tell apart; the background is not among them.
+        Whether the labels cover each channel; False for the background.
     """
-    rest = torch.logsumexp(logits.masked_fill(covered, -torch.inf), dim=1)
+    uncovered = torch.logsumexp(logits.masked_fill(covered, -torch.inf), dim=1)
     out = logits.masked_fill(~covered, -1e4)
-    out[:, 0] = rest
+    out[:, 0] = uncovered
     return out

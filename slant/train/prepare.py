@@ -1,4 +1,4 @@
-"""Carries every scan with its labels into template space, once."""
+"""Preparation: resamples every training scan and its labels to template space, and loads the results."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from slant.train.data import (
     save_arrays,
     stored_identity,
 )
-from slant.train.groupwise import carry_scans, count_votes, load_deformed, load_mean, make_template
+from slant.train.groupwise import count_votes, load_deformed, load_mean, make_template, register_scans
 from slant.train.loss import IGNORED
-from slant.train.people import auxiliary_names, read_table, split
+from slant.train.splits import auxiliary_names, read_table, split
 from slant.volume import LabelMap
 
 if TYPE_CHECKING:
@@ -51,37 +51,37 @@ class TrainingScans:
     Attributes
     ----------
     manual, auxiliary, held_out : list of LabelledScan
-        Trained on, labelled by hand or by machine; and those only judged on.
-    given_prior : Prior, optional
-        Of another model.
+        Training scans with manual labels, training scans with automatic labels, and scans for validation only.
+    external_prior : Prior, optional
+        Prior of another model, used instead of that of the scans.
     groupwise : Groupwise, optional
-        With the deformable atlas prior.
+        Groupwise template, if the run uses the deformable atlas prior.
     """
 
     manual: list[LabelledScan]
     auxiliary: list[LabelledScan]
     held_out: list[LabelledScan]
-    given_prior: Prior | None = None
+    external_prior: Prior | None = None
     groupwise: Groupwise | None = None
 
     @property
     def prior(self) -> Prior:
-        """The one given, or that of all scans trained on."""
-        return self.given_prior or build_prior([*self.manual, *self.auxiliary])
+        """The external prior, or else the prior of all training scans."""
+        return self.external_prior or build_prior([*self.manual, *self.auxiliary])
 
 
 def prepare_scans(settings: TrainSettings) -> None:
-    """Prepare the scans whose files or settings have changed since it was last done; a bad one stops no other.
+    """Prepare all scans whose files or settings have changed; a scan that fails does not stop the others.
 
     Raises
     ------
     InputError
-        If scans could not be prepared: their names and the reasons.
+        If scans could not be prepared; the message lists their names and the reasons.
     """
     manual = labelled_names(settings.data)
     jobs = [(settings, settings.data, name) for name in manual]
-    if settings.auxiliary is not None:
-        jobs += [(settings, settings.auxiliary, name) for name in auxiliary_names(settings, manual)]
+    if settings.auxiliary_dir is not None:
+        jobs += [(settings, settings.auxiliary_dir, name) for name in auxiliary_names(settings, manual)]
     for folder in {_labels_folder(settings, job[1]) for job in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     done = Parallel(n_jobs=-1, return_as="generator")(delayed(_prepare)(*job) for job in jobs)
@@ -92,7 +92,7 @@ def prepare_scans(settings: TrainSettings) -> None:
 
 
 def load_training(settings: TrainSettings) -> TrainingScans:
-    """The prepared scans of a run.
+    """Load the prepared scans of a run.
 
     Raises
     ------
@@ -104,25 +104,25 @@ def load_training(settings: TrainSettings) -> TrainingScans:
     trained, held_out = split(settings, manual)
     regions = read_table(settings.scans).regions
     covered = {name: covered_channels(protocol, ids, name) for name, ids in regions.items()}
-    images = settings.work / "prepared"
-    ours = [
+    images = settings.work_dir / "prepared"
+    training, validation = (
         load_scans(images, _labels_folder(settings, settings.data), names, covered) for names in (trained, held_out)
-    ]
+    )
     auxiliary: list[LabelledScan] = []
-    if settings.auxiliary is not None:
+    if settings.auxiliary_dir is not None:
         names = auxiliary_names(settings, manual)
-        auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary), names, covered)
-    found = TrainingScans(ours[0], auxiliary, ours[1], _given_prior(settings, protocol))
+        auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary_dir), names, covered)
+    scans = TrainingScans(training, auxiliary, validation, _external_prior(settings, protocol))
     if settings.groupwise is None:
-        return found
-    return replace(found, groupwise=_load_groupwise(settings, settings.groupwise, found))
+        return scans
+    return replace(scans, groupwise=_load_groupwise(settings, settings.groupwise, scans))
 
 
 def template_scans(settings: TrainSettings) -> list[str]:
-    """Names of the scans that make the groupwise template: labelled by hand, all regions and voxels, none held out."""
+    """Names of the scans that make the groupwise template: training scans whose manual labels are complete."""
     regions = read_table(settings.scans).regions
     trained, _ = split(settings, labelled_names(settings.data))
-    return [] if settings.ignore is not None else [name for name in trained if name not in regions]
+    return [] if settings.ignore_label is not None else [name for name in trained if name not in regions]
 
 
 def prepare_groupwise(settings: TrainSettings) -> None:
@@ -131,69 +131,78 @@ def prepare_groupwise(settings: TrainSettings) -> None:
     Raises
     ------
     TrainingError
-        If fewer than two scans can make it.
+        If fewer than two scans have complete manual labels.
     """
     if settings.groupwise is None:
         return
     manual = labelled_names(settings.data)
     voting = template_scans(settings)
-    images, folder = settings.work / "prepared", settings.run / "groupwise"
-    others = [] if settings.auxiliary is None else auxiliary_names(settings, manual)
+    images, folder = settings.work_dir / "prepared", settings.run / "groupwise"
+    others = [] if settings.auxiliary_dir is None else auxiliary_names(settings, manual)
     grid = load_template().grid
     make_template(images, voting, folder, grid, settings.groupwise)
     jobs = [(name, images / f"{name}.labels.npz" if name in voting else None) for name in [*manual, *others]]
-    carry_scans(images, jobs, folder, grid, settings.groupwise)
+    register_scans(images, jobs, folder, grid, settings.groupwise)
 
 
-def _load_groupwise(settings: TrainSettings, how: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
-    folder, person = settings.run / "groupwise", read_table(settings.scans).person
+def _load_groupwise(settings: TrainSettings, groupwise: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
+    folder, subject = settings.run / "groupwise", read_table(settings.scans).subject
     names = [scan.name for scan in [*scans.manual, *scans.auxiliary, *scans.held_out]]
-    found = {name: load_deformed(folder, name) for name in names}
+    deformed = {name: load_deformed(folder, name) for name in names}
     voting = template_scans(settings)
-    labels = {name: blocks for name in voting if (blocks := found[name][1]) is not None}
-    own = {name: tuple(labels[other] for other in labels if person(other) == person(name)) for name in names}
+    labels = {name: blocks for name in voting if (blocks := deformed[name][1]) is not None}
+    own = {name: tuple(labels[other] for other in labels if subject(other) == subject(name)) for name in names}
     votes = count_votes(list(labels.values()), len(load_protocol(settings.protocol)))
-    displacements = {name: pair[0] for name, pair in found.items()}
-    return Groupwise(load_mean(folder, load_template().grid), votes, displacements, own, how)
+    displacements = {name: displacement for name, (displacement, _) in deformed.items()}
+    return Groupwise(load_mean(folder, load_template().grid), votes, displacements, own, groupwise)
 
 
-def _given_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:
+def _external_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior | None:
     if settings.prior is None:
         return None
     model = load_model(settings.prior)
-    lacking = "no prior" if model.networks.prior is None else "other regions"
+    problem = "no prior" if model.networks.prior is None else "other regions"
     if model.networks.prior is None or model.protocol.ids.tolist() != protocol.ids.tolist():
         raise ModelError(
-            f"prior = {settings.prior!r}: that model has {lacking}; give one with a prior of {protocol.name!r}, or "
-            "leave it out"
+            f"prior = {settings.prior!r}: this model has {problem}, expected a prior of protocol {protocol.name!r}; "
+            "choose another model or remove prior"
         )
     return model.networks.prior
 
 
 def covered_channels(protocol: LabelProtocol, ids: tuple[int, ...], name: str) -> Tensor:
-    """(C,) bool: the channels of the ids that the labels of a scan cover.
+    """(C,) bool: whether the labels of a scan cover each channel.
+
+    Parameters
+    ----------
+    protocol : LabelProtocol
+    ids : tuple of int
+        Ids of the regions that the labels cover, from the table of scans.
+    name : str
+        Name of the scan, for the error message.
 
     Raises
     ------
     InputError
-        If an id is the background or none of the protocol.
+        If an id is the background, or not an id of the protocol.
     """
     regions = set(ids)
-    strange = sorted(regions - set(protocol.ids[1:].tolist()))
-    if strange:
+    unknown = sorted(regions - set(protocol.ids[1:].tolist()))
+    if unknown:
         raise InputError(
-            f"the table of scans says that {name} covers {strange}, which are no regions of {protocol.name!r}"
+            f"the table of scans says that {name} covers {unknown}, which are not regions of {protocol.name!r}; "
+            "correct the column regions"
         )
     return torch.tensor([int(i) in regions for i in protocol.ids])
 
 
 def _labels_folder(settings: TrainSettings, folder: Path) -> Path:
-    """Where labels are kept: manual ones once, machine-made ones by split, since they may differ between folds."""
-    return settings.work / "prepared" if folder == settings.data else settings.run / "auxiliary"
+    """Folder of prepared labels: shared for manual ones, one per split for automatic ones, which can depend on it."""
+    return settings.work_dir / "prepared" if folder == settings.data else settings.run / "auxiliary"
 
 
 def _prepare(settings: TrainSettings, folder: Path, name: str) -> str:
-    """Prepare one scan; the reason if that cannot be done."""
+    """Prepare one scan; the error message if that fails, else an empty string."""
     try:
         _prepare_image(settings, folder, name)
         _prepare_labels(settings, folder, name)
@@ -203,7 +212,7 @@ def _prepare(settings: TrainSettings, folder: Path, name: str) -> str:
 
 
 def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
-    source, path = folder / f"{name}_T1w.nii.gz", settings.work / "prepared" / f"{name}.npz"
+    source, path = folder / f"{name}_T1w.nii.gz", settings.work_dir / "prepared" / f"{name}.npz"
     identity = file_sha256(source)
     if stored_identity(path) == identity:
         return
@@ -211,44 +220,54 @@ def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
     save_arrays(
         path,
         image=prepared.image.data.astype(np.float16),
-        home_from_template=prepared.home_from_template,
+        native_from_template=prepared.native_from_template,
         identity=np.array(identity),
     )
 
 
 def _prepare_labels(settings: TrainSettings, folder: Path, name: str) -> None:
-    image = settings.work / "prepared" / f"{name}.npz"
+    image = settings.work_dir / "prepared" / f"{name}.npz"
     source, path = folder / f"{name}_dseg.nii.gz", _labels_folder(settings, folder) / f"{name}.labels.npz"
-    made_of = (file_sha256(source), stored_identity(image), settings.protocol, settings.unknown, settings.ignore)
-    identity = " ".join(map(str, made_of))
+    inputs = (
+        file_sha256(source),
+        stored_identity(image),
+        settings.protocol,
+        settings.unknown_ids,
+        settings.ignore_label,
+    )
+    identity = " ".join(map(str, inputs))
     if stored_identity(path) == identity:
         return
     labels = read_labels(source, read_scan(folder / f"{name}_T1w.nii.gz"))
     protocol = load_protocol(settings.protocol)
     with np.load(image) as stored:
-        home_from_template = stored["home_from_template"]
+        native_from_template = stored["native_from_template"]
     channels = LabelMap(channels_of(labels, protocol, settings), labels.grid)
-    carried = pick_labels(channels, load_inputs().template.grid, home_from_template).data.astype(np.uint8)
-    if not ((carried > 0) & (carried != IGNORED)).any():
+    resampled = pick_labels(channels, load_inputs().template.grid, native_from_template).data.astype(np.uint8)
+    if not ((resampled > 0) & (resampled != IGNORED)).any():
         raise InputError(
-            f"{source} holds no region of protocol {protocol.name!r}; leave the scan out or mend its labels"
+            f"{source} contains no region of protocol {protocol.name!r}; remove the scan or correct its labels"
         )
-    save_arrays(path, channels=carried, frequency=label_frequency(carried, len(protocol)), identity=np.array(identity))
+    save_arrays(
+        path, channels=resampled, frequency=label_frequency(resampled, len(protocol)), identity=np.array(identity)
+    )
 
 
 def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettings) -> NDArray[np.uint8]:
-    """Channel of every voxel of a label map, `IGNORED` where its id is ``settings.ignore``.
+    """(X, Y, Z) uint8 channel of every voxel of a label map, `IGNORED` where the id is ``settings.ignore_label``.
 
     Raises
     ------
     ProtocolError
-        If it holds unknown ids and ``settings.unknown`` is ``"error"``.
+        If the map contains unknown ids and ``settings.unknown_ids`` is ``"error"``.
     """
-    skipped = labels.data == settings.ignore if settings.ignore is not None else np.zeros(labels.data.shape, bool)
+    ignored = (
+        labels.data == settings.ignore_label if settings.ignore_label is not None else np.zeros(labels.data.shape, bool)
+    )
     try:
-        channels = protocol.channels_from_ids(np.where(skipped, 0, labels.data), unknown=settings.unknown)
+        channels = protocol.channels_from_ids(np.where(ignored, 0, labels.data), unknown=settings.unknown_ids)
     except ProtocolError as error:
         raise ProtocolError(
-            f'{error}: unknown = "background" does so; ignore = ID says which voxels nobody has labelled'
+            f'{error} with unknown_ids = "background"; ignore_label = ID marks unlabelled voxels'
         ) from error
-    return np.where(skipped, np.uint8(IGNORED), channels)
+    return np.where(ignored, np.uint8(IGNORED), channels)

@@ -1,4 +1,4 @@
-"""What a training run is: data, split, network, layout and stages, from one TOML file."""
+"""Settings of a training run: data, split, network, layout and stages, read from one TOML file."""
 
 from __future__ import annotations
 
@@ -15,58 +15,61 @@ from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 
-LEAST_SIZE = 16
-"""Voxels of a tile along each axis within which a box of 8 mm and its surroundings fit."""
+MIN_TILE_SIZE = 16
+"""Minimum number of voxels of a tile along each axis, so that a patch of 8 mm and its halo fit into it."""
 
 TASKS = ("tissue", "lobe", "brain")
-"""What can be learned beside the regions."""
+"""Tasks that a network can learn in addition to the regions."""
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How one stage is trained.
+    """Settings of one training stage.
 
     Attributes
     ----------
     steps : int
-        Optimizer steps, one scan each.
+        Number of optimizer steps, one scan each.
     learning_rate : float
-        Of AdamW, after a warm-up of 20 steps; falls linearly to zero over the last ``decay`` share.
-    decay : float
+        Learning rate of AdamW after a warm-up of 20 steps.
+    lr_decay_fraction : float
+        Last fraction of the steps, over which the learning rate falls linearly to zero.
     weight_decay : float
-    boxes : int
-        Boxes of 8 mm where the loss is computed.
-    balanced : float
-        Share of the boxes that gives every region the same chance.
-    average : float
-        Decay of the moving average of the weights, which is what a stage hands on.
-    auxiliary : float
-        Probability that a step takes an auxiliary scan rather than a manual one.
-    validate : int
-        Steps between two measurements of Dice on the people held out; 0 for none.
+        Weight decay of AdamW.
+    patches : int
+        Number of patches of 8 mm per step on which the loss is computed.
+    class_balanced_fraction : float
+        Fraction of the patches that are drawn with the same probability for every region.
+    ema_decay : float
+        Decay of the exponential moving average of the weights. A stage passes on the average.
+    auxiliary_probability : float
+        Probability that a step uses an auxiliary scan instead of a manual one.
+    validate_every : int
+        Number of steps between two measurements of Dice on the held-out subjects; 0 for none.
     seed : int
+        Seed of the random generator.
     crop : bool
-        Whether a step of a stage on the whole brain sees only a box of the size of a tile, anywhere in the template.
+        Whether a step of a whole-brain stage sees only a crop of the size of a tile, drawn anywhere in the template.
     """
 
     steps: int
     learning_rate: float = 4e-3
-    decay: float = 0.4
+    lr_decay_fraction: float = 0.4
     weight_decay: float = 1e-3
-    boxes: int = 192
-    balanced: float = 0.33
-    average: float = 0.995
-    auxiliary: float = 0.0
-    validate: int = 0
+    patches: int = 192
+    class_balanced_fraction: float = 0.33
+    ema_decay: float = 0.995
+    auxiliary_probability: float = 0.0
+    validate_every: int = 0
     seed: int = 0
     crop: bool = False
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "boxes": 1, "validate": 0, "seed": 0, "weight_decay": 0.0}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise SettingsError(f"{name} must be at least {lowest}, found {getattr(self, name)}")
-        for name in ("decay", "balanced", "average", "auxiliary"):
+        minima = {"steps": 1, "patches": 1, "validate_every": 0, "seed": 0, "weight_decay": 0.0}
+        for name, minimum in minima.items():
+            if getattr(self, name) < minimum:
+                raise SettingsError(f"{name} must be at least {minimum}, found {getattr(self, name)}")
+        for name in ("lr_decay_fraction", "class_balanced_fraction", "ema_decay", "auxiliary_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must be from 0 to 1, found {getattr(self, name)}")
         if not self.learning_rate > 0:
@@ -75,75 +78,81 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class PretrainSettings(StageSettings):
-    """The stage before the others, on auxiliary scans only unless ``auxiliary`` says otherwise."""
+    """Settings of the stage before ``whole``, which by default uses auxiliary scans only."""
 
-    auxiliary: float = 1.0
+    auxiliary_probability: float = 1.0
 
 
 @dataclass(frozen=True)
 class TileSettings(StageSettings):
-    """How each tile's network is fine-tuned.
+    """Settings of the stage that fine-tunes the network of each tile.
 
     Attributes
     ----------
-    start : {"whole", "neighbour", "scratch"}
-        From the whole-brain network, from the finished network of the tile next to it towards the middle (as
-        AssemblyNet does, Coupe et al. 2020), or from random weights.
-    pull : float
-        Soft sharing (Duong et al. 2015): the share of the way to the mean of the neighbours' weights that the weights
-        are moved after every step.
+    init : {"whole", "neighbour", "scratch"}
+        Initial weights: those of the whole-brain network, those of the finished neighbouring tile towards the center
+        (as in AssemblyNet, Coupe et al. 2020), or random ones.
+    soft_sharing : float
+        Fraction of the distance to the mean of the neighbours' weights by which the weights are moved after every step
+        (soft sharing, Duong et al. 2015).
     rounds : int
-        Parts of the stage; after each, the neighbours' weights that pull are renewed.
-    keep : tuple of str
-        What the names of tensors begin with that stay as they are in the whole-brain network (hard sharing).
+        Number of parts of the stage; after each part the neighbours' weights are updated.
+    shared_layers : tuple of str
+        Prefixes of the names of tensors that stay those of the whole-brain network (hard sharing).
     """
 
-    start: Literal["whole", "neighbour", "scratch"] = "whole"
-    pull: float = 0.0
+    init: Literal["whole", "neighbour", "scratch"] = "whole"
+    soft_sharing: float = 0.0
     rounds: int = 1
-    keep: tuple[str, ...] = ()
+    shared_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.pull < 1:
-            raise SettingsError(f"pull must be from 0 to below 1, found {self.pull}")
+        if not 0 <= self.soft_sharing < 1:
+            raise SettingsError(f"soft_sharing must be from 0 to below 1, found {self.soft_sharing}")
         if not 1 <= self.rounds <= self.steps:
             raise SettingsError(f"rounds must be from 1 to steps ({self.steps}), found {self.rounds}")
-        if self.rounds > 1 and not self.pull:
-            raise SettingsError("rounds only matter with pull above 0; set pull, or leave rounds out")
+        if self.rounds > 1 and not self.soft_sharing:
+            raise SettingsError("rounds above 1 require soft_sharing above 0; set soft_sharing or remove rounds")
         if self.crop:
-            raise SettingsError("[tile] crop: a tile is seen whole; set crop in [whole] or [pretrain], or leave it out")
-        if self.keep and self.start != "whole":
-            raise SettingsError(f"[tile] keep shares what the whole-brain network has, but start is {self.start!r}")
+            raise SettingsError(
+                "[tile] crop is not supported, as tiles are not cropped; set it in [whole] or [pretrain]"
+            )
+        if self.shared_layers and self.init != "whole":
+            raise SettingsError(
+                f"[tile] shared_layers requires init = 'whole', found {self.init!r}; change init, or remove "
+                "shared_layers"
+            )
 
 
 @dataclass(frozen=True)
 class GroupwiseSettings:
-    """The groupwise template, from which each scan gets a deformable atlas prior.
+    """Settings of the groupwise template, from which each scan gets a deformable atlas prior.
 
     Attributes
     ----------
     rounds : int
-        Times that all scans are registered to their mean, to make the next one.
-    error_mm : float
-        Standard deviation of the smooth error that training adds to the place of the prior, at most.
-    affine : float
-        Probability that a step takes the affine prior instead, as a scan does that cannot be deformed.
+        Number of registrations of all scans to their mean; each makes the next mean.
+    prior_error_mm : float
+        Maximum standard deviation of the smooth error that training adds to the coordinates of the prior.
+    affine_probability : float
+        Probability that a step uses the affine prior, as for a scan that cannot be deformed.
     syn : SynSettings
-        How scans are registered to the template, at 2 mm.
+        Settings of the registration to the template, at 2 mm.
     """
 
     rounds: int = 3
-    error_mm: float = 1.5
-    affine: float = 0.05
+    prior_error_mm: float = 1.5
+    affine_probability: float = 0.05
     syn: SynSettings = field(default_factory=SynSettings)
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise SettingsError(f"[groupwise] rounds must be at least 1, found {self.rounds}")
-        if self.error_mm < 0 or not 0 <= self.affine <= 1:
+        if self.prior_error_mm < 0 or not 0 <= self.affine_probability <= 1:
             raise SettingsError(
-                f"[groupwise] error_mm must be at least 0 and affine from 0 to 1, found {self.error_mm}, {self.affine}"
+                "[groupwise] prior_error_mm must be at least 0 and affine_probability from 0 to 1, found "
+                f"{self.prior_error_mm}, {self.affine_probability}"
             )
         if self.syn.resolution_mm != SPACING:
             raise SettingsError(f"[groupwise.syn] resolution_mm must be {SPACING}, found {self.syn.resolution_mm}")
@@ -151,26 +160,26 @@ class GroupwiseSettings:
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """Which network is trained; fields left out take the kind's own defaults.
+    """The network to train; fields that are None take the defaults of the kind.
 
     Attributes
     ----------
     kind : str
-        Of `slant.nets.registry.KINDS`.
+        Name from `slant.nets.registry.KINDS`.
     widths : tuple of int, optional
-        Channels of its levels.
-    detail, coarse, mixed : int, optional
-        Channels at 1 mm, see `slant.nets.unet.UNetSettings`.
+        Numbers of channels of the levels.
+    image_channels, upsampled_channels, head_channels : int, optional
+        Numbers of channels at 1 mm, see `slant.nets.unet.UNetSettings`.
     tasks : tuple of str
-        What is learned beside the regions (hard sharing, Caruana 1997): of tissue, lobe, brain.
+        Tasks learned in addition to the regions (hard sharing, Caruana 1997): any of tissue, lobe, brain.
     """
 
     kind: str = "compact"
     widths: tuple[int, ...] | None = None
-    detail: int | None = None
-    mixed: int | None = None
+    image_channels: int | None = None
+    head_channels: int | None = None
     tasks: tuple[str, ...] = ()
-    coarse: int | None = None
+    upsampled_channels: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -179,10 +188,10 @@ class NetworkChoice:
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise SettingsError(f"[network] unknown task {task!r}{hint}; known tasks: {', '.join(TASKS)}")
         if len(set(self.tasks)) < len(self.tasks):
-            raise SettingsError(f"[network] tasks names one twice, found {', '.join(self.tasks)}")
+            raise SettingsError(f"[network] tasks must be different, found {', '.join(self.tasks)}")
 
-    def given(self) -> dict[str, Any]:
-        """The fields that were set, but the kind and the tasks."""
+    def explicit(self) -> dict[str, Any]:
+        """The fields that were set, except the kind and the tasks."""
         return {k: v for k, v in asdict(self).items() if v is not None and k not in ("kind", "tasks")}
 
 
@@ -193,49 +202,51 @@ class TrainSettings:
     Attributes
     ----------
     name : str
-        Of the model that is made.
+        Name of the model.
     layout : TileLayout
+        Tiles of the model.
     whole : StageSettings
-        The stage that trains one network on the whole brain.
+        Stage that trains one network on the whole brain.
     tile : TileSettings
-        The stage that fine-tunes a copy of it for each tile.
+        Stage that fine-tunes a copy of this network for each tile.
     pretrain : PretrainSettings, optional
-        A stage before ``whole``, on the whole brain.
+        Stage before ``whole``, on the whole brain.
     groupwise : GroupwiseSettings, optional
-        Make a groupwise template and train with the deformable atlas prior; without it the prior is affine.
+        Groupwise template and deformable atlas prior; without it the prior is affine.
     network : NetworkChoice
     augment : AugmentSettings
     loss : LossSettings
     memory : MemorySettings
     protocol : str
-    unknown : {"error", "background"}
-        What ids outside the protocol are.
-    ignore : int, optional
-        Id of voxels that nobody has labelled; they train nothing.
+        Name of the label protocol, or path of its table.
+    unknown_ids : {"error", "background"}
+        Treatment of ids outside the protocol.
+    ignore_label : int, optional
+        Id of voxels that nobody has labelled; the loss ignores them.
     licence : str
-        Of the resulting weights.
+        Licence of the resulting weights.
     credits : str
-        What the data's licence asks to be said.
+        Acknowledgement that the licence of the data requires.
     folds : int
-        Parts the people are split into, for cross-validation.
+        Number of cross-validation folds, into which the subjects are split.
     data : Path
-        Folder of ``NAME_T1w.nii.gz`` with ``NAME_dseg.nii.gz``.
-    auxiliary : Path, optional
-        Folder of the same kind, labelled by machine, as ``slant multiatlas`` writes it.
+        Folder of scans with manual labels, ``NAME_T1w.nii.gz`` and ``NAME_dseg.nii.gz``.
+    auxiliary_dir : Path, optional
+        Folder of automatically labelled scans of the same form, as written by ``slant multiatlas``.
     scans : Path, optional
-        Table of the scans in both folders: columns ``name`` and, each if wanted, ``person``, ``fold``, ``regions``.
+        Table of the scans in both folders: column ``name`` and any of ``subject``, ``fold`` and ``regions``.
     prior : str, optional
-        Embedded model, or folder of one, whose prior is used; by default the training scans make their own.
-    work : Path
-        Folder of prepared scans, checkpoints and results; made if absent.
+        Embedded model, or model folder, whose prior is used; by default the training scans make the prior.
+    work_dir : Path
+        Folder for prepared scans, checkpoints and models; created if missing.
     fold : int, optional
-        Fold that is held out of everything; by default nobody is.
-    start : Path, optional
-        Checkpoint, or model of one tile, whose weights the first stage starts from.
+        Fold that is held out; by default no subject is held out.
+    init_from : Path, optional
+        Checkpoint, or model with one network, whose weights initialize the first stage.
     devices : tuple of str
-        Where it runs; of several, each takes its share of the tiles.
+        Training devices; tiles are distributed over them.
     precision : {"auto", "float32"}
-        ``auto`` computes layers in bfloat16 where the device multiplies it fast.
+        ``auto`` computes the layers in bfloat16 if the device is fast at it.
     mirror : bool
         Whether every second tile of the model labels the mirror image of a scan.
     """
@@ -251,48 +262,50 @@ class TrainSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     protocol: str = "braincolor"
-    unknown: Literal["error", "background"] = "error"
-    ignore: int | None = None
+    unknown_ids: Literal["error", "background"] = "error"
+    ignore_label: int | None = None
     licence: str = "unknown"
     credits: str = ""
     folds: int = 5
     data: Path = Path("data")
-    auxiliary: Path | None = None
+    auxiliary_dir: Path | None = None
     scans: Path | None = None
     prior: str | None = None
-    work: Path = Path("work")
+    work_dir: Path = Path("work")
     fold: int | None = None
-    start: Path | None = None
+    init_from: Path | None = None
     devices: tuple[str, ...] = ("cpu",)
     precision: Literal["auto", "float32"] = "auto"
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        if self.mirror and not self.augment.flip:
+        if self.mirror and not self.augment.flip_probability:
             raise SettingsError(
-                "mirror = true needs networks that know mirrored scans: set [augment] flip, such as 0.5"
+                "mirror = true requires training with left-right flips; set [augment] flip_probability, for example 0.5"
             )
         if self.folds < 2:
             raise SettingsError(f"folds must be at least 2, found {self.folds}")
         if any(n % 2 for n in self.layout.size):
-            raise SettingsError(f"[layout] size must be even along each axis to train on, found {self.layout.size}")
-        if min(self.layout.size) < LEAST_SIZE:
+            raise SettingsError(f"[layout] size must be even along each axis for training, found {self.layout.size}")
+        if min(self.layout.size) < MIN_TILE_SIZE:
             raise SettingsError(
-                f"[layout] size must be at least {LEAST_SIZE} along each axis to train on, found {self.layout.size}"
+                f"[layout] size must be at least {MIN_TILE_SIZE} along each axis for training, found {self.layout.size}"
             )
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise SettingsError(f"fold must be 0 to {self.folds - 1}, found {self.fold}")
         if not self.devices:
-            raise SettingsError("devices is empty; give at least one, such as cpu or cuda:0")
+            raise SettingsError("devices is empty; give at least one, for example cpu or cuda:0")
         stages = {"pretrain": self.pretrain, "whole": self.whole, "tile": self.tile}
-        asking = [name for name, stage in stages.items() if stage is not None and stage.auxiliary > 0]
-        if asking and self.auxiliary is None:
+        need_auxiliary = [
+            name for name, stage in stages.items() if stage is not None and stage.auxiliary_probability > 0
+        ]
+        if need_auxiliary and self.auxiliary_dir is None:
             raise SettingsError(
-                f"[{asking[0]}] wants auxiliary scans, but no folder of them is given; set auxiliary (--auxiliary), "
-                "made by `slant multiatlas`, or leave that out"
+                f"[{need_auxiliary[0]}] uses auxiliary scans, but auxiliary_dir (--auxiliary-dir) is not set; set it "
+                "to a folder written by `slant multiatlas`, or set auxiliary_probability = 0"
             )
 
     @property
     def run(self) -> Path:
-        """Folder of this split's checkpoints."""
-        return self.work / ("all" if self.fold is None else f"fold{self.fold}")
+        """Folder for the checkpoints of this split."""
+        return self.work_dir / ("all" if self.fold is None else f"fold{self.fold}")

@@ -1,4 +1,4 @@
-"""The loss of one training step: a warped scan, a sample of small boxes, the prior, and what is to be learned."""
+"""Loss of one training step: an augmented scan, a sample of small patches, the prior and the tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slant.grid import Shape
-from slant.train import anatomy, augment, boxes
+from slant.train import anatomical, augment, patches
 from slant.train.loss import IGNORED, LossSettings, merge_unlabelled
 
 if TYPE_CHECKING:
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """The part of the template a network sees, and the channels it tells apart there.
+    """The part of the template that a network sees, and the channels that it distinguishes there.
 
     Attributes
     ----------
     start, shape : tuple of 3 int
         First voxel (negative outside the template) and size of the box, in template voxels.
     template_shape : tuple of 3 int
+        Size of the template in voxels.
     channels : (K,) int64 array
+        Channels that the network distinguishes.
     mirror_x : float
-        Voxel coordinates x and ``mirror_x - x`` are left-right partners.
+        A left-right flip maps the voxel coordinate x to ``mirror_x - x``.
     """
 
     start: Shape
@@ -48,26 +50,33 @@ class Field:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What the loss knows of the regions.
+    """Properties of the regions that loss and augmentation use.
 
     Attributes
     ----------
     mirrored : (C,) uint8 tensor
-        Channel of each channel's left-right partner.
+        Channel of the region on the other side, for each channel.
     tasks : dict of str to (C,) int64 tensor
-        Class of each channel in what is learned beside the regions.
-    fluid, white : (C,) bool tensor
-        Channels of fluid and of white matter, which augmentation treats in ways of their own.
+        Class of each channel in each additional task.
+    csf, white_matter : (C,) bool tensor
+        Whether each channel is CSF, and whether it is white matter, for the anatomical augmentation.
     """
 
     mirrored: Tensor
     tasks: dict[str, Tensor]
-    fluid: Tensor
-    white: Tensor
+    csf: Tensor
+    white_matter: Tensor
 
 
 def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...]) -> Regions:
-    """What the loss knows of a protocol's regions."""
+    """The properties of the regions of a protocol.
+
+    Parameters
+    ----------
+    protocol : LabelProtocol
+    tasks : tuple of str
+        Additional tasks, see `task_classes`.
+    """
     tissues = [region.tissue for region in protocol.regions]
     return Regions(
         torch.from_numpy(protocol.mirrored_channels.copy()),
@@ -78,19 +87,21 @@ def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...]) -> Regions:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What does not change from step to step of a stage.
+class StageContext:
+    """The part of a training step that is the same in all steps of a stage.
 
     Attributes
     ----------
     seen : Field
-        What every step sees, or what boxes of the size ``crop`` are drawn from.
+        Field of view of every step; with ``crop``, crops are drawn from the template instead.
     stage : StageSettings
     augmentation : AugmentSettings
     loss : LossSettings
     regions : Regions
     precision : {"auto", "float32"}
+        See `mixed_precision`.
     crop : tuple of 3 int, optional
+        Size of the crops in voxels.
     """
 
     seen: Field
@@ -101,23 +112,27 @@ class Lesson:
     precision: str = "auto"
     crop: Shape | None = None
 
-    def drawn(self, generator: torch.Generator) -> Lesson:
-        """The same with a box of the size ``crop`` drawn anywhere in the template; itself where there is none."""
+    def drawn(self, generator: torch.Generator) -> StageContext:
+        """The context with a crop drawn anywhere in the template; the context itself if ``crop`` is None."""
         if self.crop is None:
             return self
-        free = [whole - size + 1 for whole, size in zip(self.seen.template_shape, self.crop, strict=True)]
-        x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in free)
+        positions = [whole - size + 1 for whole, size in zip(self.seen.template_shape, self.crop, strict=True)]
+        x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in positions)
         return replace(self, seen=replace(self.seen, start=(x, y, z), shape=self.crop))
 
 
 def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-    """Class of each channel for what can be learned beside the regions: tissue, lobe, brain.
+    """Class of each channel in the tasks that are learned in addition to the regions.
 
     Parameters
     ----------
     protocol : LabelProtocol
     tasks : tuple of str
-        Of ``tissue``, ``lobe`` and ``brain``.
+        Any of ``tissue``, ``lobe`` and ``brain``.
+
+    Returns
+    -------
+    dict of str to (C,) int64 tensor
     """
     values: dict[str, list[str]] = {
         "tissue": [region.tissue for region in protocol.regions],
@@ -132,10 +147,10 @@ def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, T
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16 where the hardware multiplies it fast, float32 elsewhere.
+    """Autocast to bfloat16 if the hardware multiplies it fast, otherwise float32.
 
-    On CPUs without the instructions for it, bfloat16 is far slower than float32. With AVX512-BF16 a step took half the
-    time of float32 (an AMD EPYC, two cores), with AMX a fifth (an Intel Xeon, two cores).
+    On CPUs without bfloat16 instructions, it is much slower than float32. With AVX512-BF16 a step took half the time of
+    float32 (an AMD EPYC, two cores), with AMX a fifth (an Intel Xeon, two cores).
     """
     if precision == "float32":
         return nullcontext()
@@ -148,142 +163,169 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A scan as one step sees it.
+    """A scan after the augmentation of one step.
 
     Attributes
     ----------
     scan : LabelledScan
     image : (X, Y, Z) float32 tensor
-        Warped, its intensities changed.
-    places : (X, Y, Z, 3) float32 tensor
-        Template voxels from where each voxel takes its value.
+        Image after deformation and intensity changes.
+    coordinates : (X, Y, Z, 3) float32 tensor
+        Template voxel at which each voxel is sampled.
     flip : bool
-        Whether left and right are exchanged.
+        Whether the image is flipped left-right.
     prior : StepPrior
     """
 
     scan: LabelledScan
     image: Tensor
-    places: Tensor
+    coordinates: Tensor
     flip: bool
     prior: StepPrior
 
-    def labels(self, at: Tensor, mirrored: Tensor) -> Tensor:
-        """(N,) int64 true channels at (..., 3) voxels of the crop."""
-        truth = augment.pick_labels(self.scan.channels, self.places[at[..., 0], at[..., 1], at[..., 2]]).flatten()
-        return (augment.flip_labels(truth, mirrored) if self.flip else truth).long()
+    def labels(self, voxels: Tensor, mirrored: Tensor) -> Tensor:
+        """(N,) int64 reference channels at (..., 3) voxels of the crop."""
+        coordinates = self.coordinates[voxels[..., 0], voxels[..., 1], voxels[..., 2]]
+        reference = augment.pick_labels(self.scan.channels, coordinates).flatten()
+        return (augment.flip_labels(reference, mirrored) if self.flip else reference).long()
 
 
-def view_of(scan: LabelledScan, atlas: Atlas, lesson: Lesson, generator: torch.Generator) -> View:
-    """The scan warped and changed as the generator says, with the prior that follows it."""
-    seen, strength, regions = lesson.seen, lesson.augmentation, lesson.regions
-    places = augment.random_places((seen.start, seen.shape), seen.template_shape, strength, generator)
-    flip = strength.flip > 0 and augment.chance(generator) < strength.flip
+def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: torch.Generator) -> View:
+    """The scan after a random augmentation, with the prior that follows its deformation."""
+    seen, settings, regions = context.seen, context.augmentation, context.regions
+    coordinates = augment.random_coordinates((seen.start, seen.shape), seen.template_shape, settings, generator)
+    flip = settings.flip_probability > 0 and augment.uniform(generator) < settings.flip_probability
     if flip:
-        places = augment.flip_places(places, seen.mirror_x)
-    young, places = places, anatomy.aged_places(places, scan, regions.fluid, strength, generator)
-    prior = atlas.of_step(scan, places, seen, flip, generator)
-    image = augment.sample_image(scan.image, places)
-    image = anatomy.with_fluid(image, scan, (young, places), regions.fluid)
-    image = anatomy.with_lesions(image, (scan.channels, regions.white), places, strength, generator)
-    return View(scan, augment.vary_intensity(image, strength, generator), places, flip, prior)
+        coordinates = augment.flip_coordinates(coordinates, seen.mirror_x)
+    before = coordinates
+    coordinates = anatomical.simulate_atrophy(coordinates, scan, regions.csf, settings, generator)
+    prior = atlas.of_step(scan, coordinates, seen, flip, generator)
+    image = augment.sample_image(scan.image, coordinates)
+    image = anatomical.fill_with_csf(image, scan, (before, coordinates), regions.csf)
+    image = anatomical.add_lesions(image, (scan.channels, regions.white_matter), coordinates, settings, generator)
+    return View(scan, augment.vary_intensity(image, settings, generator), coordinates, flip, prior)
 
 
 def step_loss(
     net: Network,
     scans: tuple[LabelledScan, LabelledScan | None],
     atlas: Atlas,
-    how: tuple[Lesson, torch.Generator],
+    setup: tuple[StageContext, torch.Generator],
 ) -> Tensor:
-    """Loss of one scan, warped and changed as the generator says, or of a mixture of two (Zhang et al. 2018).
+    """Loss of one scan after a random augmentation, or of a MixUp of two scans (Zhang et al. 2018).
 
     Parameters
     ----------
     net : Network
-    scans : LabelledScan and, for a mixture, a second one
+    scans : LabelledScan, and a second one for MixUp or None
     atlas : Atlas
-        Prior of all scans, on the network's device.
-    how : Lesson and torch.Generator
+        Prior of all scans, on the device of the network.
+    setup : StageContext and torch.Generator
+
+    Returns
+    -------
+    () float32 tensor
     """
-    lesson, generator = how
-    seen, stage, device = lesson.seen, lesson.stage, atlas.device
-    view = view_of(scans[0], atlas, lesson, generator)
-    candidates = boxes.candidate_starts(seen.shape, net.reach)
-    middle = candidates + boxes.EDGE // 2
-    x, y, z = middle[..., 0], middle[..., 1], middle[..., 2]
+    context, generator = setup
+    seen, stage, device = context.seen, context.stage, atlas.device
+    view = view_of(scans[0], atlas, context, generator)
+    candidates = patches.candidate_starts(seen.shape, net.halo)
+    centers = candidates + patches.EDGE // 2
+    x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
     near = view.scan.channels if view.scan.near is None else view.scan.near
-    center = augment.pick_labels(near, view.places[x, y, z])
-    starts = boxes.draw_boxes(candidates, center, view.image[x, y, z] > 0, stage.boxes, stage.balanced, generator)
-    drawn = boxes.Boxes(starts, seen.start, seen.shape)
-    parts, image, place = [(view, 1.0)], view.image, view.prior.place
+    center_labels = augment.pick_labels(near, view.coordinates[x, y, z])
+    starts = patches.draw_patches(
+        candidates, center_labels, view.image[x, y, z] > 0, stage.patches, stage.class_balanced_fraction, generator
+    )
+    drawn = patches.Patches(starts, seen.start, seen.shape)
+    parts, image, coordinates = [(view, 1.0)], view.image, view.prior.coordinates
     if scans[1] is not None:
-        second, share = view_of(scans[1], atlas, lesson, generator), augment.mixup_share(lesson.augmentation, generator)
-        image, place = torch.lerp(image, second.image, share), torch.lerp(place, second.prior.place, share)
-        parts = [(view, 1 - share), (second, share)]
-    with mixed_precision(device, lesson.precision):
-        mixed = mixed_in_boxes(net, image[None, None].to(device), place, starts)
-        logits = net.logits(mixed).float()
-        beside = net.tasks(mixed)
-    losses = [weight * _view_loss((net, logits, beside), part, drawn, atlas, lesson) for part, weight in parts]
+        second = view_of(scans[1], atlas, context, generator)
+        weight = augment.mixup_weight(context.augmentation, generator)
+        image = torch.lerp(image, second.image, weight)
+        coordinates = torch.lerp(coordinates, second.prior.coordinates, weight)
+        parts = [(view, 1 - weight), (second, weight)]
+    with mixed_precision(device, context.precision):
+        features = head_features_in_patches(net, image[None, None].to(device), coordinates, starts)
+        logits = net.logits(features).float()
+        task_logits = net.tasks(features)
+    losses = [weight * _view_loss((net, logits, task_logits), part, drawn, atlas, context) for part, weight in parts]
     return torch.stack(losses).sum()
 
 
 def _view_loss(
-    found: tuple[Network, Tensor, dict[str, Tensor]], view: View, drawn: boxes.Boxes, atlas: Atlas, lesson: Lesson
+    output: tuple[Network, Tensor, dict[str, Tensor]],
+    view: View,
+    drawn: patches.Patches,
+    atlas: Atlas,
+    context: StageContext,
 ) -> Tensor:
-    """Loss of the logits in the boxes for the labels of one view."""
-    net, logits, beside = found
-    mirrored = lesson.regions.mirrored
-    truth = view.labels(boxes.box_places(drawn), mirrored).to(logits.device)
+    """Loss of the logits in the patches for the labels of one view.
+
+    ``output`` is the network, its logits and its logits of the tasks.
+    """
+    net, logits, task_logits = output
+    mirrored = context.regions.mirrored
+    reference = view.labels(patches.patch_coordinates(drawn), mirrored).to(logits.device)
     if net.prior:
-        logits = logits + atlas.logits(view.prior, view.scan, drawn, lesson, view.flip)
-    known = truth != IGNORED
+        logits = logits + atlas.logits(view.prior, view.scan, drawn, context, view.flip)
+    known = reference != IGNORED
     covered = view.scan.covered
     if covered is not None and view.flip:
         covered = covered[mirrored.long()]
-    loss = _region_part(logits[known], truth[known], covered, lesson)
-    if beside and covered is None:
-        loss = loss + lesson.loss.tasks * _task_part(beside, truth, known, lesson.regions)
+    loss = _region_loss(logits[known], reference[known], covered, context)
+    if task_logits and covered is None:
+        loss = loss + context.loss.task_weight * _task_loss(task_logits, reference, known, context.regions)
     return loss
 
 
-def mixed_in_boxes(net: Network, image: Tensor, place: Tensor, starts: Tensor) -> Tensor:
-    """(B * 512, M) features at the voxels of boxes, by running the tail on the boxes alone."""
-    m, edge = net.reach, boxes.EDGE
-    features = net.trunk(image, place)
-    near = boxes.gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
-    mixed = net.tail(near, boxes.gather(image, starts - m, edge + 2 * m))
-    mixed = mixed[:, :, m : m + edge, m : m + edge, m : m + edge]
-    return mixed.permute(0, 2, 3, 4, 1).reshape(-1, mixed.shape[1])
+def head_features_in_patches(net: Network, image: Tensor, coordinates: Tensor, starts: Tensor) -> Tensor:
+    """(B * 512, M) features at the voxels of patches, with the decoder head computed on the patches only.
+
+    Parameters
+    ----------
+    net : Network
+    image : (1, 1, X, Y, Z) float tensor
+    coordinates : (1, 3, X/2, Y/2, Z/2) float tensor
+        Coordinate channels.
+    starts : (B, 3) int64 tensor
+        First voxels of the patches.
+    """
+    m, edge = net.halo, patches.EDGE
+    features = net.backbone(image, coordinates)
+    patch_features = patches.gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
+    out = net.decoder_head(patch_features, patches.gather(image, starts - m, edge + 2 * m))
+    out = out[:, :, m : m + edge, m : m + edge, m : m + edge]
+    return out.permute(0, 2, 3, 4, 1).reshape(-1, out.shape[1])
 
 
-def _region_part(logits: Tensor, truth: Tensor, covered: Tensor | None, lesson: Lesson) -> Tensor:
+def _region_loss(logits: Tensor, reference: Tensor, covered: Tensor | None, context: StageContext) -> Tensor:
     if covered is not None:
         covered = covered.to(logits.device)
         logits = merge_unlabelled(logits, covered)
-        truth = torch.where(covered[truth], truth, torch.zeros_like(truth))
-    logits, truth = _limit(logits, truth, lesson.seen.channels)
-    return lesson.loss(logits, truth)
+        reference = torch.where(covered[reference], reference, torch.zeros_like(reference))
+    logits, reference = _select_channels(logits, reference, context.seen.channels)
+    return context.loss(logits, reference)
 
 
-def _task_part(beside: dict[str, Tensor], truth: Tensor, known: Tensor, regions: Regions) -> Tensor:
-    """Mean cross-entropy of what is learned beside the regions."""
+def _task_loss(task_logits: dict[str, Tensor], reference: Tensor, known: Tensor, regions: Regions) -> Tensor:
+    """Mean cross-entropy of the additional tasks."""
     if not known.any():
-        return sum((logits.sum() * 0 for logits in beside.values()), torch.zeros((), device=truth.device))
-    parts = [
-        functional.cross_entropy(logits.float()[known], regions.tasks[task].to(truth.device)[truth[known]])
-        for task, logits in beside.items()
+        return sum((logits.sum() * 0 for logits in task_logits.values()), torch.zeros((), device=reference.device))
+    losses = [
+        functional.cross_entropy(logits.float()[known], regions.tasks[task].to(reference.device)[reference[known]])
+        for task, logits in task_logits.items()
     ]
-    return torch.stack(parts).mean()
+    return torch.stack(losses).mean()
 
 
-def _limit(logits: Tensor, truth: Tensor, channels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Only the channels told apart; voxels of another region are left out."""
+def _select_channels(logits: Tensor, reference: Tensor, channels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Logits and reference of the given channels only; voxels of other channels are left out."""
     if len(channels) == logits.shape[1]:
-        return logits, truth
-    keep = torch.from_numpy(channels).to(logits.device)
-    compact = torch.full((logits.shape[1],), -1, dtype=torch.long, device=logits.device)
-    compact[keep] = torch.arange(len(keep), device=logits.device)
-    mapped = compact[truth]
+        return logits, reference
+    selected = torch.from_numpy(channels).to(logits.device)
+    index = torch.full((logits.shape[1],), -1, dtype=torch.long, device=logits.device)
+    index[selected] = torch.arange(len(selected), device=logits.device)
+    mapped = index[reference]
     known = mapped >= 0
-    return logits[known][:, keep], mapped[known]
+    return logits[known][:, selected], mapped[known]

@@ -1,4 +1,4 @@
-"""Dice of the networks of a running stage on people who were held out, in template space."""
+"""Validates the networks of a running stage: Dice on the held-out subjects, in template space."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from slant.fusion import VoteCounter
 from slant.nets.predict import Predictor, choose_device, label_tile, tile_votes
 from slant.train.groupwise import template_of
 from slant.train.loss import IGNORED
+from slant.vote import VoteCounter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from slant.train.prepare import TrainingScans
 
 
-def judge_of(
+def validator_of(
     scans: TrainingScans, layout: TileLayout, tile: Tile | None = None, mirroring: Mirroring | None = None
 ) -> Callable[[State], float | None]:
-    """A function that gives the mean Dice of a state's averaged weights; None if nobody is held out.
+    """A function that returns the mean Dice of the averaged weights of a state, or None if no subject is held out.
 
     Parameters
     ----------
     scans : TrainingScans
     layout : TileLayout
     tile : Tile, optional
-        Of that layout: the Dice in this tile; else that of the vote of all tiles, with one network for all.
+        Tile in which Dice is computed. By default it is that of the vote of all tiles, which share one network.
     mirroring : Mirroring, optional
-        With which every second tile labels the mirror image.
+        Settings with which every second tile labels the mirror image.
     """
     if not scans.held_out:
         return lambda _: None
     prior = scans.prior
 
-    def judge(state: State) -> float:
+    def validate(state: State) -> float:
         network = state.average
         device = next(network.parameters()).device
         scores = []
         for scan in scans.held_out:
-            truth = scan.channels.numpy()
+            reference = scan.channels.numpy()
             own, displacement = deformed_prior(scans, scan) or (prior, None)
             predictor = Predictor(
                 layout,
@@ -57,18 +57,19 @@ def judge_of(
                 mirroring=mirroring,
             )
             if tile is None:
-                scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), truth))
+                scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), reference))
             else:
-                scores.append(mean_dice_of(label_tile(predictor, tile, scan.image.numpy(), device), truth[tile.box]))
+                labels = label_tile(predictor, tile, scan.image.numpy(), device)
+                scores.append(mean_dice_of(labels, reference[tile.box]))
         network.train()
-        found_any = [score for score in scores if not np.isnan(score)]
-        return float(np.mean(found_any)) if found_any else np.nan
+        finite = [score for score in scores if not np.isnan(score)]
+        return float(np.mean(finite)) if finite else np.nan
 
-    return judge
+    return validate
 
 
 def deformed_prior(scans: TrainingScans, scan: LabelledScan) -> tuple[Prior, NDArray[np.float32]] | None:
-    """The deformable atlas prior of a scan and its displacement; None where a run has no groupwise template."""
+    """The deformable atlas prior of a scan and its displacement; None if the run has no groupwise template."""
     if scans.groupwise is None:
         return None
     template = template_of(scans.groupwise.mean, scans.groupwise.votes)
@@ -83,34 +84,41 @@ def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.devic
     return votes.finalize().channels
 
 
-def mean_dice_of(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Mean Dice of the channels that the truth has, background excluded; voxels nobody labelled are left out.
+def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Mean Dice over the channels of the reference, without the background and without unlabelled voxels.
 
     Parameters
     ----------
-    found, truth : (X, Y, Z) uint8 arrays of channels
+    predicted, reference : (X, Y, Z) uint8 arrays of channels
+
+    Returns
+    -------
+    float
+        NaN if the reference contains no region.
     """
-    known = truth != IGNORED
-    predicted = np.bincount(found[known], minlength=256)
-    true = np.bincount(truth[known], minlength=256)
-    shared = np.bincount(truth[known & (found == truth)], minlength=256)
-    regions = np.flatnonzero(true)
+    known = reference != IGNORED
+    predicted_voxels = np.bincount(predicted[known], minlength=256)
+    reference_voxels = np.bincount(reference[known], minlength=256)
+    overlap = np.bincount(reference[known & (predicted == reference)], minlength=256)
+    regions = np.flatnonzero(reference_voxels)
     regions = regions[regions > 0]
-    return float(np.mean(2 * shared[regions] / (predicted[regions] + true[regions]))) if len(regions) else np.nan
+    if not len(regions):
+        return np.nan
+    return float(np.mean(2 * overlap[regions] / (predicted_voxels[regions] + reference_voxels[regions])))
 
 
 def usable_devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The devices asked for, by their torch names.
+    """The torch names of the given devices.
 
     Raises
     ------
     DeviceError
-        If one is not there.
+        If a device is not available.
     """
     return tuple(str(choose_device(name)) for name in names)
 
 
 def whole_tile(layout: TileLayout) -> tuple[TileLayout, Tile]:
-    """A layout of one tile over the whole grid, and that tile."""
+    """A layout with one tile that covers the whole grid, and that tile."""
     whole = type(layout)(layout.shape, layout.shape, (1, 1, 1))
     return whole, whole.tiles[0]

@@ -1,1 +1,5 @@
-"""DICOM folders: their series, the one to segment, its conversion, and labels as a DICOM Segmentation."""
+"""Read DICOM folders: find and select a series, convert it, and write labels as a DICOM Segmentation."""
+
+from slant.extras import require_extra
+
+require_extra("dicom")

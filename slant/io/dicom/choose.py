@@ -1,4 +1,4 @@
-"""Which series of a folder is the T1-weighted one, by what its headers say."""
+"""Select the T1-weighted series of a folder by the DICOM headers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _IMAGES = {
     "1.2.840.10008.5.1.4.1.1.4.1": "enhanced MR",
     "1.2.840.10008.5.1.4.1.1.4.4": "legacy converted enhanced MR",
 }
-_OTHER_KINDS = {
+_OTHER_IMAGE_TYPES = {
     *("DERIVED", "SECONDARY", "LOCALIZER", "PROJECTION IMAGE", "MPR", "MIP", "MNIP", "REFORMATTED"),
     *("P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "T1 MAP", "T2 MAP"),
 }
-_LEAST_IMAGES, _LEAST_EXTENT_MM, _THICKEST_MM = 40, 100.0, 3.2  # a whole head, in slices that make a volume
+_MIN_IMAGES, _MIN_EXTENT_MM, _MAX_SLICE_DISTANCE_MM = 40, 100.0, 3.2  # a whole head as a 3D scan
 
-# Contrasts, beginning where a word does, or after a plane or "3d", as in "sagT1" and "3DT2".
-_BEGIN = r"(?:(?<![a-z])|(?<=3d)|(?<=2d)|(?<=ax)|(?<=sag)|(?<=cor)|(?<=tra))"
-_T1 = re.compile(rf"{_BEGIN}t1(?!\d)|mp[-_ ]?2?[-_ ]?rage|f?spgr|bravo|{_BEGIN}tfl|{_BEGIN}tfe|mdeft")
+# Names of contrasts, at the beginning of a word or after a plane or "3d", as in "sagT1" and "3DT2".
+_START = r"(?:(?<![a-z])|(?<=3d)|(?<=2d)|(?<=ax)|(?<=sag)|(?<=cor)|(?<=tra))"
+_T1 = re.compile(rf"{_START}t1(?!\d)|mp[-_ ]?2?[-_ ]?rage|f?spgr|bravo|{_START}tfl|{_START}tfe|mdeft")
 _OTHERS = re.compile(
-    rf"{_BEGIN}t2|flair|stir|{_BEGIN}pdw?(?![a-z])|proton|dwi|dti|diff|tensor|trace|{_BEGIN}(?:adc|fa)(?![a-z])"
+    rf"{_START}t2|flair|stir|{_START}pdw?(?![a-z])|proton|dwi|dti|diff|tensor|trace|{_START}(?:adc|fa)(?![a-z])"
     r"|bold|fmri|(?<![a-z])rest(?!ore)|task|ep2d|epfid|(?<![a-z])epi(?![a-z])|pcasl|(?<![a-z])p?asl|perf|(?<![a-z])d[sc]e"
     r"|locali[sz]|scout|survey|(?<![a-z])(?:3[-_ ]?)?pl?(?:ane)?[-_ ]?loc|(?<![a-z])loc(?![a-z])|smartbrain"
     r"|(?<![a-z])(?:mra|mrv|mip|tof|svs|csi)(?![a-z])|tof[-_ ]?3d|angio|venogra"
@@ -43,9 +43,9 @@ class Choice:
     ----------
     series : Series
     reason : str
-        In plain words.
+        Why it was selected, for the record.
     warnings : tuple of str
-        What a user should know about it.
+        Warnings about the series for the user.
     """
 
     series: Series
@@ -54,14 +54,14 @@ class Choice:
 
 
 def evidence(series: Series) -> str:
-    """Why a series counts as T1-weighted; empty if nothing says so.
+    """Evidence in the header that a series is T1-weighted; empty if there is none.
 
-    Its name says so, or, where no contrast is named, a short echo after an inversion (MPRAGE and its kind) or with a
-    spoiled, rapidly repeated pulse (SPGR and its kind).
+    Evidence is the name or, where the name has no contrast, a short echo time after an inversion (as in MPRAGE) or with
+    spoiling and a short repetition time (as in SPGR).
     """
-    found = _T1.search(series.names)
-    if found:
-        return f"its name holds {found.group()!r}"
+    match = _T1.search(series.names)
+    if match:
+        return f"its name contains {match.group()!r}"
     echo, repetition, inversion = series.echo_ms, series.repetition_ms, series.inversion_ms
     if echo is None or echo > _SHORT_ECHO_MS or "EP" in series.sequence:
         return ""
@@ -74,78 +74,78 @@ def evidence(series: Series) -> str:
     return ""
 
 
-def objection(series: Series) -> str:
-    """Why a series is not taken without being asked for; empty if it may be."""
+def exclusion_reason(series: Series) -> str:
+    """Why a series cannot be selected automatically; empty if it can."""
     if series.modality != "MR":
-        return f"its modality is {series.modality or 'not given'}, not MR"
+        return f"its modality is {series.modality or 'missing'}, not MR"
     if series.sop_class not in _IMAGES or not series.count:
-        return "it holds no MR images"
-    kinds, other = sorted(_OTHER_KINDS & set(series.image_type)), _OTHERS.search(series.names)
-    if kinds or other is not None:
-        return f"its image type holds {kinds[0]}" if other is None else f"its name holds {other.group().strip()!r}"
+        return "it has no MR images"
+    types, other = sorted(_OTHER_IMAGE_TYPES & set(series.image_type)), _OTHERS.search(series.names)
+    if types or other is not None:
+        return f"its name contains {other.group().strip()!r}" if other else f"its image type contains {types[0]}"
     extent_mm = series.count * series.slices_mm
-    if series.count < _LEAST_IMAGES:
-        return f"{series.count} images are few for a whole head"
-    if series.planes and (series.slices_mm > _THICKEST_MM or extent_mm < _LEAST_EXTENT_MM):
+    if series.count < _MIN_IMAGES:
+        return f"{series.count} images are too few for a whole head"
+    if series.planes and (series.slices_mm > _MAX_SLICE_DISTANCE_MM or extent_mm < _MIN_EXTENT_MM):
         return f"slices {series.slices_mm:.3g} mm apart over {extent_mm:.0f} mm are not a 3D scan of a whole head"
-    return "" if evidence(series) else "nothing in its header says T1-weighted"
+    return "" if evidence(series) else "its header has no evidence of T1 weighting"
 
 
-def choose_series(folder: Path, found: Sequence[Series], wanted: str | None) -> Choice:
-    """The series that was asked for, or the only T1-weighted one.
+def choose_series(folder: Path, found: Sequence[Series], requested: str | None) -> Choice:
+    """The requested series or, without a request, the only T1-weighted one.
 
     Parameters
     ----------
     folder : Path
-        Said in errors.
+        Folder of the series, for error messages.
     found : sequence of Series
-    wanted : str, optional
-        Number or SeriesInstanceUID.
+    requested : str, optional
+        Series number or SeriesInstanceUID.
 
     Raises
     ------
     InputError
-        If none or several qualify; the message lists all series.
+        If no series or more than one qualifies; the message lists all series.
     SettingsError
-        If the one asked for is not there, not the only one of its number, or not MR.
+        If the requested series does not exist, shares its number with another one, or is not MR.
     """
-    if wanted is not None:
-        series = _asked_for(folder, found, wanted.strip())
-        doubt = objection(series)
+    if requested is not None:
+        series = _requested_series(folder, found, requested.strip())
+        doubt = exclusion_reason(series)
         doubts = (f"{series.title} was asked for, although {doubt}",) if doubt else ()
         return Choice(series, "it was asked for", doubts + _notes(series))
-    fitting = [series for series in found if not objection(series)]
-    if len(fitting) != 1:
-        count = "no T1-weighted series" if not fitting else f"{len(fitting)} series that may be the T1-weighted one"
+    candidates = [series for series in found if not exclusion_reason(series)]
+    if len(candidates) != 1:
+        count = f"{len(candidates)} series that may be the T1-weighted one" if candidates else "no T1-weighted series"
         raise InputError(f"{folder}: found {count}; choose one with --series NUMBER or UID:\n{listing(found)}")
-    chosen, reason = fitting[0], evidence(fitting[0])
-    told = (f"{chosen.title} was chosen of {len(found)} series: {reason}",) if len(found) > 1 else ()
-    return Choice(chosen, reason, told + _notes(chosen))
+    chosen, reason = candidates[0], evidence(candidates[0])
+    note = (f"{chosen.title} was chosen of {len(found)} series: {reason}",) if len(found) > 1 else ()
+    return Choice(chosen, reason, note + _notes(chosen))
 
 
 def listing(found: Sequence[Series]) -> str:
-    """A line a series, with why it is or is not taken; the UID where a number is not enough."""
+    """One line per series, with the reason why it is selected or not, and with the UID if its number is not unique."""
     numbers = [series.number for series in found]
     lines = []
     for series in found:
-        known = series.number is not None and numbers.count(series.number) == 1
+        unique = series.number is not None and numbers.count(series.number) == 1
         modality = _IMAGES.get(series.sop_class, series.modality or "?")
-        said = objection(series) or f"T1-weighted: {evidence(series)}"
-        uid = "" if known or series.number is None else f" ({series.uid})"
+        reason = exclusion_reason(series) or f"T1-weighted: {evidence(series)}"
+        uid = "" if unique or series.number is None else f" ({series.uid})"
         agent = f", contrast agent {series.contrast_agent}" if series.contrast_agent else ""
-        lines.append(f"  {series.title}{uid}: {modality}, {series.size}{agent}; {said}")
+        lines.append(f"  {series.title}{uid}: {modality}, {series.size}{agent}; {reason}")
     return "\n".join(lines)
 
 
-def _asked_for(folder: Path, found: Sequence[Series], wanted: str) -> Series:
-    matches = [series for series in found if wanted == series.uid]
-    if not matches and wanted.isdecimal():
-        matches = [series for series in found if series.number == int(wanted)]
+def _requested_series(folder: Path, found: Sequence[Series], requested: str) -> Series:
+    matches = [series for series in found if requested == series.uid]
+    if not matches and requested.isdecimal():
+        matches = [series for series in found if series.number == int(requested)]
     if len(matches) != 1:
-        count = "no series" if not matches else f"{len(matches)} series"
-        raise SettingsError(f"{folder}: found {count} {wanted!r}; --series wants one of these:\n{listing(found)}")
+        count = f"{len(matches)} series" if matches else "no series"
+        raise SettingsError(f"{folder}: found {count} {requested!r}; --series expects one of these:\n{listing(found)}")
     if matches[0].modality != "MR" or not matches[0].count:
-        raise SettingsError(f"{folder}: {matches[0].title} cannot be segmented: {objection(matches[0])}")
+        raise SettingsError(f"{folder}: {matches[0].title} cannot be segmented: {exclusion_reason(matches[0])}")
     return matches[0]
 
 
@@ -154,8 +154,8 @@ def _notes(series: Series) -> tuple[str, ...]:
     if series.contrast_agent:
         notes.append(
             f"{series.title} was taken with a contrast agent ({series.contrast_agent}): the models were trained on "
-            "scans without, so vessels and membranes may be labelled as brain"
+            "scans without one, so vessels and meninges may be labelled as brain"
         )
     if series.copies:
-        notes.append(f"{series.copies} files of {series.title} hold images that others hold, and were left out")
+        notes.append(f"{series.copies} files of {series.title} hold images that others hold, and were ignored")
     return tuple(notes)

@@ -1,6 +1,6 @@
-"""What regions are called in SNOMED CT, by the codes that DICOM itself uses (PS3.16 CID 7140 and 7153).
+"""SNOMED CT codes of the regions, as DICOM uses them (PS3.16 CID 7140 and 7153).
 
-Gyri have no code there: each is cerebral cortex, in its lobe.
+DICOM has no codes of gyri: each gyrus is coded as cerebral cortex, with its lobe.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SIDES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
 
 
 def structure_code(region: Region) -> Code:
-    """The nearest code: the structure's own, cerebral cortex for a gyrus, else the part of the brain or the tissue."""
+    """Closest code: of the structure, cerebral cortex for a gyrus, otherwise of the cerebellum or the tissue."""
     stem = region.name.removeprefix("Left ").removeprefix("Right ")
     general = codes.SCT.CerebralCortex if region.lobe in _LOBES else _TISSUES.get(region.tissue, codes.SCT.Brain)
     code: Code = _STRUCTURES.get(stem, _GROUPS.get(region.lobe, general))
@@ -52,10 +52,10 @@ def structure_code(region: Region) -> Code:
 
 
 def lobe_code(region: Region) -> Code | None:
-    """The lobe of a part of the cortex; None for other regions."""
+    """Code of the lobe of a cortical region; None for other regions."""
     return _LOBES.get(region.lobe)
 
 
 def side_code(region: Region) -> Code | None:
-    """Left or right; None on the midline."""
+    """Code of left or right; None for regions of the midline."""
     return _SIDES.get(region.hemisphere)

@@ -1,4 +1,4 @@
-"""One DICOM series becomes a `Scan` by way of dcm2niix, in a folder of its own that is removed again."""
+"""Convert one DICOM series to a `Scan` with dcm2niix, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from slant.io.dicom.series import DAMAGE, Image, Series, find_series
 from slant.io.dicom.source import DicomSource
 from slant.io.read import Scan, read_scan
 
-_LIMIT_S = 900
-_OPTIONS = ("-g", "i", "-b", "n", "-z", "n", "-f", "scan")  # no user's defaults, no sidecar, one name, not compressed
+_TIMEOUT_S = 900
+_OPTIONS = ("-g", "i", "-b", "n", "-z", "n", "-f", "scan")  # ignore user defaults, no sidecar, fixed name, uncompressed
 
 
 def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
@@ -31,31 +31,31 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
     Parameters
     ----------
     folder : str or Path
-        Searched with the folders in it; files may have any names.
+        Searched with its subfolders; files may have any names.
     series : str, optional
-        Number or SeriesInstanceUID of the one to take; by default the only one that is T1-weighted by its header.
+        Series number or SeriesInstanceUID; by default the only series that is T1-weighted by its header.
 
     Returns
     -------
     Scan
-        As dcm2niix converts it. ``name`` is the folder's name and ``path`` the folder, unless the patient's name is in
-        them; ``sha256`` is that of the sorted lines ``SOPInstanceUID SHA-256-of-the-file``.
+        The scan as dcm2niix converts it. ``name`` is the name of the folder and ``path`` the folder, unless the path
+        contains the patient's name; ``sha256`` is that of the sorted lines ``SOPInstanceUID SHA-256-of-the-file``.
 
     Raises
     ------
     InputError
-        If there is no such series, several fit, it is damaged or incomplete, or it cannot be segmented.
+        If no series or more than one qualifies, or the series is damaged or incomplete or cannot be segmented.
     SettingsError
-        If the series asked for is not there.
+        If the requested series does not exist.
     GeometryError
-        If its voxels are too large.
+        If the voxels are too large.
     """
     folder = Path(folder)
     choice = choose_series(folder, find_series(folder), series)
-    with _naming(folder, choice.series), tempfile.TemporaryDirectory(prefix="slant-") as place:
+    with _series_in_errors(folder, choice.series), tempfile.TemporaryDirectory(prefix="slant-") as temporary:
         check_stack(choice.series.planes)
-        sha256 = _gather(choice.series, Path(place))
-        scan = read_scan(_converted(Path(place)))
+        sha256 = _copy_files(choice.series, Path(temporary))
+        scan = read_scan(_converted(Path(temporary)))
         _check_complete(choice.series, scan)
     return _as_dicom(scan, folder, choice, sha256)
 
@@ -63,19 +63,18 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
 def _as_dicom(scan: Scan, folder: Path, choice: Choice, sha256: str) -> Scan:
     from dcm2niix import __version__
 
-    series, said = choice.series, choice.warnings + scan.warnings
+    series, notes = choice.series, choice.warnings + scan.warnings
     name, path = folder.resolve().name.removesuffix("_T1w").lstrip(".") or "dicom", folder
     if series.names_patient(f"{folder} {folder.resolve().name}"):
         name, path = f"series-{series.uid if series.number is None else series.number}", Path("withheld")
-        said += (f"the patient's name is in the folder's, so the record does not name it; the scan is called {name}",)
-    return replace(
-        scan, path=path, name=name, sha256=sha256, warnings=said, source=DicomSource(series, choice.reason, __version__)
-    )
+        notes += (f"the patient's name is in the path, so the record omits the path; the scan is called {name}",)
+    source = DicomSource(series, choice.reason, __version__)
+    return replace(scan, path=path, name=name, sha256=sha256, warnings=notes, source=source)
 
 
 @contextmanager
-def _naming(folder: Path, series: Series) -> Iterator[None]:
-    """Say in errors where the scan is from, not where it was while it was converted."""
+def _series_in_errors(folder: Path, series: Series) -> Iterator[None]:
+    """Name the folder and the series in errors instead of the temporary file."""
     try:
         yield
     except SlantError as error:
@@ -83,70 +82,73 @@ def _naming(folder: Path, series: Series) -> Iterator[None]:
         raise type(error)(f"{folder}, {series.title}: {text}") from error
 
 
-def _gather(series: Series, place: Path) -> str:
-    """Copy the files of a series under names of ours, see that they are whole, and hash them."""
-    (place / "dicom").mkdir()
+def _copy_files(series: Series, folder: Path) -> str:
+    """Copy the files of a series under plain names, check that they are complete, and return their hash."""
+    (folder / "dicom").mkdir()
     lines = []
     for number, image in enumerate(series.images):
         try:
             raw = image.path.read_bytes()
         except OSError as error:
             raise InputError(f"{image.path} cannot be read: {error.strerror or error}") from error
-        _check_whole(image, raw)
-        (place / "dicom" / f"{number:06d}.dcm").write_bytes(raw)
+        _check_pixels(image, raw)
+        (folder / "dicom" / f"{number:06d}.dcm").write_bytes(raw)
         lines.append(f"{image.uid} {hashlib.sha256(raw).hexdigest()}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _check_whole(image: Image, raw: bytes) -> None:
+def _check_pixels(image: Image, raw: bytes) -> None:
+    """Check that a file has as many bytes of pixels as its header says."""
     from pydicom import dcmread
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            whole: Any = dcmread(io.BytesIO(raw), force=True)
-            found = len(whole.PixelData)
-            bits = int(whole.BitsAllocated) * int(whole.get("SamplesPerPixel") or 1)
-            syntax = whole.file_meta.get("TransferSyntaxUID")
+            dataset: Any = dcmread(io.BytesIO(raw), force=True)
+            found = len(dataset.PixelData)
+            bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel") or 1)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
     except DAMAGE as error:
         raise InputError(f"{image.path} is damaged or incomplete ({error}); copy or export it again") from error
-    wanted = 1 if syntax is not None and syntax.is_encapsulated else math.prod(image.shape) * bits // 8
-    wanted *= max(1, len(image.planes))
-    if found < wanted:
+    expected = 1 if syntax is not None and syntax.is_encapsulated else math.prod(image.shape) * bits // 8
+    expected *= max(1, len(image.planes))
+    if found < expected:
         raise InputError(
-            f"{image.path} is truncated: found {found} bytes of pixels, wanted {wanted}; copy or export it again"
+            f"{image.path} is truncated: found {found} bytes of pixels, expected {expected}; copy or export it again"
         )
 
 
-def _converted(place: Path) -> Path:
+def _converted(folder: Path) -> Path:
+    """Run dcm2niix on the copied files; the NIfTI file that it makes."""
     from dcm2niix import bin as program
 
-    out = place / "nifti"
+    out = folder / "nifti"
     out.mkdir()
-    command = [program, *_OPTIONS, "-o", str(out), str(place / "dicom")]
+    command = [program, *_OPTIONS, "-o", str(out), str(folder / "dicom")]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)  # noqa: S603 (our own program)
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603 (our own program)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"dcm2niix could not be run to its end ({error}); install slant again") from error
+        raise InputError(f"dcm2niix failed to run ({error}); install slant again") from error
     made = sorted(path.name for path in out.iterdir())
     if done.returncode or not made:
-        said = (done.stdout + done.stderr).decode(errors="replace").replace(str(place), "").strip()
+        output = (done.stdout + done.stderr).decode(errors="replace").replace(str(folder), "").strip()
+        last = " | ".join(output.splitlines()[1:][-3:])
         raise InputError(
-            f"dcm2niix could not convert it (exit status {done.returncode}): {' | '.join(said.splitlines()[1:][-3:])}; "
-            "export the series again, without compression, or convert it to NIfTI by another program"
+            f"dcm2niix could not convert it (exit status {done.returncode}): {last}; "
+            "export the series again, without compression, or convert it to NIfTI with another program"
         )
     if made != ["scan.nii"]:
         raise InputError(
-            f"dcm2niix made {len(made)} images of it ({', '.join(made)}), wanted one 3D scan; "
-            "convert the series with dcm2niix and give the one that is T1-weighted"
+            f"dcm2niix made {len(made)} images of it ({', '.join(made)}), expected one 3D scan; "
+            "convert the series with dcm2niix and give the T1-weighted image"
         )
     return out / "scan.nii"
 
 
 def _check_complete(series: Series, scan: Scan) -> None:
-    found, wanted = scan.volume.data.size, math.prod(series.images[0].shape) * series.count
-    if found != wanted:
+    found, expected = scan.volume.data.size, math.prod(series.images[0].shape) * series.count
+    if found != expected:
         raise InputError(
-            f"dcm2niix made {found} voxels of {wanted} pixels in {series.count} images; export the series again, or "
-            "convert it to NIfTI by another program"
+            f"dcm2niix made {found} voxels from {expected} pixels in {series.count} images; export the series again, "
+            "or convert it to NIfTI with another program"
         )

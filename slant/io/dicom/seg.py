@@ -1,7 +1,7 @@
-"""Labels as a DICOM Segmentation that refers to the images they were made from.
+"""Write labels as a DICOM Segmentation that refers to its source images.
 
-One binary segment a region (SegmentationType BINARY, SOP class 1.2.840.10008.5.1.4.1.1.66.4), since label map
-segmentations, which are smaller, are not yet read by all viewers. Frames without a voxel of their region are left out.
+It has one binary segment per region (SegmentationType BINARY, SOP class 1.2.840.10008.5.1.4.1.1.66.4), since label map
+segmentations, which are smaller, are not yet read by all viewers. Frames without a voxel of their region are omitted.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from slant.labels import Region
     from slant.nets.model import Model
 
-_MAKER, _LABEL, _DESCRIPTION = "slant", "BRAINCOLOR", "slant BrainCOLOR regions"
-_MAY_BE_EMPTY = (  # type 2: must be there, may be empty; tools that take names away often remove them
+_MANUFACTURER, _LABEL, _DESCRIPTION = "slant", "BRAINCOLOR", "slant BrainCOLOR regions"
+_MAY_BE_EMPTY = (  # type 2: must exist, may be empty; de-identification often removes them
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
-_HIGHEST_SERIES = 2**31 - 1  # of an integer string
+_MAX_SERIES_NUMBER = 2**31 - 1  # largest integer string
 
 
 @dataclass(frozen=True, eq=False)
 class SegTarget:
-    """Images that labels can be given back to.
+    """Source images that a segmentation refers to.
 
     Attributes
     ----------
     series : Series
     headers : tuple of Dataset
-        Of every file, without pixels.
+        Header of every file, without pixels.
     voxels : (N, 3, 3) integer array
-        For every frame, takes ``(column, row, 1)`` to a voxel of ``grid``.
+        For every frame, maps ``(column, row, 1)`` to a voxel of ``grid``.
     grid : Grid
-        The scan's.
+        Grid of the scan.
     model : Model
     """
 
@@ -62,25 +62,25 @@ class SegTarget:
 
 
 def seg_target(scan: Scan, model: Model) -> SegTarget:
-    """See that a segmentation can refer to a scan's series, before any work is done.
+    """Check, before any work is done, that a segmentation can refer to the series of a scan.
 
     Parameters
     ----------
     scan : Scan
-        From `slant.io.dicom.convert.read_dicom`.
+        Result of `slant.io.dicom.convert.read_dicom`.
     model : Model
 
     Raises
     ------
     InputError
-        If the scan is not DICOM, or its headers lack what a segmentation needs.
+        If the scan is not DICOM, or its headers lack a tag that a segmentation needs.
     GeometryError
         If the scan's voxels are not exactly the pixels of the images.
     """
     if scan.source is None:
-        raise InputError(f"{scan.path}: found a scan that is not DICOM, wanted one that a segmentation can refer to")
+        raise InputError(f"{scan.path}: found a scan that is not DICOM, expected the folder of a DICOM series")
     series, grid = scan.source.series, scan.volume.grid
-    with _naming(scan):
+    with _series_in_errors(scan):
         voxels = voxels_from_pixels(series.planes, series.images[0].shape, grid)
         target = SegTarget(series, _headers(series), voxels, grid, model)
         trial = np.zeros(grid.shape, dtype=np.uint8)
@@ -90,7 +90,7 @@ def seg_target(scan: Scan, model: Model) -> SegTarget:
 
 
 def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
-    """A DICOM file with one segment for each region found, numbered from 1 by ascending id.
+    """Bytes of a DICOM file with one segment for each region found, numbered from 1 by ascending id.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
     Raises
     ------
     InputError
-        If there is no region, or the headers of the series do not allow it.
+        If there is no region, or the headers of the series do not allow a segmentation.
     GeometryError
         If the labels are on another grid.
     """
@@ -120,12 +120,13 @@ def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
             return _encoded(target, pixels, regions)
     except DAMAGE as error:
         raise InputError(
-            f"its headers do not allow a DICOM Segmentation ({error}); leave --dicom-seg out, or mend the headers"
+            f"its headers do not allow a DICOM Segmentation ({error}); leave --dicom-seg out, or fix the headers"
         ) from error
 
 
 @contextmanager
-def _naming(scan: Scan) -> Iterator[None]:
+def _series_in_errors(scan: Scan) -> Iterator[None]:
+    """Name the scan and the series in errors."""
     title = scan.source.series.title if scan.source else ""
     try:
         yield
@@ -150,7 +151,7 @@ def _headers(series: Series) -> tuple[Dataset, ...]:
         headers.append(header)
     if "FrameOfReferenceUID" not in headers[0]:
         raise InputError(
-            "its images have no FrameOfReferenceUID, so viewers could not lay a segmentation over them; "
+            "its images have no FrameOfReferenceUID, so viewers could not overlay a segmentation on them; "
             "leave --dicom-seg out, or export the series again"
         )
     return tuple(headers)
@@ -161,17 +162,17 @@ def _encoded(target: SegTarget, pixels: NDArray[np.uint8], regions: list[Region]
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     number, model = target.series.number or 0, target.model
-    found = Segmentation(
+    dataset = Segmentation(
         source_images=target.headers,
         pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(i, region, model) for i, region in enumerate(regions, 1)],
         series_instance_uid=UID(),
-        series_number=min(max(number, 0) * 100 + 1, _HIGHEST_SERIES),
+        series_number=min(max(number, 0) * 100 + 1, _MAX_SERIES_NUMBER),
         sop_instance_uid=UID(),
         instance_number=1,
-        manufacturer=_MAKER,
-        manufacturer_model_name=f"{_MAKER} {model.name}"[:64],
+        manufacturer=_MANUFACTURER,
+        manufacturer_model_name=f"{_MANUFACTURER} {model.name}"[:64],
         software_versions=slant.__version__,
         device_serial_number=model.identity[:64],
         content_label=_LABEL,
@@ -180,7 +181,7 @@ def _encoded(target: SegTarget, pixels: NDArray[np.uint8], regions: list[Region]
         omit_empty_frames=True,
     )
     stream = io.BytesIO()
-    found.save_as(stream)
+    dataset.save_as(stream)
     return stream.getvalue()
 
 
@@ -195,10 +196,10 @@ def _segment(number: int, region: Region, model: Model) -> Any:
 
     lobe, side = lobe_code(region), side_code(region)
     algorithm = AlgorithmIdentificationSequence(
-        name=_MAKER,
+        name=_MANUFACTURER,
         family=codes.DCM.ArtificialIntelligence,
         version=slant.__version__,
-        source=_MAKER,
+        source=_MANUFACTURER,
         parameters={"model": model.name, "sha256": model.identity},
     )
     segment = SegmentDescription(

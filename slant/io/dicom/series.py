@@ -1,4 +1,4 @@
-"""The DICOM series of a folder, as their headers describe them."""
+"""Find the DICOM series of a folder and read their headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slant.errors import InputError
-from slant.io.dicom.planes import Plane, planes_of, slice_distance_mm
+from slant.io.dicom.planes import ImagePlane, planes_of, slice_distance_mm
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -22,10 +22,10 @@ DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, TypeError, ValueError),
     *(struct.error, zlib.error),
 )
-"""What pydicom raises where bytes are not as they should be."""
+"""Exceptions that pydicom raises for damaged files."""
 
 _PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
-_BARE = (b"\x02\x00", b"\x08\x00")  # how the first group begins in old files without preamble
+_NO_PREAMBLE = (b"\x02\x00", b"\x08\x00")  # first bytes of old files without preamble
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR
 _NAMES = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
 _NO_CONTRAST = re.compile(r"(no|none|n/?a|without|ohne|sans|0)?", re.IGNORECASE)
@@ -48,20 +48,20 @@ class Image:
     uid : str
         SOPInstanceUID.
     shape : tuple of 2 int
-        Rows and columns; 0 for what is not an image.
-    planes : tuple of Plane
-        Of its frames; empty if the header does not say where they lie.
+        Rows and columns; 0 if the file is not an image.
+    planes : tuple of ImagePlane
+        Planes of its frames; empty if the header lacks the position of a frame.
     """
 
     path: Path
     uid: str
     shape: tuple[int, int]
-    planes: tuple[Plane, ...] = field(repr=False)
+    planes: tuple[ImagePlane, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Series:
-    """What the headers say about one series.
+    """One series, as its headers describe it.
 
     Attributes
     ----------
@@ -69,22 +69,22 @@ class Series:
         SeriesInstanceUID.
     number : int or None
     description : str
-        ``withheld`` where it holds the patient's name.
+        SeriesDescription; ``withheld`` if it contains a word of the patient's name.
     modality, sop_class : str
     names : str
-        Description, protocol and sequence, in small letters.
+        Names of series, protocol and sequence, in lower case.
     image_type, sequence, variant : tuple of str
     dimensions : str
-        ``3D`` or ``2D``, or nothing.
+        ``3D``, ``2D`` or empty.
     echo_ms, repetition_ms, inversion_ms : float or None
     contrast_agent : str
-        Nothing if none was given.
+        Name of the contrast agent; empty without one.
     patient_words : tuple of str
-        Small-lettered words of the patient's name, for keeping them out of results.
+        Lower-case words of the patient's name, which are kept out of results.
     images : tuple of Image
-        Each once, by file path.
+        Each image once, in order of file paths.
     copies : int
-        Files left out because they hold an image that another holds.
+        Number of files that were ignored because another file has the same image.
     """
 
     uid: str
@@ -107,28 +107,28 @@ class Series:
 
     @property
     def title(self) -> str:
-        """How messages call it, such as ``series 5 'MPRAGE'``."""
+        """Name of the series in messages, for example ``series 5 'MPRAGE'``."""
         number = self.uid if self.number is None else str(self.number)
         return f"series {number} {self.description!r}" if self.description else f"series {number}"
 
     @property
-    def planes(self) -> tuple[Plane, ...]:
-        """Of all frames, file after file."""
+    def planes(self) -> tuple[ImagePlane, ...]:
+        """Planes of all frames, file by file."""
         return tuple(plane for image in self.images for plane in image.planes)
 
     @property
     def count(self) -> int:
-        """Images, with every frame of a file counted."""
+        """Number of images, with every frame of a file counted."""
         return sum(max(1, len(image.planes)) for image in self.images if image.shape[0])
 
     @property
     def slices_mm(self) -> float:
-        """Distance of neighbouring slices, 0 if unknown."""
+        """Distance between neighbouring slices; 0 if unknown."""
         return slice_distance_mm(self.planes) if self.planes else 0.0
 
     @property
     def size(self) -> str:
-        """Number of images, pixels and mm, for lists."""
+        """Number of images, with their size in pixels and mm, for messages."""
         if not self.count:
             return f"{len(self.images)} files without images"
         rows, columns = self.images[0].shape
@@ -139,12 +139,12 @@ class Series:
         return text
 
     def names_patient(self, text: str) -> bool:
-        """Whether a text holds a word of the patient's name."""
+        """Whether a text contains a word of the patient's name."""
         return not set(_words(text)).isdisjoint(self.patient_words)
 
 
 def find_series(folder: Path) -> tuple[Series, ...]:
-    """All series of the DICOM files below a folder, whatever the files are called.
+    """All series of the DICOM files in a folder and its subfolders, whatever the names of the files.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def find_series(folder: Path) -> tuple[Series, ...]:
     Returns
     -------
     tuple of Series
-        By number, then UID; at least one.
+        Sorted by number, then UID; at least one.
 
     Raises
     ------
@@ -166,25 +166,25 @@ def find_series(folder: Path) -> tuple[Series, ...]:
         members[str(header.SeriesInstanceUID)].append((path, header))
     if not members:
         raise InputError(
-            f"{folder}: found a folder with {len(files)} file{'s' * (len(files) != 1)} and no DICOM images, wanted an "
-            "image file or the folder of a DICOM series; `slant cohort` takes a folder of NIfTI files"
+            f"{folder}: found a folder with {len(files)} file{'s' * (len(files) != 1)} and no DICOM images, expected "
+            "an image file or the folder of a DICOM series; `slant cohort` takes a folder of NIfTI files"
         )
     found = [_series(uid, group) for uid, group in members.items()]
-    return tuple(sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid)))
+    return tuple(sorted(found, key=lambda series: (series.number is None, series.number or 0, series.uid)))
 
 
 def _headers(files: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
-    """Headers of those files that are DICOM."""
+    """Headers of the files that are DICOM."""
     from pydicom import dcmread
 
     for path in files:
         try:
             with path.open("rb") as stream:
                 start = stream.read(_PREAMBLE_BYTES + len(_MAGIC))
-            if not start.endswith(_MAGIC) and not start.startswith(_BARE):
+            if not start.endswith(_MAGIC) and not start.startswith(_NO_PREAMBLE):
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of values that break DICOM's rules; those needed are checked
+                warnings.simplefilter("ignore")  # about invalid values; those that are used are checked
                 header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
                 uid, series = header.get("SOPInstanceUID"), header.get("SeriesInstanceUID")
                 kind = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -197,7 +197,7 @@ def _headers(files: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
         elif start.endswith(_MAGIC) and kind != _DIRECTORY:
             raise InputError(
                 f"{path}: the DICOM file is damaged or incomplete: its header does not name its series; "
-                "copy it again, or take it out of the folder"
+                "copy it again, or remove it from the folder"
             )
 
 
@@ -222,9 +222,9 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
             sequence=_many(first.get("ScanningSequence")),
             variant=_many(first.get("SequenceVariant")),
             dimensions=_text(first.get("MRAcquisitionType")).upper(),
-            echo_ms=_timing(first, "EchoTime", "MREchoSequence", "EffectiveEchoTime"),
-            repetition_ms=_timing(first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
-            inversion_ms=_timing(first, "InversionTime", "MRModifierSequence", "InversionTimes"),
+            echo_ms=_time_ms(first, "EchoTime", "MREchoSequence", "EffectiveEchoTime"),
+            repetition_ms=_time_ms(first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+            inversion_ms=_time_ms(first, "InversionTime", "MRModifierSequence", "InversionTimes"),
             contrast_agent=_contrast(first),
             patient_words=patient_words,
             images=tuple(images.values()),
@@ -237,8 +237,8 @@ def _image(path: Path, header: Dataset) -> Image:
     return Image(path, str(header.SOPInstanceUID), shape, planes_of(header) if shape[0] else ())
 
 
-def _timing(header: Dataset, name: str, group: str, enhanced: str) -> float | None:
-    """A time in ms from where single-frame files have it, else from the groups of multi-frame files."""
+def _time_ms(header: Dataset, name: str, group: str, enhanced: str) -> float | None:
+    """A time in ms from the tag of single-frame files or, if it is absent, from the groups of multi-frame files."""
     if header.get(name) is not None:
         return _number(header.get(name))
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
@@ -256,7 +256,7 @@ def _contrast(header: Dataset) -> str:
 
 
 def _patient_words(header: Dataset) -> tuple[str, ...]:
-    """Words of a real name; a code that stands in its place is none."""
+    """Words of the patient's name; none if the name is the patient ID or the data are de-identified."""
     name = _text(header.get("PatientName"))
     if _text(header.get("PatientIdentityRemoved")).upper() == "YES" or name == _text(header.get("PatientID")):
         return ()

@@ -1,4 +1,4 @@
-"""What a scan that was DICOM remembers of it."""
+"""The DICOM series that a scan was converted from."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from slant.io.dicom.series import Series
 
 @dataclass(frozen=True)
 class DicomSource:
-    """The series that a scan was converted from.
+    """The DICOM series of a scan, for the record and for the DICOM Segmentation.
 
     Attributes
     ----------
     series : Series
     reason : str
-        Why it was taken.
+        Why the series was selected.
     dcm2niix : str
-        Version of the converter.
+        Version of dcm2niix.
     """
 
     series: Series
@@ -26,7 +26,7 @@ class DicomSource:
     dcm2niix: str
 
     def plain(self) -> dict[str, Any]:
-        """For the record: of the headers' free text only the description, without the patient's name."""
+        """Plain values for the record; the only free text is the description, without the patient's name."""
         series = self.series
         return {
             "series_instance_uid": series.uid,

@@ -1,0 +1,103 @@
+"""Writes results with the file names of the original SLANT container (github.com/MASILab/SLANTbrainSeg)."""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from slant.cohort.jobs import Job, JobList, list_jobs, unique
+from slant.errors import OutputError
+from slant.io.results import ResultNames
+
+HEADER = ("Label Name (BrainCOLOR)", "Label Number (BrainCOLOR)", "Label Volume (mm^3)")
+"""Columns of the table of volumes of the original container."""
+
+FOLDER = "slant"
+"""Folder in the output directory for the results with the file names of slant."""
+
+
+def list_inputs(inputs: Path, outputs: Path) -> JobList:
+    """List the images in a folder, without subfolders, like the original container does with ``/INPUTS``.
+
+    Parameters
+    ----------
+    inputs : Path
+        Folder with the scans.
+    outputs : Path
+        Output directory.
+
+    Raises
+    ------
+    InputError
+        If the folder contains no image, or two images have the same name.
+    """
+    out = outputs / FOLDER
+    images = sorted(path for path in inputs.glob("*.nii*") if path.is_file()) if os.access(inputs, os.R_OK) else []
+    paths = [str(path) for path in images] or [str(inputs)]  # `list_jobs` rejects an empty or unreadable folder
+    job_list = list_jobs(paths, out)
+    return JobList(unique(job_list.jobs), job_list.unreadable)
+
+
+def write_legacy(job: Job, outputs: Path) -> list[Path]:
+    """Write the labels, report and volumes of a finished scan with the names of the original; unchanged files stay.
+
+    ``FinalResult/NAME_seg.nii.gz`` has the region ids on the scan's grid, ``FinalPDF/NAME_result.pdf`` is the report,
+    and ``FinalVolTxt/NAME_label_volumes.txt`` has the volumes of the 132 regions in mm3. NAME is the file name of the
+    scan without extension. Each file is written atomically.
+
+    Returns
+    -------
+    list of Path
+        The three files.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    names = ResultNames(job.name)
+    stem = job.scan.name.removesuffix(".gz").removesuffix(".nii")
+    contents: dict[Path, Callable[[], bytes]] = {
+        outputs / "FinalResult" / f"{stem}_seg.nii.gz": (job.folder / names.labels).read_bytes,
+        outputs / "FinalPDF" / f"{stem}_result.pdf": (job.folder / names.pdf).read_bytes,
+        outputs / "FinalVolTxt" / f"{stem}_label_volumes.txt": lambda: _volumes(job.folder / names.volumes),
+    }
+    for path, content in contents.items():
+        try:
+            _write_if_changed(path, content())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error}; the results are in {job.folder}: check free space and run again, "
+                "or run `slant report --pdf` if the PDF is missing there"
+            ) from error
+    return list(contents)
+
+
+def _volumes(table: Path) -> bytes:
+    """Table of the regional volumes in the format of the original container."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    with table.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream, delimiter="\t"):
+            if row["level"] == "region":
+                writer.writerow((row["name"], row["index"], f"{float(row['volume_mm3']):.2f}"))
+    return text.getvalue().encode()
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file atomically, unless it has this content already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+            return
+        shutil.move(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

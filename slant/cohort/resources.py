@@ -1,0 +1,92 @@
+"""Chooses how many scans a machine processes in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from slant.errors import SettingsError
+
+WORKER_GIB = 2.0
+"""Peak resident memory of a worker in GiB, measured on scans of whole heads at 1 mm."""
+
+_CGROUP, _PROC_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """Number of workers and of threads.
+
+    Attributes
+    ----------
+    workers : int
+        Number of scans processed in parallel, each in a process of its own.
+    threads : int
+        Number of threads per worker.
+    """
+
+    workers: int
+    threads: int
+
+
+def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, threads: int | None = None) -> WorkerPlan:
+    """Choose the numbers of workers and threads.
+
+    Parameters
+    ----------
+    scans : int
+        Number of scans.
+    jobs : int, optional
+        Requested number of workers (default: as many as cores, memory and scans allow).
+    mem_gb : float, optional
+        Memory for all workers in GiB (default: the available memory, which does not limit a given ``jobs``).
+    threads : int, optional
+        Number of threads per worker (default: the cores are divided among the workers).
+
+    Raises
+    ------
+    SettingsError
+        If ``mem_gb`` is too small for one worker, or ``jobs`` is not positive.
+    """
+    from joblib import cpu_count
+
+    if jobs is not None and jobs < 1:
+        raise SettingsError(f"--jobs must be at least 1, found {jobs}")
+    if mem_gb is not None and not mem_gb >= WORKER_GIB:
+        raise SettingsError(f"--mem-gb must be at least {WORKER_GIB:g}, the memory of one worker, found {mem_gb:g}")
+    cores = int(cpu_count())
+    fit_in_memory = int((available_gib() if mem_gb is None else mem_gb) / WORKER_GIB)
+    workers = cores // (threads or 1) if jobs is None else jobs
+    if jobs is None or mem_gb is not None:
+        workers = min(workers, fit_in_memory)
+    workers = max(1, min(workers, scans))
+    return WorkerPlan(workers, threads or max(1, cores // workers))
+
+
+def available_gib() -> float:
+    """Memory available to new processes, in GiB: of the machine, or of the control group (cgroup) if that is less."""
+    import psutil
+
+    return float(min([psutil.virtual_memory().available, *_cgroup_bytes()])) / 2**30
+
+
+def _cgroup_bytes() -> Iterator[int]:
+    """Memory left in each control group of this process, in bytes; groups without a limit are skipped."""
+    with suppress(OSError, ValueError):
+        for line in _PROC_CGROUP.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                top, limit, used = _CGROUP, "memory.max", "memory.current"
+            elif "memory" in controllers.split(","):
+                top, limit, used = _CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            else:
+                continue
+            group = Path(os.path.normpath(f"{top}/{path}"))
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError):  # "max" is not a number and means no limit
+                    yield int((folder / limit).read_text()) - int((folder / used).read_text())
+                if folder == top:
+                    break

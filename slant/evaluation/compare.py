@@ -1,0 +1,143 @@
+"""Compare two segmentations of one scan for the comparison report."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from slant.errors import GeometryError, InputError, SlantError
+from slant.evaluation.common import Source, is_freesurfer, load_common
+from slant.evaluation.files import find_labels
+from slant.evaluation.maps import align_maps, lattice_offset
+from slant.evaluation.metrics import compare_regions
+from slant.io.finished import RECORD, Finished, find_records, read_finished
+from slant.io.read import read_label_map, read_scan
+from slant.io.resources import load_protocol
+from slant.io.results import ResultNames
+from slant.labels import LabelProtocol
+from slant.report.comparison import Comparison, RegionChange
+from slant.resample import pick_labels
+from slant.volume import LabelMap, Volume
+
+Structures = Literal["auto", "regions", "freesurfer"]
+
+_MAX_LISTED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two segmentations."""
+
+    name: str
+    labels: LabelMap
+    source: Mapping[str, str]
+    protocol: LabelProtocol | None = None
+    scan: Volume | None = None
+
+    @property
+    def kind(self) -> Source:
+        """Program whose ids the labels are."""
+        return "freesurfer" if is_freesurfer(np.unique(self.labels.data).tolist()) else "braincolor"
+
+
+def compare(first: Path, second: Path, scan: Path | None = None, structures: Structures = "auto") -> Comparison:
+    """Compare two segmentations of one scan.
+
+    Parameters
+    ----------
+    first, second : Path
+        A label map, its folder, or finished results of `slant segment`: their folder or record.
+    scan : Path, optional
+        The scan to show under the labels; by default the scan of finished results, if its file exists.
+    structures : {"auto", "regions", "freesurfer"}, optional
+        Compare the regions, or the structures that FreeSurfer and BrainCOLOR have in common; ``"auto"`` does the latter
+        if one of the two is an aseg, aparc+aseg or wmparc.
+
+    Raises
+    ------
+    InputError, GeometryError, ProtocolError
+        If a map cannot be read, a folder has several, or the two maps do not fit.
+    """
+    sides = _read(first), _read(second)
+    notes: tuple[str, ...] = ()
+    if structures == "freesurfer" or (structures == "auto" and "freesurfer" in (sides[0].kind, sides[1].kind)):
+        sides, notes = _in_common(sides, (first, second))
+    protocol = sides[0].protocol or sides[1].protocol or load_protocol()
+    try:
+        maps = align_maps(sides[1].labels, sides[0].labels, protocol)
+    except SlantError as error:
+        raise type(error)(f"{second} (the prediction) against {first} (the reference): {error}") from error
+    base = read_scan(scan).volume if scan else sides[0].scan or sides[1].scan
+    table = compare_regions(maps, protocol, surfaces=False)
+    regions = tuple(
+        RegionChange(
+            int(row["index"]),
+            str(row["name"]),
+            str(row["abbreviation"]),
+            str(row["hemisphere"]),
+            float(row["dice"]) if row["dice"] is not None else math.nan,
+            float(row["reference_mm3"]),
+            float(row["prediction_mm3"]),
+        )
+        for row in table.to_dict("records")
+    )
+    sources = sides[0].source, sides[1].source
+    return Comparison(sides[0].name, sources, maps.reference, maps.prediction, protocol, regions, base, notes)
+
+
+def _in_common(sides: tuple[_Side, _Side], paths: tuple[Path, Path]) -> tuple[tuple[_Side, _Side], tuple[str, ...]]:
+    """Both with the structures that they have in common, on the grid of the first one, and notes for the report."""
+    common = load_common()
+    names = {"freesurfer": "FreeSurfer", "braincolor": "BrainCOLOR"}
+    notes = [f"The {len(common.protocol) - 1} structures that FreeSurfer and BrainCOLOR have in common are compared."]
+    merged = []
+    for letter, side, path in zip("AB", sides, paths, strict=True):
+        try:
+            labels, others = common.structures(side.labels, side.kind)
+        except SlantError as error:
+            raise type(error)(f"{path}: {error}") from error
+        if others:
+            more = ", ..." if len(others) > _MAX_LISTED else ""
+            notes.append(
+                f"{letter} has ids of {names[side.kind]} that belong to none of these structures and count as "
+                f"background: {', '.join(map(str, others[:_MAX_LISTED]))}{more}."
+            )
+        merged.append(replace(side, labels=labels, protocol=common.protocol))
+    first, second = merged
+    try:
+        lattice_offset(second.labels.grid, first.labels.grid)
+    except GeometryError:
+        second = replace(second, labels=pick_labels(second.labels, first.labels.grid))
+        notes.append("B was resampled to the grid of A by nearest neighbour.")
+    return (first, second), tuple(notes)
+
+
+def _read(path: Path) -> _Side:
+    if path.name.endswith(RECORD) or (path.is_dir() and any(path.glob(f"*{RECORD}"))):
+        records = find_records(path)
+        if len(records) > 1:
+            raise InputError(f"{path} holds results of {len(records)} scans, expected one scan; give its record")
+        return _of_results(records[0], read_finished(records[0]))
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; check the spelling of the path")
+    files = find_labels(path)
+    if len(files) > 1:
+        raise InputError(f"{path} holds {len(files)} label maps, expected one; give the file itself")
+    (name, file), *_ = files.items()
+    labels, sha256 = read_label_map(file)
+    return _Side(name, labels, {"labels": os.fspath(file), "SHA-256": sha256})
+
+
+def _of_results(record: Path, finished: Finished) -> _Side:
+    source = {
+        "labels": os.fspath(record.with_name(ResultNames(finished.name).labels)),
+        "model": f"{finished.record['model']['name']}, SHA-256 {finished.record['model'].get('sha256', 'unknown')}",
+        "slant": str(finished.record["versions"].get("slant", "unknown")),
+    }
+    return _Side(finished.name, finished.labels, source, finished.protocol, finished.scan)

@@ -1,0 +1,181 @@
+"""Anatomical augmentation: random changes that depend on the labels, such as atrophy and white matter lesions.
+
+Most subjects with manual labels are young, but subjects of any age are scanned. Atrophy is a deformation that widens
+the spaces filled with cerebrospinal fluid (CSF), so the labels move with the image. Lesions of the white matter change
+only the image. As in `slant.train.augment`, each change is a function of its generator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from slant.train.augment import AugmentSettings, gaussian_blur, pick_labels, smooth_field, uniform
+
+if TYPE_CHECKING:
+    from slant.grid import Shape
+    from slant.train.data import LabelledScan
+
+VENTRICLE_FIELD, SULCAL_FIELD = (4, 9.0), (2, 2.5)
+"""Template voxels (1 mm) per voxel of the deformation, and standard deviation in mm of its Gaussian smoothing."""
+
+LESION_MM = 9.0
+"""Distance in mm between the control points of the random field whose peaks become lesions."""
+
+
+def simulate_atrophy(
+    coordinates: Tensor, scan: LabelledScan, csf: Tensor, settings: AugmentSettings, generator: Generator
+) -> Tensor:
+    """Deform sampling coordinates in half of the calls: ventricles and sulci become wider or a little narrower.
+
+    Parameters
+    ----------
+    coordinates : (X, Y, Z, 3) float32
+        Template voxel at which each voxel is sampled; X, Y and Z are even.
+    scan : LabelledScan
+    csf : (C,) bool tensor
+        Whether each channel is CSF, that is a ventricle.
+    settings : AugmentSettings
+        Its ``ventricle_dilation_mm`` and ``sulcal_widening_mm`` are the largest widenings.
+    generator : torch.Generator
+
+    Returns
+    -------
+    (X, Y, Z, 3) float32 tensor
+        The input itself if nothing is deformed.
+    """
+    if not (settings.ventricle_dilation_mm or settings.sulcal_widening_mm) or uniform(generator) < 0.5:
+        return coordinates
+    limits = (settings.ventricle_dilation_mm, settings.sulcal_widening_mm)
+    ventricles, sulci = (mm * (1.2 * uniform(generator) - 0.2) for mm in limits)
+    shrink_brain = settings.sulcal_widening_mm > 0 and uniform(generator) < 0.5
+    return dilate_csf(coordinates, scan, csf, (ventricles, sulci), generator, shrink_brain=shrink_brain)
+
+
+def dilate_csf(
+    coordinates: Tensor,
+    scan: LabelledScan,
+    csf: Tensor,
+    widening_mm: tuple[float, float],
+    generator: Generator,
+    *,
+    shrink_brain: bool = False,
+) -> Tensor:
+    """Deform sampling coordinates so that the walls of ventricles and sulci move apart by about the given distances.
+
+    Parameters
+    ----------
+    coordinates : (X, Y, Z, 3) float32
+        Template voxel at which each voxel is sampled; X, Y and Z are even.
+    scan : LabelledScan
+    csf : (C,) bool tensor
+        Whether each channel is CSF, that is a ventricle.
+    widening_mm : pair of float
+        Widening of the ventricles and of the sulci; negative values narrow them. It varies smoothly by a third.
+    generator : torch.Generator
+    shrink_brain : bool
+        Whether the brain also shrinks away from the border of its mask, as in atrophy; see `fill_with_csf`.
+
+    Returns
+    -------
+    (X, Y, Z, 3) float32 tensor
+    """
+    ventricles = _in_channels(scan.channels, csf)
+    sulci = (scan.channels == 0) & ((scan.image > 0) | shrink_brain)
+    sizes = torch.tensor(scan.image.shape, dtype=torch.float32)
+    unit = (coordinates[::2, ::2, ::2] * (2 / (sizes - 1)) - 1).flip(-1)[None]
+    coarse = torch.zeros(1, 3, *unit.shape[1:4])
+    for mask, (spacing, sigma_mm), widening in zip(
+        (ventricles, sulci), (VENTRICLE_FIELD, SULCAL_FIELD), widening_mm, strict=True
+    ):
+        field = _vectors_towards(mask, spacing, sigma_mm) * widening
+        field *= 1 + 0.3 * smooth_field(_shape(field[0]), 60 / spacing, 1, generator)
+        coarse += functional.grid_sample(field[None], unit, padding_mode="border", align_corners=True)
+    x, y, z, _ = coordinates.shape
+    displacement = functional.interpolate(coarse, size=(x, y, z), mode="trilinear", align_corners=False)
+    return coordinates + displacement[0].permute(1, 2, 3, 0)
+
+
+def _shape(image: Tensor) -> Shape:
+    x, y, z = image.shape
+    return x, y, z
+
+
+def _vectors_towards(mask: Tensor, spacing: int, sigma_mm: float) -> Tensor:
+    """(3, X/spacing, Y/spacing, Z/spacing) vectors towards a mask, of length 1 along most of its border."""
+    fraction = functional.avg_pool3d(mask.float()[None, None], spacing, ceil_mode=True)[0, 0]
+    gradient = torch.stack(torch.gradient(gaussian_blur(fraction, sigma_mm / spacing)))
+    length = gradient.norm(dim=0)
+    reference = torch.quantile(length[length > 0.01 * length.max()][::4], 0.97) if length.any() else length.max()
+    return gradient / torch.maximum(length, reference).clamp(min=1e-6)
+
+
+def _in_channels(channels: Tensor, selected: Tensor) -> Tensor:
+    """Whether the channel of each voxel is one of those selected by a (C,) mask; False for voxels without a label."""
+    table = torch.zeros(256, dtype=torch.bool)
+    table[: len(selected)] = selected
+    return table[channels.int()]
+
+
+def fill_with_csf(image: Tensor, scan: LabelledScan, coordinates: tuple[Tensor, Tensor], csf: Tensor) -> Tensor:
+    """Fill the gap between the border of the brain mask and a brain that has shrunk with the intensity of CSF.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) float32
+        Sampled at the second coordinates.
+    scan : LabelledScan
+    coordinates : pair of (X, Y, Z, 3) float32
+        Before and after `simulate_atrophy`.
+    csf : (C,) bool tensor
+        Whether each channel is CSF; the mean intensity of these channels fills the gap.
+
+    Returns
+    -------
+    (X, Y, Z) float32 tensor
+    """
+    before, after = coordinates
+    if before is after:
+        return image
+    mask = (scan.image > 0).to(torch.uint8)
+    gap = pick_labels(mask, before).bool() & ~pick_labels(mask, after).bool()
+    ventricles = scan.image[::2, ::2, ::2][_in_channels(scan.channels[::2, ::2, ::2], csf)]
+    level = ventricles.mean() if len(ventricles) else torch.tensor(0.3)
+    return torch.where(gap, torch.maximum(image, level.clamp(min=0.02)), image)
+
+
+def add_lesions(
+    image: Tensor, labels: tuple[Tensor, Tensor], coordinates: Tensor, settings: AugmentSettings, generator: Generator
+) -> Tensor:
+    """Add spots to the white matter, with some probability, that are as dark as gray matter or darker.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) float32
+        Already deformed.
+    labels : (A, B, C) uint8 and (K,) bool tensors
+        Channels of the scan in template space, and whether each channel is white matter.
+    coordinates : (X, Y, Z, 3) float32
+        Template voxel at which each voxel was sampled.
+    settings : AugmentSettings
+        Its ``lesion_probability`` is the probability of lesions.
+    generator : torch.Generator
+
+    Returns
+    -------
+    (X, Y, Z) float32 tensor
+    """
+    if uniform(generator) >= settings.lesion_probability:
+        return image
+    channels, white_matter = labels
+    coarse_channels = pick_labels(channels, coordinates[::2, ::2, ::2])
+    field = smooth_field(_shape(coarse_channels), LESION_MM / 2, 1, generator)[0]
+    threshold = 0.6 + 0.8 * uniform(generator)
+    darkening = 0.15 + 0.3 * uniform(generator)
+    spots = (4 * (field - threshold)).clamp(0, 1) * _in_channels(coarse_channels, white_matter)
+    x, y, z = _shape(image)
+    lesions = functional.interpolate(spots[None, None], size=(x, y, z), mode="trilinear", align_corners=False)[0, 0]
+    return image * (1 - darkening * lesions)

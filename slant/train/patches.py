@@ -1,0 +1,146 @@
+"""Samples the small patches of a scan on which the loss is computed.
+
+On the whole brain, the last layers of a network and its 133 logits at 1 mm would take most of the time of a training
+step. A few hundred patches of 8 mm, a fraction of them class-balanced, train the network as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from slant.grid import Shape
+from slant.nets.prior import SPACING, interpolation_matrix
+from slant.train.loss import IGNORED
+
+EDGE = 8
+"""Number of voxels of a patch along each axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Positions of patches in a crop of the template.
+
+    Attributes
+    ----------
+    starts : (B, 3) int64
+        First voxel of each patch in the crop; multiples of 4.
+    crop_start, crop_shape : tuple of 3 int
+        First voxel and size of the crop, in template voxels.
+    """
+
+    starts: Tensor
+    crop_start: Shape
+    crop_shape: Shape
+
+
+def candidate_starts(crop_shape: Shape, margin: int = 2) -> Tensor:
+    """(nx, ny, nz, 3) int64 first voxels of all patches that are at least ``margin`` voxels inside a crop."""
+    axes = [torch.arange(SPACING, n - EDGE - margin + 1, SPACING) for n in crop_shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def draw_patches(
+    candidates: Tensor,
+    center_labels: Tensor,
+    in_brain: Tensor,
+    count: int,
+    class_balanced_fraction: float,
+    generator: Generator,
+) -> Tensor:
+    """(count, 3) int64 first voxels of patches, drawn from the candidates.
+
+    Parameters
+    ----------
+    candidates : (nx, ny, nz, 3) int64
+    center_labels : (nx, ny, nz) uint8
+        Channel at or near the center of each candidate; `IGNORED` if nobody has labelled it. Such candidates are only
+        drawn if there are no others.
+    in_brain : (nx, ny, nz) bool
+        Whether the center of each candidate is in the brain mask.
+    count : int
+        Number of patches.
+    class_balanced_fraction : float
+        Fraction of the draws in which every region present has the same probability, whatever its size.
+    generator : torch.Generator
+    """
+    labels = center_labels.flatten().long()
+    known = labels != IGNORED
+    sizes = torch.bincount(labels, minlength=int(labels.max()) + 1).float()
+    balanced = (1 / sizes.clamp(min=1))[labels] * ((labels > 0) & known)
+    unbalanced = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1) * (known if known.any() else 1.0)
+    fraction = class_balanced_fraction if balanced.any() else 0.0
+    weights = fraction * balanced / balanced.sum().clamp(min=1e-9) + (1 - fraction) * unbalanced / unbalanced.sum()
+    replacement = count > int(torch.count_nonzero(weights))
+    drawn = torch.multinomial(weights, count, replacement=replacement, generator=generator)
+    return candidates.reshape(-1, 3)[drawn]
+
+
+def _offsets(edge: int) -> Tensor:
+    steps = torch.arange(edge)
+    return torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def flat_indices(first: Tensor, edge: int, shape: Shape) -> Tensor:
+    """(B * edge^3,) int64 flat indices of the voxels of B cubes, clamped to the array."""
+    index = first[:, None, :] + _offsets(edge)[None]
+    index = torch.minimum(index.clamp(min=0), torch.tensor(shape) - 1)
+    return ((index[..., 0] * shape[1] + index[..., 1]) * shape[2] + index[..., 2]).flatten()
+
+
+def gather(array: Tensor, first: Tensor, edge: int) -> Tensor:
+    """(B, C, edge, edge, edge) cubes of a (1, C, X, Y, Z) array; differentiable, channels last in memory."""
+    _, channels, x, y, z = array.shape
+    table = array[0].permute(1, 2, 3, 0).reshape(-1, channels)
+    index = flat_indices(first, edge, (x, y, z)).to(table.device)
+    cubes = table.index_select(0, index).reshape(len(first), edge, edge, edge, channels)
+    return cubes.permute(0, 4, 1, 2, 3)
+
+
+def patch_coordinates(patches: Patches) -> Tensor:
+    """(B, 8, 8, 8, 3) int64 coordinates of the voxels of the patches in the crop."""
+    return (patches.starts[:, None] + _offsets(EDGE)[None]).reshape(-1, EDGE, EDGE, EDGE, 3)
+
+
+def prior_logits(frequency: Tensor, own: Tensor | None, patches: Patches, floor: float) -> Tensor:
+    """(B * 512, C) log-frequency at the voxels of the patches, without the labels of the scan itself.
+
+    Parameters
+    ----------
+    frequency : (X/4, Y/4, Z/4, C) float32
+        Sum of the label frequencies of all scans.
+    own : (X/4, Y/4, Z/4, C) float16 or None
+        Contribution of this scan to the sum, which is subtracted.
+    floor : float
+        Minimum frequency.
+    """
+    first = patches.starts + torch.tensor(patches.crop_start)
+    phase = [int(p) for p in first[0] % SPACING]
+    cells = flat_indices(first // SPACING - 1, 5, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
+    cells = cells.to(frequency.device)
+    channels = frequency.shape[-1]
+    selected = frequency.reshape(-1, channels).index_select(0, cells)
+    if own is not None:
+        selected = selected - own.reshape(-1, channels).index_select(0, cells.to(own.device)).to(selected)
+    selected = selected / selected.sum(dim=-1, keepdim=True).clamp(min=floor)
+    logs = torch.log(selected.clamp(min=floor)).reshape(-1, 5, 5, 5, channels)
+    x, y, z = (interpolation_matrix(SPACING + p, EDGE, 5).to(logs) for p in phase)
+    return interpolated(logs, (x, y, z))
+
+
+def interpolated(logs: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """(B * 512, C) values interpolated at the voxels of patches.
+
+    Parameters
+    ----------
+    logs : (B, I, J, K, C) float32
+        Values of the cells around each patch.
+    weights : (8, I), (8, J) and (8, K) float32
+        Interpolation weights, see `slant.nets.prior.interpolation_matrix`.
+    """
+    x, y, z = weights
+    logs = torch.einsum("bijkc,zk->bijzc", logs, z)
+    logs = torch.einsum("bijzc,yj->biyzc", logs, y)
+    return torch.einsum("biyzc,xi->bxyzc", logs, x).reshape(-1, logs.shape[-1])

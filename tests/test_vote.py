@@ -1,0 +1,151 @@
+"""The vote agrees with counting every channel, in any order of the tiles and with limited memory."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from slant.errors import LayoutError
+from slant.tiles import Tile, TileLayout
+from slant.vote import Vote, VoteCounter
+
+LAYOUT = TileLayout((7, 8, 9), (4, 5, 6), (3, 2, 3))
+SLANT_27 = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
+
+
+def _votes(layout: TileLayout, highest: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {tile.name: rng.integers(0, highest + 1, layout.size, dtype=np.uint8) for tile in layout}
+
+
+def _count(layout: TileLayout, votes: dict[str, np.ndarray], order: list[Tile]) -> Vote:
+    counter = VoteCounter(layout)
+    for tile in order:
+        counter.aggregate(votes[tile.name], tile)
+    return counter.finalize()
+
+
+def _oracle(layout: TileLayout, votes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Count every channel in every voxel; argmax gives ties to the lowest channel."""
+    counts = np.zeros((int(max(v.max() for v in votes.values())) + 1, *layout.shape))
+    for tile in layout:
+        for channel in range(len(counts)):
+            counts[channel][tile.core_box] += votes[tile.name][tile.core_within] == channel
+    return counts.argmax(axis=0), counts.max(axis=0) / counts.sum(axis=0)
+
+
+@pytest.mark.parametrize("overlap", ["vote", "core"])
+@pytest.mark.parametrize("highest", [1, 3, 132, 255])
+def test_the_vote_agrees_with_counting_every_channel(overlap, highest):
+    layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
+    votes = _votes(layout, highest)
+    result = _count(layout, votes, list(layout))
+    channels, fraction = _oracle(layout, votes)
+    assert result.channels.dtype == np.uint8
+    assert result.fraction.dtype == np.float32
+    np.testing.assert_array_equal(result.channels, channels)
+    np.testing.assert_array_equal(result.fraction, fraction.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_tiles_does_not_matter(seed):
+    votes = _votes(LAYOUT)
+    shuffled = [LAYOUT.tiles[i] for i in np.random.default_rng(seed).permutation(len(LAYOUT))]
+    one, other = (_count(LAYOUT, votes, order) for order in (list(LAYOUT), shuffled))
+    assert one.channels.tobytes() == other.channels.tobytes()
+    assert one.fraction.tobytes() == other.fraction.tobytes()
+
+
+def test_vote_of_three_small_tiles():
+    layout = TileLayout((5, 1, 1), (3, 1, 1), (3, 1, 1))
+    votes = {"1_1_1": [9, 9, 2], "2_1_1": [4, 9, 2], "3_1_1": [2, 0, 8]}
+    result = _count(layout, {n: np.array(v, np.uint8).reshape(3, 1, 1) for n, v in votes.items()}, list(layout))
+    assert result.channels.ravel().tolist() == [9, 4, 2, 0, 8], "tie at voxel 1 (9, 4), tie at voxel 3 (2, 0)"
+    assert result.fraction.ravel().tolist() == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2, 1])
+
+
+def test_unanimous_votes_have_fraction_one():
+    votes = {tile.name: np.full(LAYOUT.size, 17, np.uint8) for tile in LAYOUT}
+    result = _count(LAYOUT, votes, list(LAYOUT))
+    assert (result.channels == 17).all()
+    assert (result.fraction == 1).all()
+
+
+def test_the_caller_may_reuse_its_array():
+    buffer = np.zeros(LAYOUT.size, np.uint8)
+    counter = VoteCounter(LAYOUT)
+    votes = _votes(LAYOUT)
+    for tile in LAYOUT:
+        buffer[:] = votes[tile.name]
+        counter.aggregate(buffer, tile)
+    np.testing.assert_array_equal(counter.finalize().channels, _oracle(LAYOUT, votes)[0])
+
+
+def test_the_result_is_read_only():
+    result = _count(LAYOUT, _votes(LAYOUT), list(LAYOUT))
+    for array in (result.channels, result.fraction):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0, 0] = 1
+
+
+def test_memory_does_not_grow_with_the_number_of_tiles():
+    def peak(count: int) -> int:
+        layout = TileLayout((5 * count + 5, 5, 5), (10, 5, 5), (count, 1, 1))
+        counter, held = VoteCounter(layout), []
+        for tile in layout:
+            counter.aggregate(np.zeros(layout.size, np.uint8), tile)
+            held.append(counter.held_bytes)
+        assert held[-1] == 0
+        return max(held)
+
+    assert peak(10) == peak(40) == 5 * 5 * 5, "the half of one tile that overlaps with the next"
+
+
+def test_missing_tiles_are_named():
+    counter = VoteCounter(LAYOUT)
+    for tile in LAYOUT:
+        if tile.name not in ("2_1_3", "3_2_1"):
+            counter.aggregate(np.zeros(LAYOUT.size, np.uint8), tile)
+    with pytest.raises(LayoutError, match="2 of 18 tiles have not voted: 2_1_3, 3_2_1"):
+        counter.finalize()
+
+
+def test_a_tile_added_twice_is_refused():
+    counter = VoteCounter(LAYOUT)
+    counter.aggregate(np.zeros(LAYOUT.size, np.uint8), LAYOUT.tiles[4])
+    with pytest.raises(LayoutError, match="tile 1_2_2 was added twice"):
+        counter.aggregate(np.zeros(LAYOUT.size, np.uint8), LAYOUT.tiles[4])
+
+
+@pytest.mark.parametrize(
+    "votes", [np.zeros((5, 4, 6), np.uint8), np.zeros((4, 5), np.uint8), np.zeros((4, 5, 6), np.int64)]
+)
+def test_arrays_of_another_shape_or_dtype_are_refused(votes):
+    counter = VoteCounter(LAYOUT)
+    with pytest.raises(LayoutError, match=r"tile 1_1_1 must be uint8 of shape \(4, 5, 6\), found"):
+        counter.aggregate(votes, LAYOUT.tiles[0])
+    assert counter.held_bytes == 0
+
+
+def test_a_tile_of_another_layout_is_refused():
+    other = TileLayout((7, 8, 9), (4, 5, 6), (2, 2, 2)).tiles[-1]
+    with pytest.raises(LayoutError, match=r"tile 2_2_2 from .* is not a tile of TileLayout"):
+        VoteCounter(LAYOUT).aggregate(np.zeros(LAYOUT.size, np.uint8), other)
+
+
+def test_the_published_tiles_give_the_published_vote_in_every_voxel(data_dir):
+    """The published tiles contain region ids, which have the same order as channels."""
+    folder = data_dir / "slant-reference"
+    counter = VoteCounter(SLANT_27)
+    for tile in reversed(SLANT_27.tiles):
+        ids = np.asarray(nib.load(folder / "tiles" / f"{tile.name}.nii.gz").dataobj)
+        assert ids[tile.box].max() <= 207
+        assert (ids != 255).sum() == np.prod(SLANT_27.size)
+        counter.aggregate(ids[tile.box], tile)
+    result = counter.finalize()
+    expected = np.asarray(nib.load(folder / "1000_space-MNI305_dseg.nii.gz").dataobj)
+    assert result.channels.size == 5_903_040
+    np.testing.assert_array_equal(result.channels, expected)
+    assert result.fraction.min() > 0
+    assert result.fraction.max() == 1
