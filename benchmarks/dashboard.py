@@ -1,10 +1,10 @@
-"""What the dashboard of a large cohort costs: to make, to load, to use.
+"""The dashboard of a large cohort: time to make it, to load it and to filter it, and its size.
 
     python benchmarks/dashboard.py OUT --scans 2000
 
-OUT gets that many invented scans: volumes drawn around those of one head, some of them odd, with a picture each, then
-the dashboard. It is loaded from its file in Chromium; printed are seconds until the page is ready, until the next
-frame is drawn after a filter, and the memory of the browser's page.
+Writes simulated scans into OUT, with volumes drawn at random, some of them unusual, and one picture each, then the
+dashboard, and loads it from its file in Chromium. Prints the seconds and megabytes of making it, the seconds until it
+is ready and until the next frame after a filter, and the JavaScript memory.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from PIL import Image
 
 from slant.cohort.dashboard import write_dashboard
 from slant.cohort.failures import Failure
-from slant.cohort.table import Row
+from slant.cohort.table import CohortRow
 from slant.io.resources import load_protocol
 from slant.io.results import ResultNames
 
 
 def arguments() -> argparse.Namespace:
-    """Where, and how many."""
+    """Output folder and number of scans."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--scans", type=int, default=2000)
-    parser.add_argument("--picture", type=Path, help="an overlay that every scan gets; a made-up one by default")
-    parser.add_argument("--screenshot", type=Path)
+    parser.add_argument("--picture", type=Path, help="PNG of every scan (default: random pixels)")
+    parser.add_argument("--screenshot", type=Path, help="PNG of the whole page")
     return parser.parse_args()
 
 
-def invented(out: Path, scans: int, picture: Path) -> tuple[list[Row], dict[str, dict[str, object]]]:
-    """Rows as the table has them, with a picture for each and a table of participants."""
+def simulate(out: Path, scans: int, picture: Path) -> tuple[list[CohortRow], dict[str, dict[str, object]]]:
+    """Rows of the cohort's table and descriptions of its columns; writes the pictures and a table of participants."""
     random, regions = np.random.default_rng(0), load_protocol().regions[1:]
-    usual = np.exp(random.normal(8, 0.8, len(regions)))
-    rows, people = [], ["participant_id\tage\tsex\tsite"]
+    reference_mm3 = np.exp(random.normal(8, 0.8, len(regions)))
+    rows, subjects = [], ["participant_id\tage\tsex\tsite"]
     for i in range(scans):
-        name, tiv = f"sub-{i:04d}", float(random.normal(1.5e6, 1.2e5))
-        share = np.exp(random.normal(0, 0.09, len(regions)))
-        grade = random.choice(["pass", "look", "fail"], p=[0.94, 0.05, 0.01])
+        name, etiv = f"sub-{i:04d}", float(random.normal(1.5e6, 1.2e5))
+        relative = np.exp(random.normal(0, 0.09, len(regions)))
+        grade = random.choice(["pass", "review", "fail"], p=[0.94, 0.05, 0.01])
         if grade != "pass":
-            share[random.integers(len(regions), size=9)] *= random.choice([0.5, 1.8], 9)
+            relative[random.integers(len(regions), size=9)] *= random.choice([0.5, 1.8], 9)
         folder = out / name / "anat"
         folder.mkdir(parents=True, exist_ok=True)
         names = ResultNames(name)
@@ -55,19 +55,22 @@ def invented(out: Path, scans: int, picture: Path) -> tuple[list[Row], dict[str,
             "participant_id": name,
             "grade": str(grade),
             "reasons": "n/a" if grade == "pass" else "noise",
+            "expected_dice": "0.72",
+            "registration_similarity": f"{random.normal(0.55, 0.05):.4f}",
+            "regions_missing": "0",
+            "warnings": "n/a",
+            "runtime_s": f"{random.normal(50, 5):.1f}",
         }
-        lead |= {"expected_dice": "0.72", "similarity": f"{random.normal(0.55, 0.05):.4f}", "regions_missing": "0"}
-        lead |= {"warnings": "n/a", "seconds": f"{random.normal(50, 5):.1f}"}
-        mm3 = usual * share * tiv / 1.5e6
-        volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(regions, mm3, strict=True)} | {"TIV": f"{tiv:.1f}"}
-        rows.append(Row(lead, volumes, folder / name))
-        people.append(f"{name}\t{random.integers(18, 90)}\t{random.choice(['F', 'M'])}\t{random.choice(list('ABC'))}")
-    (out / "participants.tsv").write_text("\n".join(people) + "\n", "utf-8")
+        mm3 = reference_mm3 * relative * etiv / 1.5e6
+        volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(regions, mm3, strict=True)} | {"eTIV": f"{etiv:.1f}"}
+        rows.append(CohortRow(lead, volumes, folder / name))
+        subjects.append(f"{name}\t{random.integers(18, 90)}\t{random.choice(['F', 'M'])}\t{random.choice(list('ABC'))}")
+    (out / "participants.tsv").write_text("\n".join(subjects) + "\n", "utf-8")
     return rows, {r.abbreviation: {"LongName": r.name, "Index": r.id} for r in regions}
 
 
 def load(page: Path, screenshot: Path | None) -> dict[str, float]:
-    """Seconds and MB in a browser without a screen."""
+    """Seconds and MB in a headless browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -75,7 +78,7 @@ def load(page: Path, screenshot: Path | None) -> dict[str, float]:
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         start = time.perf_counter()
         tab.goto(page.as_uri(), wait_until="load")
-        tab.wait_for_function("document.querySelectorAll('#wall li').length > 0")
+        tab.wait_for_function("document.querySelectorAll('#gallery li').length > 0")
         ready = time.perf_counter() - start
         start = time.perf_counter()
         tab.select_option("#grade", "fail")
@@ -92,26 +95,28 @@ def load(page: Path, screenshot: Path | None) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    given = arguments()
-    given.out.mkdir(parents=True, exist_ok=True)
-    picture = given.picture
+    options = arguments()
+    out, picture = options.out, options.picture
+    out.mkdir(parents=True, exist_ok=True)
     if picture is None:
-        picture = given.out / "picture.png"
+        picture = out / "picture.png"
         noise = np.random.default_rng(1).integers(0, 255, (1340, 1600, 3), dtype=np.uint8) // 4
         Image.fromarray(noise).save(picture)
-    rows, about = invented(given.out, given.scans, picture)
+    rows, columns = simulate(out, options.scans, picture)
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        lost = [Failure("sub-x", "the file is truncated", "x", "")]
-        write_dashboard(given.out, rows, about, lost, given.out / "participants.tsv")
+        failures = [Failure("sub-x", "the file is truncated", "x", "")]
+        write_dashboard(out, rows, columns, failures, out / "participants.tsv")
         times.append(time.perf_counter() - start)
-    sizes = {name: (given.out / name).stat().st_size / 1e6 for name in ("group.html", "group_data.js")}
-    print(f"| {given.scans} scans | |\n|---|--:|")
-    print(f"| seconds to make, thumbnails too | {times[0]:.1f} |\n| again | {times[1]:.1f} |")
+    sizes = {name: (out / name).stat().st_size / 1e6 for name in ("group.html", "group_data.js")}
+    print(f"| {options.scans} scans | |\n|---|--:|")
+    print(
+        f"| seconds to make it, thumbnails included | {times[0]:.1f} |\n| seconds to make it again | {times[1]:.1f} |"
+    )
     for name, size in sizes.items():
         print(f"| MB of {name} | {size:.2f} |")
-    for name, value in load(given.out / "group.html", given.screenshot).items():
+    for name, value in load(out / "group.html", options.screenshot).items():
         print(f"| {name} | {value:.2f} |")
 
 

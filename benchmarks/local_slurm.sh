@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# A SLURM of this machine alone, for trying and measuring: its configuration, state and logs lie in one folder, and it
-# needs no systemd, no root and no other machine.
+# Starts and stops a SLURM of one machine, for tests and benchmarks. Its configuration, state and logs are in one folder;
+# it needs no systemd, no root and no other machine.
 #
 #   apt-get install slurm-wlm munge                      once, on Debian or Ubuntu
-#   benchmarks/local_slurm.sh start FOLDER [CPUS]        by default those that there are; more may be said
-#   export SLURM_CONF=FOLDER/slurm.conf                  then sbatch, squeue, sinfo and scancel work
+#   benchmarks/local_slurm.sh start FOLDER [CPUS]        CPUS may exceed those of the machine
+#   export SLURM_CONF=FOLDER/slurm.conf                  for sbatch, squeue, sinfo and scancel
 #   benchmarks/local_slurm.sh stop FOLDER                also ends the jobs
 #
-# PORT (16817) and the one after it must be free. Every job may use the CPUs and the memory that it asked for; nothing
-# holds it to them, for that takes control groups.
+# PORT (default 16817) and the next port must be free. Jobs are scheduled by the CPUs and the memory that they request,
+# but nothing limits them to that, because limits need control groups.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 if [ $# -lt 2 ] || { [ "$1" != start ] && [ "$1" != stop ]; }; then
-    echo "wanted: $0 start FOLDER [CPUS], or $0 stop FOLDER" >&2
+    echo "usage: $0 start FOLDER [CPUS] or $0 stop FOLDER" >&2
     exit 2
 fi
 mkdir -p "$2"
@@ -20,7 +20,7 @@ folder=$(realpath "$2")
 port=${PORT:-16817}
 host=$(hostname -s)
 
-# Ends a daemon by the process id that it left, and waits for that.
+# Ends a daemon by the process id in its file and waits until it has ended.
 end() {
     local file=$folder/$1.pid pid
     [ -s "$file" ] || return 0
@@ -48,25 +48,25 @@ fi
 
 for program in munged slurmctld slurmd sbatch; do
     if ! command -v "$program" > /dev/null; then
-        echo "found no $program; install it, on Debian and Ubuntu by: apt-get install slurm-wlm munge" >&2
+        echo "$program is not installed; on Debian and Ubuntu: apt-get install slurm-wlm munge" >&2
         exit 2
     fi
 done
 if [ -s "$folder/slurmctld.pid" ] && kill -0 "$(cat "$folder/slurmctld.pid")" 2> /dev/null; then
-    echo "a SLURM runs in $folder already; stop it first: $0 stop $folder" >&2
+    echo "SLURM is already running in $folder; stop it first: $0 stop $folder" >&2
     exit 2
 fi
 cpus=${3:-$(nproc)}
 memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
 socket=$folder/munge.socket
 if [ ${#socket} -gt 100 ]; then
-    echo "$folder is too long a path for a socket, wanted at most 87 letters" >&2
+    echo "$folder is too long for the path of a socket, expected at most 87 characters; choose another folder" >&2
     exit 2
 fi
 mkdir -p "$folder/state" "$folder/spool"
 head -c 1024 /dev/urandom > "$folder/munge.key"
 chmod 600 "$folder/munge.key"
-# munge wants no folder that others may write above its own; force lets it run anyway.
+# munge refuses to run below a folder that others may write to; --force lets it run anyway.
 munged --force --key-file="$folder/munge.key" --socket="$socket" --pid-file="$folder/munged.pid" \
     --seed-file="$folder/munged.seed" --log-file="$folder/munged.log"
 cat > "$folder/slurm.conf" << CONF
@@ -114,5 +114,5 @@ for _ in $(seq 100); do
     esac
     sleep 0.2
 done
-echo "SLURM does not come up; see $folder/slurmctld.log and $folder/slurmd.log" >&2
+echo "SLURM did not start; see $folder/slurmctld.log and $folder/slurmd.log" >&2
 exit 1

@@ -2,13 +2,13 @@
 
     python benchmarks/make_intensity_reference.py FOLDER
 
-FOLDER holds the training scans as ``NAME_T1w.nii.gz``; each goes through brain mask, registration and N4 as in
-`slant.pipeline.prepare`, then is z-scored inside its brain.
+FOLDER holds the training scans as ``NAME_T1w.nii.gz``. Each goes through brain extraction, registration and N4 as in
+`slant.pipeline.prepare` and is z-scored inside its brain. Prints nothing.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +19,22 @@ from slant import bias, intensity
 from slant.config import SegmentSettings
 from slant.io.read import read_scan
 from slant.io.templates import load_template
-from slant.pipeline import brain_mask, carry_to_template
+from slant.pipeline import brain_mask, resample_to_template
 
 
 def sorted_z_scores(path: Path) -> NDArray[np.float64]:
-    """Sorted z-scored intensities of one scan."""
+    """Sorted z-scored intensities in the brain of one scan."""
     scan = read_scan(path).volume
-    moved, carried, _ = carry_to_template(scan, brain_mask(scan, SegmentSettings()), load_template())
-    corrected, _ = bias.correct_bias(moved, carried)
-    return intensity.sorted_intensities(intensity.z_score(corrected, carried), carried)
+    image, mask, _ = resample_to_template(scan, brain_mask(scan, SegmentSettings()), load_template())
+    corrected, _ = bias.correct_bias(image, mask)
+    return intensity.sorted_intensities(intensity.z_score(corrected, mask), mask)
 
 
 def main() -> None:
     """Write the table."""
-    paths = sorted(Path(sys.argv[1]).glob("*_T1w.nii.gz"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    paths = sorted(parser.parse_args().folder.glob("*_T1w.nii.gz"))
     reference = intensity.build_reference(Parallel(n_jobs=2)(delayed(sorted_z_scores)(path) for path in paths))
     out = Path(__file__).resolve().parents[1] / "atlases" / "braincolor" / "intensity_reference.tsv"
     header = f"# Mean sorted z-scored intensity in the brain of {len(paths)} scans of the MICCAI 2012 Multi-Atlas "

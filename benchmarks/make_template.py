@@ -2,11 +2,13 @@
 
     python benchmarks/make_template.py
 
-MNI305 -> MNI152 is the matrix published by FreeSurfer (surfer.nmr.mgh.harvard.edu/fswiki/CoordinateSystems, 8b).
+Prints the intracranial volume for ``template.toml``. The matrix from MNI305 to MNI152 is published by FreeSurfer
+(surfer.nmr.mgh.harvard.edu/fswiki/CoordinateSystems, 8b).
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +28,22 @@ MNI152_FROM_MNI305 = np.array(
         [0, 0, 0, 1],
     ]
 )
-SMOOTHING_MM = 0.8  # before every second millimetre is taken
+SMOOTHING_MM = 0.8  # before sampling at 2 mm
 
 
 def main() -> None:
     """Write the template and print its intracranial volume."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     image = datasets.load_mni152_template(resolution=1)
     mask = datasets.load_mni152_brain_mask(resolution=1)
     grid = Grid(image.shape, image.affine)
     _, coarse = mni305_grids()
     smooth = ndimage.gaussian_filter(image.get_fdata().astype(np.float32), SMOOTHING_MM)
     brain = Volume(mask.get_fdata().astype(np.float32), Grid(mask.shape, mask.affine))
-    carried = resample(Volume(smooth, grid), coarse, source_from_target=MNI152_FROM_MNI305).data
+    intensity = resample(Volume(smooth, grid), coarse, source_from_target=MNI152_FROM_MNI305).data
     inside = resample(brain, coarse, source_from_target=MNI152_FROM_MNI305).data > 0.5
-    steps = np.where(inside, np.clip(np.round(carried / carried.max() * 255), 1, 255), 0).astype(np.uint8)
+    steps = np.where(inside, np.clip(np.round(intensity / intensity.max() * 255), 1, 255), 0).astype(np.uint8)
     folder = Path(__file__).resolve().parents[1] / "atlases" / "mni305"
     np.savez_compressed(folder / "template.npz", image=steps)
     volume = float(mask.get_fdata().sum()) * brain.grid.voxel_volume_mm3

@@ -1,9 +1,9 @@
-"""Size and seconds of the page of a scan, part by part, from finished results.
+"""The report of a scan: seconds and megabytes of each of its parts, from finished results.
 
     python benchmarks/report.py OUT [--repeat 3]
 
-OUT is a folder that `slant segment` wrote. Seconds are of the processor, the least of the repeats: what else runs on
-the machine does not count.
+OUT is a folder that `slant segment` wrote. Prints processor seconds, the minimum of the repeats, so that other programs
+on the machine count little, and the sizes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slant.config import PageSettings
+from slant.config import ReportSettings
 from slant.io.finished import find_records, read_finished
 from slant.report.page import contents, draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.viewer import NIIVUE, viewer
 
 
-def timed(what: Callable[[], Any], repeat: int) -> tuple[Any, float]:
-    """The result, and the least seconds of the processor."""
+def timed(function: Callable[[], Any], repeat: int) -> tuple[Any, float]:
+    """The result of a function, and the minimum of its processor seconds."""
     seconds = []
     for _ in range(repeat):
         start = time.process_time()
-        found = what()
+        result = function()
         seconds.append(time.process_time() - start)
-    return found, min(seconds)
+    return result, min(seconds)
 
 
 def main() -> None:
@@ -40,26 +40,26 @@ def main() -> None:
     options = parser.parse_args()
     record = find_records(options.out)[0]
     finished, reading = timed(lambda: read_finished(record), options.repeat)
-    shown, pictures = timed(lambda: contents(finished, PageSettings()), options.repeat)
-    page, writing = timed(lambda: draw_page(shown), options.repeat)
-    sheets, printing = timed(lambda: draw_pdf(shown), options.repeat)
+    shown, pictures = timed(lambda: contents(finished, ReportSettings()), options.repeat)
+    html, writing = timed(lambda: draw_page(shown), options.repeat)
+    pdf, printing = timed(lambda: draw_pdf(shown), options.repeat)
     print("| seconds of one core | |\n|---|--:|")
-    rows = {"reading finished results": reading, "pictures and numbers": pictures, "page": writing, "PDF": printing}
+    rows = {"reading finished results": reading, "pictures and numbers": pictures, "HTML": writing, "PDF": printing}
     for name, seconds in rows.items():
         print(f"| {name} | {seconds:.1f} |")
     parts = viewer(finished)
-    text = page.decode()
+    text = html.decode()
     data = {
         "NiiVue": len(parts.niivue),
         "brain for the 3D view": len(parts.image),
         "labels for the 3D view": len(parts.labels),
         "pictures": sum(map(len, re.findall(r'src="(data:[^"]*)"', text))),
     }
-    data["text, style, script"] = len(page) - sum(data.values())
-    print("\n| MB of the page | |\n|---|--:|")
-    for name, size in {**data, "**all**": len(page)}.items():
+    data["text, style, script"] = len(html) - sum(data.values())
+    print("\n| MB of the HTML report | |\n|---|--:|")
+    for name, size in {**data, "**all**": len(html)}.items():
         print(f"| {name} | {size / 1e6:.2f} |")
-    print(f"\nPDF: {len(sheets) / 1e6:.2f} MB. NiiVue in the package: {NIIVUE.stat().st_size / 1e6:.2f} MB.")
+    print(f"\nPDF: {len(pdf) / 1e6:.2f} MB. NiiVue in the package: {NIIVUE.stat().st_size / 1e6:.2f} MB.")
 
 
 if __name__ == "__main__":

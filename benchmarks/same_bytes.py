@@ -1,10 +1,10 @@
-"""How far label maps agree between thread counts, older processors and half precision, in one run.
+"""Reproducibility: how far label maps agree between thread counts, instruction sets and half precision.
 
     python benchmarks/same_bytes.py SCAN [--model slant27]
 
-The scan is segmented whole in processes of their own, with two threads, one thread, and with the libraries told to use
-only the AVX2 instructions. The networks and the vote alone are then run again in bfloat16, which rounds 8 times coarser
-than the float16 of CUDA.
+Segments the scan in processes of their own, with two threads, with one thread, and with the libraries limited to AVX2
+instructions, then runs the networks and the vote alone in bfloat16, whose rounding is 8 times coarser than that of the
+float16 of CUDA. Prints the number and fraction of differing voxels and the mean Dice.
 """
 
 from __future__ import annotations
@@ -21,47 +21,48 @@ import numpy as np
 import torch
 
 import slant
-from slant.fusion import VoteCounter
 from slant.io.read import read_labels
 from slant.io.results import ResultNames
-from slant.measure import mean_dice
 from slant.nets.predict import tile_votes
 from slant.nets.unet import CompactUNet
 from slant.volume import LabelMap
+from slant.volumes import mean_dice
+from slant.vote import VoteCounter
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
 
 
 def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict[str, str]) -> LabelMap:
-    """The native label map of one whole run."""
+    """The label map in native space of one run of the command line."""
     code = "from slant.cli import main; main()"
     command = [sys.executable, "-c", code, "segment", str(scan), str(out), "--model", model, "--threads", str(threads)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
-    home = slant.read_scan(scan)
-    return read_labels(out / ResultNames(home.name).labels, home)
+    read = slant.read_scan(scan)
+    return read_labels(out / ResultNames(read.name).labels, read)
 
 
 def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:
-    """Labels in the template's space, with the layers of the networks in bfloat16 or not."""
+    """Labels in template space, with the layers of the networks in bfloat16 or in float32."""
     predictor = model.predictor(prepared.image.data, prepared.deformation)
     counter, cpu = VoteCounter(model.layout), torch.device("cpu")
 
     def network(tile: str) -> CompactUNet:
-        made = predictor.network(tile)
-        made.trunk = torch.autocast("cpu", torch.bfloat16, enabled=half)(made.trunk)
-        made.tail = torch.autocast("cpu", torch.bfloat16, enabled=half)(made.tail)
-        return made
+        net = predictor.network(tile)
+        net.backbone = torch.autocast("cpu", torch.bfloat16, enabled=half)(net.backbone)
+        net.decoder_head = torch.autocast("cpu", torch.bfloat16, enabled=half)(net.decoder_head)
+        return net
 
     for tile, channels in tile_votes(replace(predictor, network=network), prepared.image.data, cpu, 2):
         counter.aggregate(channels, tile)
     return LabelMap(model.protocol.ids_from_channels(counter.finalize().channels), prepared.image.grid)
 
 
-def row(name: str, found: LabelMap, wanted: LabelMap, ids: list[int]) -> str:
+def row(name: str, found: LabelMap, expected: LabelMap, ids: list[int]) -> str:
     """One line of the table."""
-    brain = (found.data != 0) | (wanted.data != 0)
-    differ = np.count_nonzero(found.data != wanted.data)
-    return f"| {name:32} | {differ:16} | {differ / brain.sum():22.5%} | {mean_dice(found, wanted, ids):9.5f} |"
+    labelled = (found.data != 0) | (expected.data != 0)
+    differ = np.count_nonzero(found.data != expected.data)
+    fraction, dice = differ / labelled.sum(), mean_dice(found, expected, ids)
+    return f"| {name:32} | {differ:16} | {fraction:27.5%} | {dice:9.5f} |"
 
 
 def main() -> None:
@@ -73,8 +74,8 @@ def main() -> None:
     model = slant.load_model(options.model)
     ids = [int(i) for i in model.protocol.ids if i]
     print(f"{options.scan.name}, {options.model}\n")
-    print(f"| {'against float32, two threads':32} | voxels differing | share of labelled ones | mean Dice |")
-    print(f"|{'-' * 34}|-----------------:|-----------------------:|----------:|")
+    print(f"| {'against float32, two threads':32} | differing voxels | fraction of labelled voxels | mean Dice |")
+    print(f"|{'-' * 34}|-----------------:|----------------------------:|----------:|")
     with tempfile.TemporaryDirectory() as folder:
         runs = {"first": (2, {}), "one thread": (1, {}), "AVX2 only, whole pipeline": (2, AVX2)}
         found = {

@@ -1,9 +1,10 @@
-"""Time and memory of one scan by stage, next to one tile of the original network, in one run.
+"""Time and memory of one scan, step by step, and the time of one tile of the original network on the same machine.
 
     python benchmarks/segment.py SCAN [--models slant27 slant8] [--threads 2]
 
-Each model runs as a process of its own, from command to files. The original's 3D U-Net (Huo et al. 2018: 19,920,783
-parameters, one of 27) is built with random weights and run once on one tile of 96 x 128 x 88 voxels.
+Each model runs in a process of its own, from command to files. The 3D U-Net of SLANT (Huo et al. 2018; 19,920,783
+parameters, one of 27) is built with random weights and run once on one tile of 96 x 128 x 88 voxels. Prints the seconds
+and the peak memory of each step and how many times faster the networks of each model are.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-ORIGINAL_PARAMETERS = 19_920_783
-
 
 class OriginalUNet(nn.Module):
-    """The network of SLANT (MASILab/SLANTbrainSeg), as it runs: batch norm in train mode, ReLU'd ``dc1`` as output."""
+    """The network of SLANT (MASILab/SLANTbrainSeg) as it runs there.
+
+    Batch normalization is in training mode, and the output is that of ``dc1`` after its rectifier.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ def time_original(threads: int) -> tuple[float, int]:
 
 
 def run_model(scan: Path, model: str, threads: int) -> tuple[float, float, list[dict[str, float | str]]]:
-    """Seconds from command to files, peak resident MiB, and the stages of the record."""
+    """Seconds from command to files, peak resident MiB, and the timings of the record."""
     code = "from slant.cli import main; main()"
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -74,9 +76,9 @@ def run_model(scan: Path, model: str, threads: int) -> tuple[float, float, list[
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         if status:
-            sys.exit(f"{model} failed")
+            sys.exit(f"slant segment with the model {model} failed; see its message above")
         record = json.loads(next(Path(out).glob("*_record.json")).read_text())
-    return seconds, usage.ru_maxrss / 1024, record["stages"]
+    return seconds, usage.ru_maxrss / 1024, record["timings"]
 
 
 def main() -> None:
@@ -88,21 +90,21 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     print(f"{options.scan.name}, {options.threads} threads\n")
-    print(f"| {'model':8} | {'stage':24} | seconds | peak MiB so far |")
+    print(f"| {'model':8} | {'step':24} | seconds | peak MiB so far |")
     print(f"|{'-' * 10}|{'-' * 26}|--------:|----------------:|")
     networks_s = {}
     for model in options.models:
-        seconds, peak, stages = run_model(options.scan, model, options.threads)
-        for stage in stages:
-            print(f"| {model:8} | {stage['name']:24} | {stage['seconds']:7.1f} | {stage['peak_mib']:15.0f} |")
-        rest = seconds - sum(float(stage["seconds"]) for stage in stages)
+        seconds, peak, timings = run_model(options.scan, model, options.threads)
+        for step in timings:
+            print(f"| {model:8} | {step['name']:24} | {step['runtime_s']:7.1f} | {step['peak_mib']:15.0f} |")
+        rest = seconds - sum(float(step["runtime_s"]) for step in timings)
         print(f"| {model:8} | {'start, read, draw, write':24} | {rest:7.1f} | {'':15} |")
         print(f"| {model:8} | {'**command to files**':24} | {seconds:7.1f} | {peak:15.0f} |", flush=True)
-        networks_s[model] = next(float(s["seconds"]) for s in stages if s["name"] == "networks and vote")
+        networks_s[model] = next(float(s["runtime_s"]) for s in timings if s["name"] == "networks and vote")
     tile_s, parameters = time_original(options.threads)
-    print(f"\nOriginal network, {parameters:,} parameters: {tile_s:.1f} s a tile, {27 * tile_s:.0f} s for 27.")
+    print(f"\nOriginal network, {parameters:,} parameters: {tile_s:.1f} s per tile, {27 * tile_s:.0f} s for 27 tiles.")
     for model, seconds in networks_s.items():
-        print(f"{model}: all tiles with the vote in {seconds:.1f} s, {27 * tile_s / seconds:.0f} times as fast.")
+        print(f"{model}: all tiles and the vote in {seconds:.1f} s, {27 * tile_s / seconds:.0f} times as fast.")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Peak memory and seconds of one training step, with and without checkpoints and offloading.
+"""Peak memory and seconds of one training step, with and without gradient checkpointing and offloading.
 
-    python benchmarks/training_memory.py [--kind compact] [--size 96x128x88] [--memory checkpoint] [--gib 20]
+    python benchmarks/training_memory.py [--kind compact] [--size 96x128x88] [--memory none] [--gib 20]
     python benchmarks/training_memory.py --count
 
-With --count nothing is computed: the table has what the trunk's forward pass leaves for the backward pass, counted
-tensor by tensor, which is the least that a step needs. Else each case runs in a process of its own: the memory is the
-largest that the process ever held (VmHWM, everything included), on CUDA the largest that torch allocated there; the
-seconds are those of the processor, on CUDA of the clock. Sizes are rounded up to what the network takes. What needs
-more than --gib or more than --minutes is said in the table.
+With --count nothing is computed: the table shows what the forward pass of the backbone keeps for the backward pass,
+counted tensor by tensor, which is the minimum that a step needs. Otherwise each case runs in a process of its own. The
+memory is the peak of that process (VmHWM, everything included), on CUDA the peak that torch allocated there. The
+seconds are processor time, on CUDA wall time. Sizes are rounded up to what the network accepts. The table says which
+cases need more memory than --gib or more minutes than --time-limit.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from itertools import product
 from pathlib import Path
 
 SIZES = ("96x128x88", "172x220x156", "192x192x192")
-MEMORY = ("plain", "checkpoint", "offload", "checkpoint+offload")
+CHECKPOINTING, OFFLOADING = "gradient_checkpointing", "offload_activations"
+MEMORY = ("none", CHECKPOINTING, OFFLOADING, f"{CHECKPOINTING}+{OFFLOADING}")
 GIB = 2**30
 
 
 def held_gib(status: Path, field: str = "VmHWM") -> float:
-    """Memory that a process holds or ever held, from its status in /proc."""
+    """A size in the status of a process in /proc, by default its peak resident memory."""
     found = re.search(rf"{field}:\s+(\d+) kB", status.read_text())
     return int(found[1]) * 1024 / GIB if found else 0.0
 
 
 def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads: int) -> dict[str, float]:
-    """One optimizer step on a made-up scan, with its seconds and its peak memory."""
+    """Runtime and peak memory of one optimizer step on a random scan."""
     import torch
 
     from slant.io.resources import load_protocol
@@ -45,7 +46,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     from slant.train.loop import train_stage
     from slant.train.loss import LossSettings
     from slant.train.settings import StageSettings
-    from slant.train.step import Field, Lesson, Regions
+    from slant.train.step import Field, Regions, StageContext
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     for axis in range(3):
         labels = labels.repeat_interleave(4, axis)
     frequency = torch.rand(43, 55, 39, channels).half() / channels
-    scan = LabelledScan("made-up", torch.rand(template) + 0.5, labels, frequency)
+    scan = LabelledScan("random", torch.rand(template) + 0.5, labels, frequency)
     settings = settings_of(kind, {"outputs": channels})
     multiple = build_network(kind, settings).multiple
     x, y, z = (-(-n // multiple) * multiple for n in size)
@@ -63,20 +64,20 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     stage = StageSettings(steps=1)
     seen = Field(start, (x, y, z), template, torch.arange(channels).numpy())  # type: ignore[arg-type]
     regions = Regions(torch.arange(channels, dtype=torch.uint8), {}, *[torch.zeros(channels, dtype=torch.bool)] * 2)
-    lesson = Lesson(seen, stage, AugmentSettings(), LossSettings(), regions, "float32")
+    context = StageContext(seen, stage, AugmentSettings(), LossSettings(), regions, "float32")
     state = new_state((kind, settings), stage, None, device)
-    state.net.memory = MemorySettings("checkpoint" in memory, "offload" in memory)
+    state.net.memory = MemorySettings(CHECKPOINTING in memory, OFFLOADING in memory)
     clock = time.process_time if device == "cpu" else time.perf_counter
-    begun = clock()
-    train_stage(state, ([scan], []), lesson, lambda _: True)
+    start_s = clock()
+    train_stage(state, ([scan], []), context, lambda _: True)
     if device == "cpu":
-        return {"gib": held_gib(Path("/proc/self/status")), "seconds": clock() - begun}
+        return {"gib": held_gib(Path("/proc/self/status")), "runtime_s": clock() - start_s}
     torch.cuda.synchronize()
-    return {"gib": torch.cuda.max_memory_allocated() / GIB, "seconds": clock() - begun}
+    return {"gib": torch.cuda.max_memory_allocated() / GIB, "runtime_s": clock() - start_s}
 
 
 def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
-    """What the forward pass of the trunk keeps for the backward pass, counted without computing it."""
+    """GiB that the forward pass of the backbone keeps for the backward pass, counted without computing it."""
     import torch
 
     from slant.nets.memory import MemorySettings
@@ -84,23 +85,23 @@ def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
 
     kept: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     with torch.device("meta"):
         network = build_network(kind, settings_of(kind, {"outputs": 133}))
-        network.memory = MemorySettings("checkpoint" in memory)
+        network.memory = MemorySettings(CHECKPOINTING in memory)
         x, y, z = (-(-n // network.multiple) * network.multiple for n in size)
         image, place = torch.empty(1, 1, x, y, z), torch.empty(1, 3, x // 2, y // 2, z // 2)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = keep(network.trunk(image, place))
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            features = count(network.backbone(image, place))
     del features
     return sum(storage.nbytes() for storage in kept.values()) / GIB
 
 
 def run_limited(case: list[str], gib: float) -> None:
-    """Run one case in this process with no more memory than allowed, and print what came of it."""
+    """Run one case in this process within a limit of memory, and print its memory and runtime as JSON."""
     import resource
 
     kind, size, memory, device, threads = case
@@ -108,7 +109,7 @@ def run_limited(case: list[str], gib: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (int(gib * GIB),) * 2)
     try:
         found = run_step(kind, tuple(map(int, size.split("x"))), memory, device, int(threads))
-    except Exception as error:  # torch has no one class for want of memory
+    except Exception as error:  # torch raises several classes when memory runs out
         if not re.search("memory", f"{type(error).__name__} {error}", re.IGNORECASE):
             raise
         found = {}
@@ -116,7 +117,7 @@ def run_limited(case: list[str], gib: float) -> None:
 
 
 def measured(case: list[str], gib: float, minutes: float) -> str:
-    """The cells of one case, run in a process of its own."""
+    """The cells of the table for one case, run in a process of its own."""
     command = [sys.executable, __file__, "--case", *case, "--gib", str(gib)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         status = Path(f"/proc/{process.pid}/status")
@@ -127,18 +128,18 @@ def measured(case: list[str], gib: float, minutes: float) -> str:
                 peak = max(peak, held_gib(status))
         if process.poll() is None:
             process.kill()
-            return f"at least {peak:.1f} | over {60 * minutes:.0f}, stopped"
-        said = process.communicate()[0]
+            return f"at least {peak:.1f} | stopped after {60 * minutes:.0f}"
+        output = process.communicate()[0]
     if process.returncode == -9:
         return f"does not fit: killed at {peak:.1f} | -"
     if process.returncode:
         raise SystemExit(f"the case {' '.join(case)} failed")
-    found = json.loads(said)
-    return f"{found['gib']:.2f} | {found['seconds']:.1f}" if found else f"does not fit in {gib:.0f} | -"
+    found = json.loads(output)
+    return f"{found['gib']:.2f} | {found['runtime_s']:.1f}" if found else f"does not fit in {gib:.0f} | -"
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is known."""
+    """Print each row of the table as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--kind", nargs="+", default=["compact", "slant2018"])
@@ -146,23 +147,23 @@ def main() -> None:
     parser.add_argument("--memory", nargs="+", default=list(MEMORY), choices=MEMORY)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--gib", type=float, default=20.0)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--count", action="store_true", help="count what the backward pass needs, compute nothing")
-    given = parser.parse_args()
-    if given.case:
-        run_limited(given.case, given.gib)
+    parser.add_argument("--gib", type=float, default=20.0, help="limit of memory of a case on a CPU")
+    parser.add_argument("--time-limit", type=float, default=10.0, help="minutes per case")
+    parser.add_argument("--count", action="store_true", help="count what the backward pass needs without computing")
+    options = parser.parse_args()
+    if options.case:
+        run_limited(options.case, options.gib)
         return
-    if given.count:
-        print("| network | box | memory | kept GiB |\n|---|---|---|---|")
-        for kind, size, memory in product(given.kind, given.size, ("plain", "checkpoint")):
+    if options.count:
+        print("| network | size | memory settings | kept GiB |\n|---|---|---|---|")
+        for kind, size, memory in product(options.kind, options.size, ("none", CHECKPOINTING)):
             kept = kept_gib(kind, tuple(map(int, size.split("x"))), memory)
             print(f"| {kind} | {size.replace('x', ' x ')} | {memory} | {kept:.2f} |")
         return
-    print("| network | box | memory | peak GiB | seconds |\n|---|---|---|---|---|", flush=True)
-    for kind, size, memory in product(given.kind, given.size, given.memory):
-        case = [kind, size, memory, given.device, str(given.threads)]
-        cells = measured(case, given.gib, given.minutes)
+    print("| network | size | memory settings | peak GiB | seconds |\n|---|---|---|---|---|", flush=True)
+    for kind, size, memory in product(options.kind, options.size, options.memory):
+        case = [kind, size, memory, options.device, str(options.threads)]
+        cells = measured(case, options.gib, options.time_limit)
         print(f"| {kind} | {size.replace('x', ' x ')} | {memory} | {cells} |", flush=True)
 
 

@@ -1,23 +1,23 @@
-"""How networks should be given the deformable atlas prior, and whether MixUp helps: variants trained alike on fold 0.
+"""How should networks get the deformable atlas prior, and does MixUp help? Variants trained alike on fold 0.
 
     python experiments/deformable_prior.py CONFIG DATA WORK OUT [--variants affine logits coordinates ...] [--seed 0]
 
-CONFIG is a training configuration with [groupwise], whose scans have been prepared in WORK (`slant train CONFIG --data
-DATA --work WORK --fold 0 --stages prepare --stages groupwise`). Every variant trains the small residual network from
-random weights on patches of the size of a tile, with the same seed and augmentation, on one thread; then the vote of
-all tiles is compared with the manual labels of the scans held out, in template space. A row is appended to OUT for
-each: variant, seed, steps, Dice of each scan and mean, minutes of processor time of the training.
+CONFIG is a training configuration with [groupwise] whose scans have been prepared in WORK (`slant train CONFIG --data
+DATA --work-dir WORK --fold 0 --stages prepare --stages groupwise`). Every variant trains the small residual network
+from random weights on crops of the size of a tile, with the same seed and augmentation, on one thread. The vote of all
+tiles is then compared with the manual labels of the held-out subjects, in template space. Appends one row per variant
+to the table OUT: variant, seed, steps, Dice of each scan, mean Dice, minutes of processor time of the training.
 
 Variants
 --------
 affine       affine prior added to the logits, MNI305 coordinates as inputs
 logits       deformable prior added to the logits, MNI305 coordinates
 coordinates  the same with the coordinates of the groupwise template
-inputs       no prior in the logits; mean image and shares of tissue classes and lobes as more inputs at 2 mm
-both         as coordinates, with these inputs too
+inputs       nothing added to the logits; mean image and fractions of tissue classes and lobes as inputs at 2 mm
+both         as coordinates, with these inputs as well
 mixup        as coordinates, with MixUp of the inputs (Zhang et al. 2018; beta distribution of 0.4)
 hidden       as coordinates, with MixUp of image and features at 2 mm (Verma et al. 2019)
-flip         as coordinates, left and right exchanged in half of the steps
+flip         as coordinates, with left and right flipped in half of the steps
 """
 
 from __future__ import annotations
@@ -35,27 +35,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from slant.config import build, read_toml
-from slant.fusion import VoteCounter
 from slant.io.resources import load_protocol
+from slant.io.templates import load_template
 from slant.nets import registry
 from slant.nets.groupwise import SPACING, displacement_at
 from slant.nets.predict import Predictor, tile_votes
-from slant.nets.unet import ResidualUNet, place_channels
+from slant.nets.unet import ResidualUNet, box_coordinate_channels
 from slant.train import atlas, loop, stages, step
-from slant.train.boxes import EDGE, gather
 from slant.train.checkpoint import new_state
+from slant.train.patches import EDGE, gather
 from slant.train.prepare import TrainingScans, load_training
 from slant.train.settings import NetworkChoice, StageSettings, TrainSettings
-from slant.train.step import Field, task_classes
+from slant.train.step import Field, StageContext, regions_of, task_classes
 from slant.train.validate import deformed_prior, mean_dice_of
+from slant.vote import VoteCounter
 
 VARIANTS = ("affine", "logits", "coordinates", "inputs", "both", "mixup", "hidden", "flip")
-SMALL = NetworkChoice("residual", (24, 32, 48, 64), detail=8, mixed=24, coarse=16)
+SMALL = NetworkChoice("residual", (24, 32, 48, 64), image_channels=8, head_channels=24, upsampled_channels=16)
 CPU = torch.device("cpu")
 
 
-class Extras:
-    """What is known at each cell of the groupwise template beside coordinates, without a scan's own labels."""
+class ExtraInputs:
+    """Mean image and fractions of tissue classes and lobes in the groupwise template, without a scan's own labels."""
 
     def __init__(self, scans: TrainingScans) -> None:
         groupwise = scans.groupwise
@@ -65,29 +66,30 @@ class Extras:
             votes = groupwise.votes.float().reshape(-1, groupwise.votes.shape[-1])
             for voxel in [voxel for labels in own for voxel in labels.reshape(-1, SPACING**3).T]:
                 votes.scatter_add_(1, voxel.long()[:, None], -torch.ones(len(votes), 1))
-            share = (votes / votes.sum(dim=1, keepdim=True).clamp(min=1)).reshape(groupwise.votes.shape)
+            fraction = (votes / votes.sum(dim=1, keepdim=True).clamp(min=1)).reshape(groupwise.votes.shape)
             parts = [torch.from_numpy(np.array(groupwise.mean.data))[..., None]]
             parts += [
-                share.new_zeros(*share.shape[:3], int(of.max()) + 1).index_add_(3, of, share) for of in classes.values()
+                fraction.new_zeros(*fraction.shape[:3], int(of.max()) + 1).index_add_(3, of, fraction)
+                for of in classes.values()
             ]
             self.maps[name] = torch.cat(parts, dim=3).permute(3, 0, 1, 2).contiguous()
         self.count = len(self.maps[name])
 
-    def at(self, name: str, places: Tensor) -> Tensor:
+    def at(self, name: str, coordinates: Tensor) -> Tensor:
         """(1, K, X, Y, Z) values at (X, Y, Z, 3) template voxels."""
         sizes = torch.tensor(self.maps[name].shape[1:], dtype=torch.float32)
-        unit = (((places - 0.5) / SPACING) * (2 / (sizes - 1)) - 1).flip(-1)[None]
+        unit = (((coordinates - 0.5) / SPACING) * (2 / (sizes - 1)) - 1).flip(-1)[None]
         return functional.grid_sample(self.maps[name][None], unit, padding_mode="border", align_corners=True)
 
 
-class WiderInput(ResidualUNet):
+class UNetWithExtraInputs(ResidualUNet):
     """The residual network with more input channels at 2 mm."""
 
-    extra = 0
+    extra_channels = 0
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
-        self.encoders[0] = self.encoder(8 + 3 + self.extra, settings.widths[0])
+        self.encoders[0] = self.encoder(8 + 3 + self.extra_channels, settings.widths[0])
 
 
 @dataclass(frozen=True)
@@ -97,79 +99,82 @@ class Variant:
     Attributes
     ----------
     name : str
-        Of `VARIANTS`.
-    extras : Extras, optional
+        One of `VARIANTS`.
+    extras : ExtraInputs, optional
     """
 
     name: str
-    extras: Extras | None = None
+    extras: ExtraInputs | None = None
 
     def atlas(self) -> type[atlas.Atlas]:
-        """The prior of a training step."""
+        """Class of the atlas that gives the prior of a training step."""
         variant = self
 
-        class Changed(atlas.Atlas):
-            def of_step(self, scan: Any, places: Tensor, seen: Field, *how: Any) -> atlas.StepPrior:
-                found = super().of_step(scan, places, seen, *how)
+        class VariantAtlas(atlas.Atlas):
+            def of_step(self, scan: Any, coordinates: Tensor, seen: Field, *random: Any) -> atlas.StepPrior:
+                found = super().of_step(scan, coordinates, seen, *random)
                 if variant.name == "logits":
-                    found = replace(found, place=place_channels(seen.template_shape, seen.start, seen.shape))
+                    plain = box_coordinate_channels(seen.template_shape, seen.start, seen.shape)
+                    found = replace(found, coordinates=plain)
                 if variant.extras is None:
                     return found
-                x, y, z, _ = places.shape
+                x, y, z, _ = coordinates.shape
                 cells = found.cells
                 if cells is None:
-                    cells = places.reshape(x // 2, 2, y // 2, 2, z // 2, 2, 3).mean(dim=(1, 3, 5))
-                return replace(found, place=torch.cat([found.place, variant.extras.at(scan.name, cells)], dim=1))
+                    cells = coordinates.reshape(x // 2, 2, y // 2, 2, z // 2, 2, 3).mean(dim=(1, 3, 5))
+                extra = variant.extras.at(scan.name, cells)
+                return replace(found, coordinates=torch.cat([found.coordinates, extra], dim=1))
 
-            def logits(self, *of: Any) -> Tensor:
-                return torch.zeros(()) if variant.name == "inputs" else super().logits(*of)
+            def logits(self, *arguments: Any) -> Tensor:
+                return torch.zeros(()) if variant.name == "inputs" else super().logits(*arguments)
 
-        return Changed
+        return VariantAtlas
 
-    def place(self, name: str, displacement: np.ndarray) -> Any:
-        """What makes the input channels at 2 mm of a box of a scan that is labelled."""
-        moved = torch.from_numpy(displacement)
+    def input_channels(self, name: str, displacement: np.ndarray) -> Any:
+        """Function in place of `box_coordinate_channels` when a scan is labelled: all input channels at 2 mm."""
+        field = torch.from_numpy(displacement)
 
         def channels(shape: Any, start: Any, size: Any, _: Any = None) -> Tensor:
-            plain = place_channels(shape, start, size)
-            base = plain if self.name in ("affine", "logits") else place_channels(shape, start, size, moved)
+            plain = box_coordinate_channels(shape, start, size)
+            base = plain if self.name in ("affine", "logits") else box_coordinate_channels(shape, start, size, field)
             if self.extras is None:
                 return base
             cells = (plain[0].permute(1, 2, 3, 0) + 1) / 2 * (torch.tensor(shape) - 1)
-            return torch.cat([base, self.extras.at(name, cells + displacement_at(moved, cells))], dim=1)
+            return torch.cat([base, self.extras.at(name, cells + displacement_at(field, cells))], dim=1)
 
         return channels
 
 
-def hidden_loss(net: Any, scans: Any, source: Any, how: Any) -> Tensor:
-    """`step_loss` of two scans whose features at 2 mm are mixed rather than what they are computed from."""
+def hidden_loss(net: Any, scans: Any, source: Any, setup: Any) -> Tensor:
+    """`step_loss` of two scans with their features at 2 mm mixed instead of their inputs."""
     pairs: list[tuple[Tensor, Tensor, float]] = []
     lerp = torch.lerp
 
-    def noted(a: Tensor, b: Tensor, share: float) -> Tensor:
-        pairs.append((a, b, share))
-        return lerp(a, b, share)
+    def recorded(a: Tensor, b: Tensor, weight: float) -> Tensor:
+        pairs.append((a, b, weight))
+        return lerp(a, b, weight)
 
     def mixed(net: Any, image: Tensor, _: Tensor, starts: Tensor) -> Tensor:
-        (a, b, share), (place_a, place_b, _) = pairs
-        m, edge = net.reach, EDGE
-        features = lerp(net.trunk(a[None, None], place_a), net.trunk(b[None, None], place_b), share)
-        near = gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
-        out = net.tail(near, gather(image, starts - m, edge + 2 * m))[:, :, m : m + edge, m : m + edge, m : m + edge]
+        (a, b, weight), (coordinates_a, coordinates_b, _) = pairs
+        m, edge = net.halo, EDGE
+        features_a, features_b = net.backbone(a[None, None], coordinates_a), net.backbone(b[None, None], coordinates_b)
+        near = gather(lerp(features_a, features_b, weight), (starts - m) // net.stride, (edge + 2 * m) // net.stride)
+        out = net.decoder_head(near, gather(image, starts - m, edge + 2 * m))
+        out = out[:, :, m : m + edge, m : m + edge, m : m + edge]
         return out.permute(0, 2, 3, 4, 1).reshape(-1, out.shape[1])
 
-    with patch.object(step, "mixed_in_boxes", mixed), patch.object(torch, "lerp", noted):
-        return step.step_loss(net, scans, source, how)
+    with patch.object(step, "head_features_in_patches", mixed), patch.object(torch, "lerp", recorded):
+        return step.step_loss(net, scans, source, setup)
 
 
 def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans, variant: Variant) -> list[float]:
-    """Dice of the vote of all tiles on each scan held out."""
+    """Dice of the vote of all tiles on each held-out scan."""
     found = []
     for scan in scans.held_out:
         prior, displacement = deformed_prior(scans, scan)
         prior = {"affine": scans.prior, "inputs": None}.get(variant.name, prior)
         votes, predictor = VoteCounter(settings.layout), Predictor(settings.layout, prior, lambda _: network)
-        with patch("slant.nets.predict.place_channels", variant.place(scan.name, displacement)):
+        with patch("slant.nets.predict.box_coordinate_channels", variant.input_channels(scan.name, displacement)):
             for tile, channels in tile_votes(predictor, scan.image.numpy(), CPU, 1):
                 votes.aggregate(channels, tile)
         found.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
@@ -177,21 +182,23 @@ def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans
 
 
 def row_of(variant: Variant, settings: TrainSettings, scans: TrainingScans) -> list[object]:
-    """Train one variant and judge it."""
+    """Train one variant and evaluate it; its row of the table."""
     mixing, flip = variant.name in ("mixup", "hidden"), variant.name == "flip"
-    run = replace(settings, augment=replace(settings.augment, flip=0.5 * flip, mixup=0.4 * mixing))
+    run = replace(settings, augment=replace(settings.augment, flip_probability=0.5 * flip, mixup_alpha=0.4 * mixing))
     if variant.extras is not None:
-        WiderInput.extra = variant.extras.count
-        registry.KINDS["wider"] = replace(registry.KINDS["residual"], network=WiderInput)
-        run = replace(run, network=replace(SMALL, kind="wider"))
-    field = Field(*stages.WHOLE, run.layout.shape, np.arange(133), stages._mirror_x())
-    lesson = replace(stages._lesson(run, field, run.whole), crop=stages.cropped(run))
+        UNetWithExtraInputs.extra_channels = variant.extras.count
+        registry.KINDS["residual-with-extra-inputs"] = replace(registry.KINDS["residual"], network=UNetWithExtraInputs)
+        run = replace(run, network=replace(SMALL, kind="residual-with-extra-inputs"))
+    protocol = load_protocol(run.protocol)
+    field = Field(*stages.WHOLE, run.layout.shape, np.arange(len(protocol)), load_template().mirror_x)
+    regions = regions_of(protocol, run.network.tasks)
+    context = StageContext(field, run.whole, run.augment, run.loss, regions, run.precision, crop=stages.cropped(run))
     state = new_state(stages.network_of(run), run.whole, None)
     start = time.process_time()
     groupwise = None if variant.name == "affine" else scans.groupwise
     loss = hidden_loss if variant.name == "hidden" else step.step_loss
     with patch.object(loop, "Atlas", variant.atlas()), patch.object(loop, "step_loss", loss):
-        loop.train_stage(state, (scans.manual, []), lesson, lambda _: True, None, (groupwise, None))
+        loop.train_stage(state, (scans.manual, []), context, lambda _: True, None, (groupwise, None))
     minutes = (time.process_time() - start) / 60
     dice = dice_of(state.average, run, scans, variant)
     return [
@@ -211,16 +218,16 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    values = {**read_toml(given.config), "data": given.data, "work": given.work, "fold": 0}
-    whole = StageSettings(given.steps, boxes=144, average=0.98, crop=True, seed=given.seed)
-    settings = replace(build(TrainSettings, values, str(given.config)), network=SMALL, whole=whole)
+    values = {**read_toml(options.config), "data": options.data, "work_dir": options.work, "fold": 0}
+    whole = StageSettings(options.steps, patches=144, ema_decay=0.98, crop=True, seed=options.seed)
+    settings = replace(build(TrainSettings, values, str(options.config)), network=SMALL, whole=whole, mirror=False)
     scans = load_training(settings)
-    for name in given.variants:
-        variant = Variant(name, Extras(scans) if name in ("inputs", "both") else None)
+    for name in options.variants:
+        variant = Variant(name, ExtraInputs(scans) if name in ("inputs", "both") else None)
         row = row_of(variant, settings, scans)
-        with given.out.open("a", encoding="utf-8") as out:
+        with options.out.open("a", encoding="utf-8") as out:
             out.write("\t".join(map(str, row)) + "\n")
 
 

@@ -1,0 +1,336 @@
+"""What does each part of the recipe contribute? One network on crops of the size of a tile, trained alike on fold 0.
+
+    python experiments/ablation.py DATA AUX WORK [--rows recipe "no atlas prior" ...] [--steps 300] [--seeds 0]
+
+DATA holds NAME_T1w.nii.gz with NAME_dseg.nii.gz, AUX scans with automatic labels, WORK the prepared scans and the
+results. Every row trains the small network of narrow.toml from random weights, with its augmentation and learning rate
+but fewer patches per step and manual labels only, changed as the name of the row says; the last rows start from the
+network of the row *recipe*. Prints the mean Dice of the held-out subjects in template space, by the vote of eight
+tiles or as many as the name says: of their unchanged scans, and the means of three groups of perturbations
+(perturbations.py) at medium strength. WORK/ablation/dice.tsv gets the Dice under each perturbation. Run the same
+command again to continue.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+from zlib import crc32
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from perturbations import PERTURBATIONS
+
+from slant.config import build, read_toml
+from slant.grid import Shape
+from slant.io.read import read_labels, read_scan
+from slant.io.resources import load_protocol, resource
+from slant.nets.network import Network
+from slant.nets.predict import Predictor, tile_votes
+from slant.nets.prior import Prior
+from slant.nets.registry import KINDS, Kind, build_network
+from slant.nets.unet import ResidualUNet, UNetSettings
+from slant.tiles import Overlap, TileLayout
+from slant.train.checkpoint import averaged_weights
+from slant.train.data import LabelledScan, labelled_names
+from slant.train.prepare import load_training, prepare_scans
+from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
+from slant.train.splits import split
+from slant.train.stages import network_of, train_tiles, train_whole
+from slant.train.validate import mean_dice_of
+from slant.volume import LabelMap
+from slant.vote import VoteCounter
+
+
+class WithoutPrior(ResidualUNet):
+    """The residual network without the prior added to its logits."""
+
+    prior = False
+
+
+Change = Callable[[TrainSettings], TrainSettings]
+FEWER_SUBJECTS = "six of the twelve subjects"
+RELABELLED = "the same scans, labelled by trained networks"
+ALL_POSSIBLE = "27 tiles, all regions possible in each"
+FINE_TUNING_STEPS = 216
+MORE_STEPS = f"{FINE_TUNING_STEPS} steps more in the one network"
+SPATIAL = ("rotation_deg", "scaling", "translation_mm", "elastic_mm")
+ANATOMICAL = ("ventricle_dilation_mm", "sulcal_widening_mm", "lesion_probability")
+INTENSITY = ("gamma", "bias_field", "contrast")
+ARTEFACTS = ("noise", "ghosting", "blur_mm", "slice_thickness_mm")
+UNCHANGED = "unchanged"
+GROUPS = {
+    UNCHANGED: (UNCHANGED,),
+    "scanner": ("low contrast", "thick slices"),
+    "mask": ("tight mask", "loose mask"),
+    "atrophy": ("wide ventricles",),
+}
+MEDIUM = 1
+"""Index of the medium strength of a perturbation."""
+
+Scores = dict[str, float]
+"""Mean Dice of the held-out subjects, by perturbation."""
+
+
+def augmented(factor: float, *names: str) -> Change:
+    """Multiply some strengths of the augmentation by a factor."""
+
+    def change(settings: TrainSettings) -> TrainSettings:
+        strengths = {name: factor * getattr(settings.augment, name) for name in names}
+        return replace(settings, augment=replace(settings.augment, **strengths))
+
+    return change
+
+
+def pretrained(settings: TrainSettings) -> TrainSettings:
+    """Train half of the steps on auxiliary scans, the other half on manual ones."""
+    half = settings.whole.steps // 2
+    first = PretrainSettings(half, settings.whole.learning_rate, 0.0, crop=True, patches=settings.whole.patches)
+    return replace(settings, pretrain=first, whole=replace(settings.whole, steps=half))
+
+
+def mixed(settings: TrainSettings) -> TrainSettings:
+    """Train a quarter of the steps on auxiliary scans."""
+    return replace(settings, whole=replace(settings.whole, auxiliary_probability=0.25))
+
+
+def tiled(counts: Shape, overlap: Overlap) -> Change:
+    """Train one network per tile."""
+
+    def change(settings: TrainSettings) -> TrainSettings:
+        layout = replace(settings.layout, counts=counts, overlap=overlap, vote_margin=6 if overlap == "vote" else 0)
+        return replace(settings, layout=layout)
+
+    return change
+
+
+WHOLE: dict[str, Change] = {
+    "recipe": lambda settings: settings,
+    "half of the steps on auxiliary labels first": pretrained,
+    "a quarter of the steps on auxiliary labels": mixed,
+    RELABELLED: mixed,
+    FEWER_SUBJECTS: lambda settings: settings,
+    "no atlas prior": lambda s: replace(s, network=replace(s.network, kind="residual-without-prior")),
+    "no augmentation": augmented(0, *SPATIAL, *ANATOMICAL, *INTENSITY, *ARTEFACTS, "mask_perturbation"),
+    "no rotation, scaling, elastic deformation": augmented(0, *SPATIAL),
+    "rotation, scaling, elastic deformation twice as strong": augmented(2, *SPATIAL),
+    "no wide ventricles and sulci, no lesions": augmented(0, *ANATOMICAL),
+    "no gamma, bias field, contrast": augmented(0, *INTENSITY),
+    "gamma, bias field, contrast twice as strong": augmented(2, *INTENSITY),
+    "no noise, ghosting, blur, thick slices": augmented(0, *ARTEFACTS),
+    "no mask perturbation": augmented(0, "mask_perturbation"),
+    "left and right flipped in half of the steps": lambda s: replace(
+        s, augment=replace(s.augment, flip_probability=0.5)
+    ),
+}
+TILES: dict[str, Change] = {
+    "8 tiles, each in its own core": tiled((2, 2, 2), "core"),
+    "27 tiles, majority vote": tiled((3, 3, 3), "vote"),
+    ALL_POSSIBLE: tiled((3, 3, 3), "vote"),
+}
+
+
+def arguments() -> argparse.Namespace:
+    """Folders, rows and length of the training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("auxiliary", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--relabelled", type=Path, help="what relabel.py made of AUX, for its row")
+    rows = [*WHOLE, MORE_STEPS, *TILES]
+    parser.add_argument("--rows", nargs="+", choices=rows, help="default: all that the folders allow")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    if RELABELLED in (options.rows or ()) and options.relabelled is None:
+        parser.error(f"the row {RELABELLED!r} needs --relabelled, the folder that relabel.py made of AUX")
+    options.rows = options.rows or [row for row in rows if row != RELABELLED or options.relabelled]
+    return options
+
+
+def fewer_subjects(options: argparse.Namespace) -> tuple[Path, Path]:
+    """A folder with the held-out subjects and every second other one, and a table of the folds."""
+    path = resource("configs", "train", "narrow.toml")
+    values = {**read_toml(path), "data": options.data, "auxiliary_dir": options.auxiliary, "fold": 0}
+    trained, held_out = split(build(TrainSettings, values, str(path)), labelled_names(options.data))
+    folder = options.work / "ablation" / "fewer-subjects"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*trained[::2], *held_out):
+        for ending in ("_T1w.nii.gz", "_dseg.nii.gz"):
+            if not (folder / f"{name}{ending}").is_symlink():
+                (folder / f"{name}{ending}").symlink_to((options.data / f"{name}{ending}").resolve())
+    table = folder / "scans.tsv"
+    table.write_text("name\tfold\n" + "".join(f"{name}\t0\n" for name in held_out), "utf-8")
+    return folder, table
+
+
+def recipe(options: argparse.Namespace, row: str, seed: int) -> TrainSettings:
+    """Settings of narrow.toml with crops of the size of a tile and manual labels only, in the folder of the row."""
+    path = resource("configs", "train", "narrow.toml")
+    values = {**read_toml(path), "data": options.data, "fold": 0}
+    if WHOLE.get(row) in (pretrained, mixed):
+        values["auxiliary_dir"] = options.relabelled if row == RELABELLED else options.auxiliary
+    if row == FEWER_SUBJECTS:
+        values["data"], values["scans"] = fewer_subjects(options)
+    whole = {
+        "steps": options.steps,
+        "crop": True,
+        "patches": 144,
+        "auxiliary_probability": 0.0,
+        "validate_every": 0,
+        "ema_decay": 0.98,
+    }
+    values["whole"] = {**values["whole"], **whole, "seed": seed}
+    values["tile"] = {**values["tile"], "auxiliary_probability": 0.0}
+    work = options.work / "ablation" / f"{'-'.join(row.replace(',', '').split())}-{options.steps}-{seed}"
+    settings = build(TrainSettings, {**values, "work_dir": work}, str(path))
+    for shared, own in (
+        (options.work / "prepared", work / "prepared"),
+        (options.work / f"labels-{values.get('auxiliary_dir', Path()).name}", settings.run / "auxiliary"),
+    ):
+        shared.mkdir(parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.is_symlink():
+            own.symlink_to(shared.resolve(), target_is_directory=True)
+    return settings
+
+
+def perturb(options: argparse.Namespace, name: str, perturbation: str, folder: Path) -> None:
+    """Write a perturbed scan of a held-out subject, and its labels."""
+    target = folder / f"{name}-{perturbation.replace(' ', '-')}_dseg.nii.gz"
+    if target.exists():
+        return
+    read = read_scan(options.data / f"{name}_T1w.nii.gz")
+    manual = read_labels(options.data / f"{name}_dseg.nii.gz", read)
+    known = np.where(np.isin(manual.data, load_protocol().ids), manual.data, 0).astype(np.uint8)
+    chosen = PERTURBATIONS[perturbation]
+    random = np.random.default_rng(crc32(f"{name} {chosen.seed_name}".encode()))
+    scan, labels = chosen.apply(read.volume, LabelMap(known, manual.grid), chosen.strengths[MEDIUM], random)
+    matrix = scan.grid.ras_from_voxel
+    nib.Nifti1Image(scan.data, matrix).to_filename(str(target).replace("_dseg", "_T1w"))
+    nib.Nifti1Image(labels.data, matrix).to_filename(target)
+
+
+def perturbed_scans(options: argparse.Namespace, settings: TrainSettings) -> dict[str, list[LabelledScan]]:
+    """The prepared scans of the held-out subjects, by perturbation."""
+    folder = options.work / "perturbed"
+    folder.mkdir(parents=True, exist_ok=True)
+    _, held_out = split(settings, labelled_names(settings.data))
+    jobs = [(name, p) for group in GROUPS.values() for p in group if p != UNCHANGED for name in held_out]
+    Parallel(n_jobs=-1)(delayed(perturb)(options, *job, folder) for job in jobs)
+    whole = replace(settings.whole, auxiliary_probability=0.0)
+    own = replace(
+        settings, data=folder, work_dir=folder, fold=None, auxiliary_dir=None, scans=None, pretrain=None, whole=whole
+    )
+    prepare_scans(own)
+    found: dict[str, list[LabelledScan]] = {perturbation: [] for _, perturbation in jobs}
+    for scan in load_training(own).manual:
+        found[scan.name.split("-", 1)[1].replace("-", " ")].append(scan)
+    return found
+
+
+def dice(
+    options: argparse.Namespace, settings: TrainSettings, layout: TileLayout, network: Callable[[str], Network]
+) -> Scores:
+    """Mean Dice of the vote of all tiles of a layout over the held-out subjects."""
+    scans = load_training(settings)
+    prior: Prior | None = scans.prior if network(layout.tiles[0].name).prior else None
+    found = {}
+    for perturbation, several in {UNCHANGED: scans.held_out, **perturbed_scans(options, settings)}.items():
+        scores = []
+        for scan in several:
+            votes = VoteCounter(layout)
+            predictor, threads = Predictor(layout, prior, network), torch.get_num_threads()
+            for tile, channels in tile_votes(predictor, scan.image.numpy(), torch.device("cpu"), threads):
+                votes.aggregate(channels, tile)
+            scores.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
+        found[perturbation] = float(np.mean(scores))
+    return found
+
+
+def trained_network(settings: TrainSettings, path: Path) -> Network:
+    """The network of a checkpoint, with averaged weights."""
+    network = build_network(*network_of(settings)).requires_grad_(False)
+    network.load_state_dict(averaged_weights(path))
+    return network
+
+
+def whole_row(options: argparse.Namespace, settings: TrainSettings) -> Scores:
+    """Train one network and evaluate it in eight tiles."""
+    prepare_scans(settings)
+    if settings.pretrain is not None:
+        train_whole(settings, "pretrain")
+    train_whole(settings)
+    network = trained_network(settings, settings.run / "whole.pt")
+    return dice(options, settings, tiled((2, 2, 2), "core")(settings).layout, lambda _: network)
+
+
+def more_steps(options: argparse.Namespace, seed: int) -> Scores:
+    """Continue to train the network of the row *recipe*."""
+    settings = recipe(options, MORE_STEPS, seed)
+    more = replace(settings.whole, steps=FINE_TUNING_STEPS, learning_rate=1e-3, lr_decay_fraction=1.0, ema_decay=0.9)
+    start = recipe(options, "recipe", seed).run / "whole.pt"
+    return whole_row(options, replace(settings, whole=more, init_from=start))
+
+
+def tiles_row(options: argparse.Namespace, row: str, seed: int) -> Scores:
+    """Fine-tune copies of the network of the row *recipe* in their tiles."""
+    settings = TILES[row](recipe(options, row, seed))
+    prepare_scans(settings)
+    steps = FINE_TUNING_STEPS // len(settings.layout)
+    tile = TileSettings(steps, learning_rate=1e-3, lr_decay_fraction=1.0, patches=144, ema_decay=0.9, seed=seed)
+    settings = replace(settings, tile=tile)
+    whole = settings.run / "whole.pt"
+    if not whole.exists():
+        whole.hardlink_to(recipe(options, "recipe", seed).run / "whole.pt")
+    train_tiles(settings)
+    networks = {
+        t.name: trained_network(settings, settings.run / settings.name / f"{t.name}.pt") for t in settings.layout
+    }
+    return dice(options, settings, settings.layout, networks.__getitem__)
+
+
+def every_region(self: Prior, *_: object) -> object:
+    """All channels, instead of those that occur in a box."""
+    return np.arange(self.steps.shape[3])
+
+
+def save(options: argparse.Namespace, row: str, seed: int, found: Scores) -> None:
+    """Append the Dice of a row to dice.tsv."""
+    path = options.work / "ablation" / "dice.tsv"
+    table = pd.DataFrame(
+        [(row, options.steps, seed, scans, round(value, 4)) for scans, value in found.items()],
+        columns=["row", "steps", "seed", "scans", "dice"],
+    )
+    table.to_csv(path, sep="\t", index=False, mode="a", header=not path.exists())
+
+
+def main() -> None:
+    """Print each row as soon as it is known."""
+    options = arguments()
+    KINDS["residual-without-prior"] = Kind(UNetSettings, WithoutPrior)
+    print(f"| | seed | {' | '.join(GROUPS)} |\n|---|--:|{'--:|' * len(GROUPS)}", flush=True)
+    for row in options.rows:
+        for seed in options.seeds:
+            if row in WHOLE:
+                found = whole_row(options, WHOLE[row](recipe(options, row, seed)))
+            elif row == MORE_STEPS:
+                found = more_steps(options, seed)
+            elif row == ALL_POSSIBLE:
+                with patch.object(Prior, "possible", every_region):
+                    found = tiles_row(options, row, seed)
+            else:
+                found = tiles_row(options, row, seed)
+            save(options, row, seed, found)
+            means = (np.mean([found[name] for name in group]) for group in GROUPS.values())
+            print(f"| {row} | {seed} | {' | '.join(f'{m:.4f}' for m in means)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
