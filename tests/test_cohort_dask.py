@@ -78,7 +78,7 @@ def test_a_scheduler_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatc
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slant.extras.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'slant\[cluster\]'"):
-        DaskPool("tcp://127.0.0.1:9").__enter__()
+        DaskPool("tcp://127.0.0.1:9")
 
 
 def test_a_cluster_file_is_read(tmp_path: Path) -> None:

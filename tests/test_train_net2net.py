@@ -12,7 +12,7 @@ from slant.errors import TrainingError
 from slant.nets.registry import build_network
 from slant.nets.unet import UNetSettings, box_coordinate_channels
 from slant.train.checkpoint import load_weights
-from slant.train.net2net import widened
+from slant.train.net2net import net2net_widening
 
 NARROW = UNetSettings(5, (4, 6, 8), image_channels=2, upsampled_channels=3, head_channels=6)
 WIDE = UNetSettings(5, (5, 9, 12), image_channels=2, upsampled_channels=5, head_channels=8)
@@ -38,7 +38,7 @@ def logits(net, image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["compact", "residual"])
 def test_the_wider_network_starts_with_the_same_function_and_trains_all_channels(kind: str) -> None:
     narrow, wide = network(kind, NARROW, 0), network(kind, WIDE, 1)
-    wide.load_state_dict(widened(narrow.state_dict(), wide))
+    wide.load_state_dict(net2net_widening(narrow.state_dict(), wide))
     image = torch.rand(1, 1, *SHAPE)
     torch.testing.assert_close(logits(wide, image), logits(narrow, image))
     optimizer = torch.optim.Adam(wide.parameters(), lr=0.01)
@@ -46,14 +46,14 @@ def test_the_wider_network_starts_with_the_same_function_and_trains_all_channels
         optimizer.zero_grad()
         logits(wide, image).square().mean().backward()
         optimizer.step()
-    fresh = widened(narrow.state_dict(), network(kind, WIDE, 1))
+    fresh = net2net_widening(narrow.state_dict(), network(kind, WIDE, 1))
     unchanged = [name for name, value in wide.state_dict().items() if torch.equal(value[-1:], fresh[name][-1:])]
     assert not [name for name in unchanged if name.endswith("weight")]
 
 
 def test_weights_that_cannot_be_widened_are_refused() -> None:
     narrow, wide = network("compact", NARROW, 0), network("compact", WIDE, 1)
-    assert same_tensors(widened(wide.state_dict(), network("compact", WIDE, 2)), wide.state_dict())
+    assert same_tensors(net2net_widening(wide.state_dict(), network("compact", WIDE, 2)), wide.state_dict())
     for other in (narrow, network("residual", WIDE, 0), network("compact", replace(WIDE, outputs=4), 0)):
         with pytest.raises(TrainingError, match="belong to another network"):
-            load_weights(other, widened(wide.state_dict(), other), "the weights")
+            load_weights(other, net2net_widening(wide.state_dict(), other), "the weights")

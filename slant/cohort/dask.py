@@ -85,9 +85,15 @@ class DaskPool:
         Address of a scheduler, or the SLURM jobs to start.
     temporary : Path, optional
         Directory for temporary files (default: that of the system).
+
+    Raises
+    ------
+    MissingExtraError
+        If dask is not installed.
     """
 
     def __init__(self, cluster: str | ClusterSettings, temporary: Path | None = None) -> None:
+        require_extra("cluster")
         self._requested = cluster
         self._temporary = temporary
         self._cluster: Any = None
@@ -101,12 +107,9 @@ class DaskPool:
 
         Raises
         ------
-        MissingExtraError
-            If dask is not installed.
         SettingsError
             If the scheduler does not answer, or the settings of the SLURM jobs are invalid.
         """
-        require_extra("cluster")
         from distributed import Client
 
         address: Any = self._requested

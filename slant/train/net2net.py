@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slant.nets.network import Network
 
 
-def widened(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+def net2net_widening(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
     """Expand the weights of a narrower network of the same kind to the shapes of this network.
 
     Parameters

@@ -22,7 +22,7 @@ from slant.nets.weights import read_model
 from slant.train.checkpoint import Identity, averaged_weights, load_checkpoint, new_state, save_round
 from slant.train.log import logged_stage
 from slant.train.loop import train_stage
-from slant.train.net2net import widened
+from slant.train.net2net import net2net_widening
 from slant.train.prepare import TrainingScans, load_training
 from slant.train.settings import TileSettings
 from slant.train.step import Field, StageContext, regions_of, task_classes
@@ -110,7 +110,7 @@ def _external_weights(settings: TrainSettings) -> dict[str, Tensor]:
     """The weights of ``init_from``, expanded if the network of this run has more channels."""
     kind, network = network_of(settings)
     torch.manual_seed(settings.whole.seed)
-    return widened(_read_weights(Path(settings.init_from or "")), build_network(kind, network))
+    return net2net_widening(_read_weights(Path(settings.init_from or "")), build_network(kind, network))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
