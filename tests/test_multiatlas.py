@@ -30,6 +30,7 @@ from toy import (
 from slant.displacement import sample_linear, sample_nearest
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
+from slant.multiatlas.scans import load_arrays, save_arrays
 from slant.resample import pick_labels
 from slant.volume import LabelMap
 
@@ -152,6 +153,18 @@ def test_the_same_command_again_changes_nothing(
     assert run_slant("multiatlas", copied, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
     assert "segmented 0 scan(s), 4 already done" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in copied.glob("*") if p.is_file()} == before
+
+
+def test_arrays_are_read_only_if_all_of_them_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "stored.npz"
+    assert load_arrays(path, ("a",)) is None
+    save_arrays(path, {"a": np.arange(3), "old": np.zeros(1)})
+    read = load_arrays(path, ("a",))
+    assert read is not None
+    assert {name: values.tolist() for name, values in read.items()} == {"a": [0, 1, 2]}
+    assert load_arrays(path, ("a", "new")) is None
+    path.write_bytes(path.read_bytes()[:-30])
+    assert load_arrays(path, ("a",)) is None
 
 
 @pytest.mark.slow

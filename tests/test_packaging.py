@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ from typing import Any
 import pytest
 
 import slant
+import slant.io.dicom
+import slant.train
+from slant.cohort.bids import Selection, list_bids_jobs
+from slant.cohort.dask import DaskPool
+from slant.evaluation.run import evaluate
+from slant.evaluation.settings import EvaluateSettings
 from slant.extras import EXTRAS, MissingExtraError, require_extra
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +107,25 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
     monkeypatch.setattr("slant.extras.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=rf"{EXTRAS[extra][1][0]}.*pip install 'slant\[{extra}\]'"):
         require_extra(extra)
+
+
+@pytest.mark.parametrize(
+    ("extra", "use"),
+    [
+        ("bids", lambda folder: list_bids_jobs(folder, folder / "out", Selection())),
+        ("cluster", lambda _: DaskPool("tcp://127.0.0.1:9")),
+        ("dicom", lambda _: importlib.reload(slant.io.dicom)),
+        ("train", lambda _: importlib.reload(slant.train)),
+        ("train", lambda folder: evaluate((folder,), folder, EvaluateSettings())),
+    ],
+)
+def test_what_needs_an_extra_asks_for_it_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, extra: str, use: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr("slant.extras.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=rf"slant\[{extra}\]"):
+        use(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_version_stands_once() -> None:

@@ -15,6 +15,7 @@ from toy import noise, save
 from slant.errors import InputError, ProtocolError, SettingsError
 from slant.grid import Grid
 from slant.io.resources import load_protocol
+from slant.nets.weights import file_sha256
 from slant.tiles import TileLayout
 from slant.train import prepare
 from slant.train.loss import IGNORED
@@ -145,6 +146,21 @@ def test_a_scan_is_prepared_again_only_if_its_files_changed(settings: TrainSetti
     save(settings.data / "b_T1w.nii.gz", np.asarray(image.dataobj) + 1, affine())
     prepare.prepare_scans(settings)
     assert len(calls) == 3
+
+
+def test_a_file_in_an_older_format_is_prepared_again(settings: TrainSettings) -> None:
+    add(settings, "a")
+    prepare.prepare_scans(settings)
+    path = settings.work_dir / "prepared" / "a.npz"
+    with np.load(path) as arrays:
+        current = dict(arrays)
+    older = {"image": current["image"], "home": np.eye(4), "identity": file_sha256(settings.data / "a_T1w.nii.gz")}
+    np.savez(path, **older)
+    add(settings, "a", block(31))
+    prepare.prepare_scans(settings)
+    with np.load(path) as arrays:
+        assert arrays.keys() == current.keys()
+    assert stored(settings, "a").max() == PROTOCOL.channels_from_ids(np.array([31]))[0]
 
 
 def test_automatic_labels_are_stored_by_split(settings: TrainSettings, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def registered(
     OutputError
         If the registration cannot be written.
     """
-    stored = load_arrays(_path(target, atlas, settings, folder))
+    stored = load_arrays(_path(target, atlas, settings, folder), ("displacement_mm", "similarity", "runtime_s"))
     if stored is None:
         start = time.process_time()
         forward, inverse = register_syn(target.image, atlas.image, settings)

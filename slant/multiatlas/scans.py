@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from slant.io.templates import load_template
 from slant.multiatlas.atlases import AtlasScan
 from slant.pipeline import prepare
 from slant.volume import LabelMap, Volume
+
+_ARRAYS = ("made_by", "image", "brain", "native_shape", "ras_from_voxel", "native_from_template")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ def template_scan(atlas_scan: AtlasScan, sha256: str, folder: Path) -> TemplateS
         If the scan cannot be read or preprocessed.
     """
     path = folder / f"{sha256}.npz"
-    stored = load_arrays(path)
+    stored = load_arrays(path, _ARRAYS)
     if stored is not None and str(stored["made_by"]) == slant.__version__:
         return _from_arrays(sha256, stored)
     prepared = prepare(read_scan(atlas_scan.t1w).volume, load_inputs())
@@ -86,13 +88,13 @@ def _from_arrays(sha256: str, arrays: Mapping[str, Any]) -> TemplateScan:
     return TemplateScan(sha256, image, LabelMap(brain, native_grid), arrays["native_from_template"])
 
 
-def load_arrays(path: Path) -> dict[str, Any] | None:
-    """Read the arrays of a file; None if it does not exist or is damaged, so that it is written again."""
+def load_arrays(path: Path, names: Collection[str]) -> dict[str, Any] | None:
+    """Read arrays of a file; None if it does not exist, is damaged or lacks one, so that it is written again."""
     try:
         # opened here, since numpy does not close a damaged file that it opened itself
         with path.open("rb") as file, np.load(file) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

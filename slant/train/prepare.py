@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from slant.nets.prior import Prior
     from slant.train.settings import GroupwiseSettings, TrainSettings
 
+_FORMAT = 2  # of prepared files: change it with the arrays that they hold, so that older files are made again
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingScans:
@@ -213,7 +215,7 @@ def _prepare(settings: TrainSettings, folder: Path, name: str) -> str:
 
 def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
     source, path = folder / f"{name}_T1w.nii.gz", settings.work_dir / "prepared" / f"{name}.npz"
-    identity = file_sha256(source)
+    identity = f"{_FORMAT} {file_sha256(source)}"
     if stored_identity(path) == identity:
         return
     prepared = prepare(read_scan(source).volume, load_inputs())
