@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from toy import noise, save
 
@@ -204,6 +204,8 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, 347), damage=st.binary(min_size=1, max_size=8), mgz=st.booleans())
+@example(start=297, damage=b"\x00\x81\x7f", mgz=False)  # a signalling NaN in the sform
+@example(start=80, damage=b"\x00\x00\x81\x7f", mgz=False)  # and in the voxel size
 def test_damaged_header_never_gives_a_traceback(tmp_path: Path, start: int, damage: bytes, mgz: bool) -> None:
     kind = nib.MGHImage if mgz else nib.Nifti1Image
     content = bytearray(kind(noise(), np.diag([-1.0, 1.5, 2.0, 1.0])).to_bytes())
@@ -246,6 +248,12 @@ def test_labels_that_are_not_integers_are_rejected(tmp_path: Path, value: float)
     scan = read_scan(save(tmp_path / "a.nii", noise(), np.eye(4)))
     with pytest.raises(InputError, match="not integers"):
         read_labels(save(tmp_path / "b.nii", np.where(noise() > 500, value, 1), np.eye(4)), scan)
+
+
+def test_label_ids_beyond_32_bits(tmp_path: Path) -> None:
+    scan = read_scan(save(tmp_path / "a.nii", noise()))
+    with pytest.raises(InputError, match=r"b\.nii: found the value -4294967296, expected label IDs below 2\^31"):
+        read_labels(save(tmp_path / "b.nii", np.where(noise() > 500, -(2.0**32), 1)), scan)
 
 
 # Real scans

@@ -41,6 +41,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mgz")
 
 _GZIP_MAGIC, _MGH_MAGIC = b"\x1f\x8b", b"\x00\x00\x00\x01"
 _MGH_HEADER_BYTES, _MGH_GOOD_RAS = 284, slice(28, 30)
+_LABEL_LIMIT = 2.0**31
 _NIFTI_GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -121,7 +122,7 @@ def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
         If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _path_in_errors(path):
+    with _reading(path):
         name, (image, sha256) = scan_name(path), _load(path)
         index = volume_index(_shape(image), volume)
         header = _native_header(image)
@@ -186,21 +187,30 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
         If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _path_in_errors(path):
+    with _reading(path):
         scan_name(path)
         image, sha256 = _load(path)
         index = volume_index(_shape(image), None)
         data, grid = _to_ras(_voxels(image, index), native_grid(_native_header(image)))
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
             raise InputError("found values that are not integers, expected a label map that was not interpolated")
+        if np.abs(data).max(initial=0.0) >= _LABEL_LIMIT:
+            raise InputError(
+                f"found the value {float(data.flat[np.abs(data).argmax()]):.0f}, expected label IDs below 2^31; "
+                "check that the file is a label map and copy or convert it again"
+            )
         return LabelMap(data.astype(np.int32), grid), sha256
 
 
 @contextmanager
-def _path_in_errors(path: Path) -> Iterator[None]:
-    """Add the path to the messages of errors that do not begin with it."""
+def _reading(path: Path) -> Iterator[None]:
+    """Add the path to the messages of errors that do not begin with it; numpy is silent.
+
+    Whatever a damaged file holds (signalling NaN, infinity, numbers out of range) is checked here, with a message.
+    """
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     except SlantError as error:
         if str(error).startswith(str(path)):
             raise
@@ -219,8 +229,7 @@ def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
-        with np.errstate(all="ignore"):
-            image = _image_class(content).from_bytes(content)
+        image = _image_class(content).from_bytes(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"the compressed file is damaged or incomplete ({error}); copy or download it again"
@@ -268,10 +277,9 @@ def _shape(image: Nifti1Image | MGHImage) -> tuple[int, ...]:
 
 
 def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if len(image.shape) == 3:
-            return np.asarray(image.dataobj, dtype=np.float32)
-        return np.asarray(image.dataobj[(Ellipsis, *index)], dtype=np.float32)
+    if len(image.shape) == 3:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    return np.asarray(image.dataobj[(Ellipsis, *index)], dtype=np.float32)
 
 
 def _native_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
