@@ -238,7 +238,7 @@ def test_invalid_options_files_are_errors(
 
 @pytest.mark.usefixtures("no_pipeline")
 def test_a_missing_model_is_an_error(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, message in (("slant28", "there is no model 'slant28'"), (tmp_path, "it has no manifest.json")):
+    for model, message in (("slant28", "unknown model 'slant28'"), (tmp_path, "it has no manifest.json")):
         assert run_slant("segment", scan, tmp_path / "out", "--model", model) == 2
         assert message in the_line(capsys)
     assert not (tmp_path / "out").exists()

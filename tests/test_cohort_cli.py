@@ -159,7 +159,7 @@ def test_a_missing_model_is_an_error_before_the_run(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_slant("cohort", scans, tmp_path / "out", "--model", "none") == 2
-    assert "there is no model" in the_line(capsys)
+    assert "unknown model" in the_line(capsys)
     (tmp_path / "empty").mkdir()
     assert run_slant("cohort", scans, tmp_path / "out", "--model", tmp_path / "empty") == 2
     assert "manifest.json: No such file or directory; expected a folder written by slant train" in the_line(capsys)

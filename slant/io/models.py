@@ -47,7 +47,7 @@ def model_folder(name_or_folder: str) -> Path:
     if folder.is_dir():
         return folder
     raise ModelError(
-        f"there is no model {name_or_folder!r}: expected one of {', '.join(embedded_models())} "
+        f"unknown model {name_or_folder!r}: expected one of {', '.join(embedded_models())} "
         "or a folder with a manifest.json"
     )
 

@@ -151,7 +151,7 @@ def read_labels(path: str | Path, like: Scan) -> LabelMap:
     Raises
     ------
     InputError
-        If the file cannot be read or has values that are not integers.
+        If the file cannot be read, or has values that are not integers or do not fit into 32 bits.
     GeometryError
         If it is not on the scan's grid.
     """
@@ -182,7 +182,7 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
     Raises
     ------
     InputError
-        If the file cannot be read, is not 3D, or has values that are not integers.
+        If the file cannot be read, is not 3D, or has values that are not integers or do not fit into 32 bits.
     GeometryError
         If the header has no orientation or a singular affine, or the voxels are too large.
     """
@@ -204,9 +204,9 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Add the path to the messages of errors that do not begin with it; numpy is silent.
+    """Add the path to the messages of errors that do not begin with it, and silence numpy's warnings.
 
-    Whatever a damaged file holds (signalling NaN, infinity, numbers out of range) is checked here, with a message.
+    The readers check for NaN, infinity and numbers out of range themselves, and raise an error that says what to do.
     """
     try:
         with np.errstate(all="ignore"):
