@@ -73,7 +73,7 @@ def test_a_model_is_found_by_its_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["slant28", "no/such/folder"])
 def test_an_unknown_model_is_rejected(embedded: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=f"no model '{name}': expected one of one, two or a folder with a manifest"):
+    with pytest.raises(ModelError, match=f"unknown model '{name}': expected one of one, two or a folder with"):
         load_model(name)
 
 
