@@ -44,12 +44,13 @@ from typing import Any
 
 import psutil
 
-from slant.cohort.jobs import Job, JobList, list_jobs
-from slant.cohort.layout import OutputLayout
-from slant.cohort.pools import LocalPool
-from slant.cohort.resources import WorkerPlan
-from slant.cohort.run import Cohort, run_cohort
+from slant.cohort.jobs import list_jobs
 from slant.cohort.table import write_tables
+from slant.engine.job import Job, JobList
+from slant.engine.layout import OutputLayout
+from slant.engine.pools import LocalPool
+from slant.engine.resources import WorkerPlan
+from slant.engine.run import Cohort, run_cohort
 from slant.io.resources import load_protocol
 from slant.io.staging import staged, write_json
 

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.failures import Failure
 from slant.cohort.table import CohortRow
+from slant.engine.failures import Failure
 from slant.io.resources import load_protocol
 from slant.io.results import ResultNames
 

@@ -15,11 +15,11 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from slant import bias, intensity
 from slant.config import SegmentSettings
 from slant.io.read import read_scan
 from slant.io.templates import load_template
 from slant.pipeline import brain_mask, resample_to_template
+from slant.preprocess import bias, intensity
 
 
 def sorted_z_scores(path: Path) -> NDArray[np.float64]:

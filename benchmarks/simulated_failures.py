@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
-from slant.brain import brain_from_zero_background, extract_brain, is_skull_stripped
 from slant.grid import Grid
+from slant.preprocess.brain import brain_from_zero_background, extract_brain, is_skull_stripped
 from slant.resample import resample
 from slant.volume import Volume
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from slant._version import __version__
+
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
     from slant.errors import SlantError
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from slant.tiles import TileLayout
     from slant.volume import LabelMap, Volume
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Grid",
     "LabelMap",
@@ -39,6 +39,7 @@ __all__ = [
     "SlantError",
     "TileLayout",
     "Volume",
+    "__version__",
     "label",
     "load_model",
     "load_protocol",

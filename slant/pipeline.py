@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slant import bias, brain, intensity, register
 from slant.config import SegmentSettings
+from slant.preprocess import bias, brain, intensity, register
 from slant.resample import pick_labels, resample, resample_labels
 from slant.timing import Timing, TimingLog
 from slant.volume import LabelMap, Volume
@@ -38,7 +38,7 @@ class Prepared:
     native_from_template : (4, 4) float64 array
         Affine from RAS mm in template space to RAS mm in native space.
     similarity : float
-        Correlation of the registered scan with the template, see `slant.register.Registration`.
+        Correlation of the registered scan with the template, see `slant.preprocess.register.Registration`.
     warnings : tuple of str
     timings : tuple of Timing
     intensity_line : tuple of 2 float, optional

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
 
 from slant.grid import Matrix
 
@@ -16,6 +17,9 @@ PATIENT = "Mustermann^Erika"
 BIRTH = "19640812"
 MR, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+SHAPE = (12, 10, 44)
+DATA = np.random.default_rng(0).integers(1, 1000, SHAPE).astype(np.int16)
+SAGITTAL = np.array([[0, 0, 1.0], [-1, 0, 0], [0, -1, 0]])
 _STUDY, _FRAME_OF_REFERENCE = generate_uid(), generate_uid()
 
 Series = list[Dataset]
@@ -134,3 +138,16 @@ def _one(**values: Any) -> Sequence:
     for keyword, value in values.items():
         setattr(item, keyword, value)
     return Sequence([item])
+
+
+def oblique(axes: np.ndarray = SAGITTAL, handed: int = 1) -> Matrix:
+    """Affine of an oblique grid of 1.9 x 2.2 x 2.6 mm."""
+    matrix = np.eye(4)
+    rotation = Rotation.from_euler("xyz", (8, 5, -4), degrees=True).as_matrix()
+    matrix[:3, :3] = rotation @ axes @ np.diag([1.9, 2.2, 2.6 * handed])
+    matrix[:3, 3] = -50, 60, 40
+    return matrix
+
+
+def t1(**tags: Any) -> Series:
+    return make_series(DATA, oblique(), **tags)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slant.cohort.jobs import Job, JobList
-from slant.cohort.layout import OutputLayout
-from slant.cohort.pools import LocalPool
-from slant.cohort.resources import WorkerPlan
-from slant.cohort.run import Cohort, Summary, run_cohort
+from slant.engine.job import Job, JobList
+from slant.engine.layout import OutputLayout
+from slant.engine.pools import LocalPool
+from slant.engine.resources import WorkerPlan
+from slant.engine.run import Cohort, Summary, run_cohort
 from slant.errors import InputError
 from slant.io.staging import staged, write_json
 

@@ -27,7 +27,7 @@ import slant
 from slant.config import SegmentSettings
 from slant.errors import DeviceError, InputError, RegistrationError
 from slant.pipeline import Prepared, Segmentation, brain_mask, label, prepare
-from slant.register import MIN_SIMILARITY
+from slant.preprocess.register import MIN_SIMILARITY
 from slant.resample import pick_labels
 from slant.volume import LabelMap, Volume
 
@@ -88,7 +88,7 @@ def test_zero_background_decides_about_brain_extraction_by_default(
         called.append(scan)
         return toy_prepared().brain
 
-    monkeypatch.setattr("slant.brain.extract_brain", extract)
+    monkeypatch.setattr("slant.preprocess.brain.extract_brain", extract)
     mask = brain_mask(toy_scan().volume, SegmentSettings(skull_stripped=skull_stripped))
     np.testing.assert_array_equal(mask.data, toy_prepared().brain.data)
     assert bool(called) == (skull_stripped is False)
@@ -122,8 +122,8 @@ def test_a_scan_without_a_brain_is_refused() -> None:
 
 def test_a_failed_registration_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = np.diag([-1.0, -1.0, -1.0, 1.0])
-    monkeypatch.setattr("slant.register._initial_transform", lambda *_: wrong)
-    monkeypatch.setattr("slant.register._ants_affine", lambda *_: wrong)
+    monkeypatch.setattr("slant.preprocess.register._initial_transform", lambda *_: wrong)
+    monkeypatch.setattr("slant.preprocess.register._ants_affine", lambda *_: wrong)
     with pytest.raises(RegistrationError, match=rf"\(similarity -?0\.\d\d, minimum {MIN_SIMILARITY:.2f}\)"):
         prepare(toy_scan().volume, toy_model().inputs)
 

@@ -38,7 +38,7 @@ from slant.nets.prior import SPACING, Prior
 from slant.nets.unet import CompactUNet, UNetSettings
 from slant.nets.weights import write_model
 from slant.pipeline import Prepared, Segmentation, label, prepare
-from slant.register import Registration
+from slant.preprocess.register import Registration
 from slant.resample import pick_labels, resample
 from slant.tiles import TileLayout
 from slant.volume import LabelMap, Volume
@@ -189,8 +189,8 @@ def quick_stages() -> Iterator[None]:
     """Replace the registration by the known affine, and skip the bias field correction."""
     known = Registration(native_from_template(), SIMILARITY)
     with (
-        patch("slant.register.register_to_template", lambda *_: known),
-        patch("slant.bias.correct_bias", lambda volume, _: (volume, volume)),
+        patch("slant.preprocess.register.register_to_template", lambda *_: known),
+        patch("slant.preprocess.bias.correct_bias", lambda volume, _: (volume, volume)),
     ):
         yield
 

@@ -14,14 +14,14 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
-import slant
+from slant._version import __version__
 from slant.config import read_toml
 from slant.errors import SettingsError, SlantError
 
 app = App(
     name="slant",
     help="Whole-brain segmentation of T1-weighted MRI into 132 BrainCOLOR regions, in native space.",
-    version=slant.__version__,
+    version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # `guarded` prints what happened to the results
 )

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-import slant
+from slant._version import __version__
 from slant.cli.app import guarded, say
 from slant.cli.cohort import Resources, prepare, run
 from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from slant.cohort.run import Cohort
+    from slant.engine.run import Cohort
 
 app = App(
     name="slant-bids",
     help="Whole-brain segmentation of the T1-weighted MRI of a BIDS dataset into 132 BrainCOLOR regions.",
-    version=slant.__version__,
+    version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
@@ -100,7 +100,7 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         )
     from slant.cohort.bids import Selection, list_bids_jobs, write_dataset
     from slant.cohort.jobs import absolute
-    from slant.cohort.segment import Request
+    from slant.run import Request
 
     out = absolute(output_dir)
     selection = Selection(participant_label, session_label, bids_filter_file, not skip_bids_validation)
@@ -124,8 +124,8 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
 
 def _group(prepared: Cohort, bids_dir: Path) -> None:
     """Write the tables and the dashboard; a scan without results counts as a failure."""
-    from slant.cohort.failures import Failure
     from slant.cohort.table import write_tables
+    from slant.engine.failures import Failure
 
     layout, job_list = prepared.layout, prepared.job_list
     layout.make()
@@ -173,4 +173,4 @@ def _boilerplate(settings: SegmentSettings) -> str:
     from slant.cohort.bids import BOILERPLATE
 
     model = _model_identity(settings, _manifest(settings))
-    return BOILERPLATE.format(version=slant.__version__, model=model["name"], sha256=model["sha256"]).strip()
+    return BOILERPLATE.format(version=__version__, model=model["name"], sha256=model["sha256"]).strip()

@@ -14,11 +14,11 @@ from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
-    from slant.cohort.jobs import JobList
-    from slant.cohort.pools import Pool
-    from slant.cohort.run import Cohort, Summary
-    from slant.cohort.segment import Request
     from slant.cohort.task import SegmentTask
+    from slant.engine.job import JobList
+    from slant.engine.pools import Pool
+    from slant.engine.run import Cohort, Summary
+    from slant.run import Request
 
 _DEFAULTS, _REPORTS = SegmentSettings(), RunReportSettings()
 
@@ -87,7 +87,7 @@ def cohort(
         )
     from slant.cohort.commands import commands
     from slant.cohort.jobs import absolute, list_jobs
-    from slant.cohort.segment import Request
+    from slant.run import Request
 
     *inputs, last = paths
     out = absolute(last)
@@ -108,9 +108,9 @@ def prepare(
 ) -> tuple[Cohort, SegmentTask]:
     """The cohort and its task; ModelError if the model is not found."""
     from slant.cohort.jobs import absolute
-    from slant.cohort.layout import OutputLayout
-    from slant.cohort.run import Cohort
     from slant.cohort.task import SegmentTask, model_sha256
+    from slant.engine.layout import OutputLayout
+    from slant.engine.run import Cohort
     from slant.io.models import embedded_models
 
     settings = request.settings
@@ -123,19 +123,19 @@ def prepare(
 
 def run(prepared: Cohort, resources: Resources, settings: SegmentSettings) -> Summary:
     """Segment the unfinished scans of a cohort."""
-    from slant.cohort.run import run_cohort
+    from slant.engine.run import run_cohort
 
     return run_cohort(prepared, _pool(prepared, resources, settings))
 
 
 def _pool(prepared: Cohort, resources: Resources, settings: SegmentSettings) -> Pool:
     if resources.scheduler is not None or resources.cluster is not None:
-        from slant.cohort.dask import DaskPool, read_cluster
+        from slant.engine.dask import DaskPool, read_cluster
 
         cluster = resources.scheduler or read_cluster(Path(str(resources.cluster)))
         return DaskPool(cluster, prepared.layout.work_dir)
-    from slant.cohort.pools import LocalPool
-    from slant.cohort.resources import plan
+    from slant.engine.pools import LocalPool
+    from slant.engine.resources import plan
 
     scans = len(prepared.job_list.jobs)
     worker_plan = plan(scans, jobs=resources.jobs, mem_gb=resources.mem_gb, threads=settings.threads)

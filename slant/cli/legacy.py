@@ -41,8 +41,8 @@ def legacy(
     """
     from slant.cohort.jobs import absolute
     from slant.cohort.legacy import FOLDER, list_inputs, write_legacy
-    from slant.cohort.segment import Request
     from slant.cohort.table import write_tables
+    from slant.run import Request
 
     inputs, outputs = absolute(inputs), absolute(outputs)
     request = Request(settings, reports=RunReportSettings(pdf=True))

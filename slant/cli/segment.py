@@ -61,8 +61,8 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
         loaded = dataclasses.replace(loaded, name=_file_name(name))
     names = ResultNames(loaded.name)
     check_output(out, names, force=force, optional=names.optional)
-    from slant.cohort.segment import Request, segment_scan
     from slant.io.models import load_model
+    from slant.run import Request, segment_scan
 
     model = load_model(settings.model)
     dicom_seg_of = _seg_encoder(loaded, model) if dicom.dicom_seg else None

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import slant
-from slant.cohort.failures import write_text
-from slant.cohort.jobs import Job, JobList, absolute, unique
+from slant._version import __version__
+from slant.cohort.jobs import absolute, unique
+from slant.engine.failures import write_text
+from slant.engine.job import Job, JobList
 from slant.errors import InputError, OutputError, SettingsError
 from slant.extras import require_extra
 
@@ -241,7 +242,7 @@ def write_dataset(out: Path, bids_dir: Path, model: dict[str, str], *, mask_brai
         "GeneratedBy": [
             {
                 "Name": "slant",
-                "Version": slant.__version__,
+                "Version": __version__,
                 "Description": f"Model {model['name']}, SHA-256 {model['sha256']}, {model['licence']}",
             }
         ],
@@ -291,7 +292,7 @@ def _readme(model: dict[str, str]) -> str:
     return f"""\
 # Whole-brain segmentation by slant
 
-Every T1-weighted image was segmented into 132 BrainCOLOR regions in native space, by slant {slant.__version__},
+Every T1-weighted image was segmented into 132 BrainCOLOR regions in native space, by slant {__version__},
 model {model["name"]}, SHA-256 {model["sha256"]}.
 
 Each folder `anat` has the label map (`_seg-BrainCOLOR_dseg.nii.gz`) with its look-up table, the volumes in mm3

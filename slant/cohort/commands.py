@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
-from slant.cohort.index import append
-from slant.cohort.jobs import Job
-from slant.cohort.run import Cohort, split
 from slant.cohort.task import SegmentTask
-from slant.cohort.worker import finished_entry
 from slant.config import RunReportSettings, SegmentSettings
+from slant.engine.index import append
+from slant.engine.job import Job
+from slant.engine.run import Cohort, split
+from slant.engine.worker import finished_entry
 
 
 def commands(cohort: Cohort, task: SegmentTask) -> Iterator[str]:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slant.cohort.failures import Failure, write_atomic
-from slant.cohort.layout import key
+from slant.engine.failures import Failure, write_atomic
+from slant.engine.layout import key
 from slant.errors import OutputError
 from slant.io.results import ResultNames
 

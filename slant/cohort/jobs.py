@@ -6,52 +6,14 @@ import csv
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from slant.engine.job import Job, JobList
 from slant.errors import InputError, SettingsError
 
 _COLUMNS = ("name", "T1w")
 _T1W_SUFFIX = "_T1w"
 _WILDCARDS = "*?["
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan to segment.
-
-    Attributes
-    ----------
-    id : str
-        Unique id, the name of the scan in tables.
-    scan : Path
-        Absolute path of the scan.
-    folder : Path
-        Absolute path of the folder for its results.
-    name : str
-        Output file prefix.
-    """
-
-    id: str
-    scan: Path
-    folder: Path
-    name: str
-
-
-@dataclass(frozen=True)
-class JobList:
-    """The jobs of a cohort.
-
-    Attributes
-    ----------
-    jobs : tuple of Job
-        Jobs, sorted by id.
-    unreadable : dict of str to str
-        Folders that may contain more scans but cannot be read, with the reasons.
-    """
-
-    jobs: tuple[Job, ...]
-    unreadable: dict[str, str]
 
 
 def list_jobs(inputs: Iterable[str], out: Path) -> JobList:

@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from slant.cohort.jobs import Job, JobList, list_jobs, unique
+from slant.cohort.jobs import list_jobs, unique
+from slant.engine.job import Job, JobList
 from slant.errors import OutputError
 from slant.io.results import ResultNames
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.failures import TABLE, Failure, read_failures, write_failures, write_text
-from slant.cohort.index import read_index
-from slant.cohort.jobs import Job
-from slant.cohort.layout import OutputLayout
+from slant.engine.failures import TABLE, Failure, read_failures, write_failures, write_text
+from slant.engine.index import read_index
+from slant.engine.job import Job
+from slant.engine.layout import OutputLayout
 
 VOLUMES = "volumes.tsv"
 _ENTITIES = {"sub": "participant_id", "ses": "session_id", "acq": "acquisition", "rec": "reconstruction", "run": "run"}

@@ -10,40 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from slant.cohort import gpu_server
-from slant.cohort.jobs import Job
-from slant.cohort.segment import Request, segment_scan
 from slant.config import RunReportSettings, SegmentSettings
+from slant.engine import gpu_server
+from slant.engine.job import Job
 from slant.errors import ModelError
+from slant.files import file_sha256
 from slant.io.staging import FileNames
+from slant.run import Request, segment_scan
 
 if TYPE_CHECKING:
     from slant.nets.model import Model
-
-
-class Task(Protocol):
-    """Interface of what a cohort does with each scan; picklable."""
-
-    @property
-    def key(self) -> str:
-        """Digest of everything except the scan that the results depend on."""
-
-    def names(self, job: Job) -> FileNames:
-        """Names of the files that it writes to the folder of a job, including the record."""
-
-    def fits(self, record: Mapping[str, Any]) -> bool:
-        """Whether this task would produce the results of a record from the same scan."""
-
-    def __call__(self, job: Job, staging: Path, threads: int) -> None:
-        """Produce the results of a scan; files are first written to the staging folder.
-
-        Raises
-        ------
-        SlantError
-            If the scan cannot be processed.
-        """
 
 
 @dataclass(frozen=True)
@@ -102,7 +80,7 @@ class SegmentTask:
         check_output(job.folder, self.names(job), force=True)
         model = _model(self.settings.model, self.model_sha256)
         request = Request(self.settings, self.volume, self.reports)
-        run = segment_scan(scan, model, request, threads=threads, gpu_client=gpu_server.get_client())
+        run = segment_scan(scan, model, request, threads=threads, labeller=gpu_server.get_client())
         write_results(run, job.folder, staging)
         for warning in run.warnings:
             sys.stderr.write(f"warning: {warning}\n")
@@ -122,7 +100,7 @@ def model_sha256(name_or_folder: str) -> str:
 
     manifest = model_folder(name_or_folder) / "manifest.json"
     try:
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+        return file_sha256(manifest)
     except OSError as error:
         raise ModelError(
             f"cannot read {manifest}: {error.strerror}; expected a folder written by slant train"

@@ -13,7 +13,7 @@ import joblib
 import pandas as pd
 from tqdm import tqdm
 
-import slant
+from slant._version import __version__
 from slant.errors import SettingsError, SlantError
 from slant.evaluation.files import Match, match_files
 from slant.evaluation.maps import align_maps
@@ -149,4 +149,4 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     packages = ("monai", "nibabel", "numpy", "pandas", "scipy")
-    return {"slant": slant.__version__, **{name: version(name) for name in packages}}
+    return {"slant": __version__, **{name: version(name) for name in packages}}

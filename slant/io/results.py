@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import slant
+from slant._version import __version__
 from slant.io.luts import format_lut
 from slant.io.staging import staged, write_json
 from slant.io.write import write_image
@@ -213,7 +213,7 @@ def write_results(run: SegmentationRun, folder: Path, unfinished: Path | None = 
 
 def _transform(native_from_template: Matrix) -> bytes:
     """The affine as ANTs writes it, by way of a temporary file: ITK neither takes all names nor notices a full disk."""
-    from slant.register import write_transform
+    from slant.preprocess.register import write_transform
 
     with tempfile.TemporaryDirectory(prefix="slant-") as folder:
         path = Path(folder) / "affine.mat"
@@ -246,7 +246,7 @@ def _sidecar(run: SegmentationRun) -> dict[str, Any]:
         "Model": run.model.name,
         "ModelHash": run.model.identity,
         "ModelLicense": run.model.licence,
-        "GeneratedBy": [{"Name": "slant", "Version": slant.__version__}],
+        "GeneratedBy": [{"Name": "slant", "Version": __version__}],
     }
 
 
@@ -308,4 +308,4 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     packages = ("antspyx", "deepbet", "nibabel", "numpy", "scipy", "torch")
-    return {"slant": slant.__version__, **{name: version(name) for name in packages}}
+    return {"slant": __version__, **{name: version(name) for name in packages}}

@@ -9,8 +9,8 @@ import numpy as np
 
 from slant.config import read_toml
 from slant.grid import Grid, axis_aligned_grid
-from slant.intensity import IntensityReference
 from slant.io.resources import resource
+from slant.preprocess.intensity import IntensityReference
 from slant.template import Template
 from slant.volume import LabelMap, Volume
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant._ants import joint_label_fusion
 from slant.errors import SettingsError
 from slant.grid import axis_aligned_grid
 from slant.multiatlas.settings import Fusion
+from slant.preprocess.ants import joint_label_fusion
 from slant.volume import LabelMap, Volume
 
 Channels = NDArray[np.uint8]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import slant
+from slant._version import __version__
 from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, sample_linear
 from slant.multiatlas.scans import TemplateScan, load_arrays, save_arrays
@@ -121,5 +121,5 @@ def _similarity(target: Volume, other: NDArray[np.float32], settings: SynSetting
 @cache
 def settings_hash(settings: SynSettings) -> str:
     """Hash of twelve characters of the settings and the version of the package."""
-    text = json.dumps({**asdict(settings), "version": slant.__version__}, sort_keys=True)
+    text = json.dumps({**asdict(settings), "version": __version__}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

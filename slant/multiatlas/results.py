@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import slant
+from slant._version import __version__
 from slant.errors import OutputError
+from slant.files import file_sha256
 from slant.io.read import Scan
 from slant.io.resources import load_protocol
 from slant.io.staging import staged, write_json
@@ -108,7 +108,7 @@ def identity(target: LabelSource, atlases: Sequence[LabelSource], settings: Mult
         ],
         "settings": asdict(settings),
         "registration": json.loads(json.dumps(asdict(settings.syn))),
-        "versions": {"slant": slant.__version__, **{name: version(name) for name in ("antspyx", "numpy", "scipy")}},
+        "versions": {"slant": __version__, **{name: version(name) for name in ("antspyx", "numpy", "scipy")}},
     }
 
 
@@ -194,7 +194,7 @@ def _record(labelled: Labelled, made_from: Mapping[str, Any], labels: Path) -> d
         "chosen": chosen,
         **made_from,
         "quality": _quality(labelled),
-        "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
+        "labels_sha256": file_sha256(labels),
         "warnings": list(labelled.scan.warnings),
         "dice": {str(i): None if math.isnan(d) else round(d, 6) for i, d in labelled.dice.items()},
         "runtime_s": {step: round(s, 1) for step, s in labelled.runtime_s.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from slant.errors import InputError, SettingsError, SlantError
+from slant.files import file_sha256
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.multiatlas.atlases import AtlasScan, atlases_for
@@ -173,7 +173,7 @@ def source_of(atlas_scan: AtlasScan) -> LabelSource:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-import slant
+from slant._version import __version__
 from slant.errors import OutputError
 from slant.grid import Grid, Matrix
 from slant.io.models import load_inputs
@@ -65,11 +65,11 @@ def template_scan(atlas_scan: AtlasScan, sha256: str, folder: Path) -> TemplateS
     """
     path = folder / f"{sha256}.npz"
     stored = load_arrays(path, _ARRAYS)
-    if stored is not None and str(stored["made_by"]) == slant.__version__:
+    if stored is not None and str(stored["made_by"]) == __version__:
         return _from_arrays(sha256, stored)
     prepared = prepare(read_scan(atlas_scan.t1w).volume, load_inputs())
     arrays = {
-        "made_by": np.array(slant.__version__),
+        "made_by": np.array(__version__),
         "image": prepared.image.data.astype(np.float16),
         "brain": np.packbits(prepared.brain.data != 0),
         "native_shape": np.array(prepared.native_grid.shape),

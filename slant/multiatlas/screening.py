@@ -13,6 +13,7 @@ from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.multiatlas.results import MultiAtlasNames, read_record
 from slant.report.contact_sheet import Thumbnail, draw_sheet, thumbnail
+from slant.robust import robust_sd
 
 QUALITY, SHEET = "quality.tsv", "contact_sheet.png"
 
@@ -62,8 +63,8 @@ def _reasons(row: dict[Any, Any], table: pd.DataFrame) -> list[str]:
     for metric in _METRICS if len(table) >= MIN_TARGETS else ():
         values = table[metric]
         median = float(values.median())
-        robust_sd = 1.4826 * float((values - median).abs().median())
-        if robust_sd and row[metric] < median - OUTLIER_SDS * robust_sd:
+        spread = robust_sd(values)
+        if spread and row[metric] < median - OUTLIER_SDS * spread:
             reasons.append(f"{metric} {row[metric]:.3f}, median {median:.3f}")
     median_regions = int(table["regions"].median())
     if row["regions"] < median_regions:

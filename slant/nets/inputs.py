@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from slant.errors import SettingsError
 
 if TYPE_CHECKING:
-    from slant.intensity import IntensityReference
     from slant.nets.groupwise import GroupwiseTemplate
+    from slant.preprocess.intensity import IntensityReference
     from slant.template import Template
 
 

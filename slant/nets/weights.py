@@ -29,6 +29,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from slant.errors import LayoutError, ModelError, SettingsError
+from slant.files import file_sha256
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.nets.network import Network, NetworkSettings
 from slant.nets.prior import Prior
@@ -39,12 +40,6 @@ MANIFEST, WEIGHTS, PRIOR, GROUPWISE = "manifest.json", "weights.safetensors", "p
 
 SHARED = "shared/"
 """Prefix of the names of tensors that all tiles share."""
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as a hexadecimal string."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shard(tile: str) -> str:

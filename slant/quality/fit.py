@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from slant.quality.grade import OUTLIER_Z, evidence, expected_dice, volume_z
 from slant.quality.iqm import QualityMetrics
 from slant.quality.reference import METRICS, DiceRule, Limits, Norm, NormativeReference
+from slant.robust import robust_sd
 
 LabelledMetrics = tuple[QualityMetrics, dict[int, float], str]
 """Metrics of a scan, its Dice by region (nan where the reference labels lack the region), and its subject."""
@@ -20,7 +21,6 @@ LabelledMetrics = tuple[QualityMetrics, dict[int, float], str]
 REVIEW, FAIL = 6.0, 12.0
 """Distances of the limits from the median, in robust SDs."""
 
-_MAD = 1.4826  # robust SD of a normal distribution divided by its median absolute deviation
 _COUNT_LIMITS = {  # lowest possible limits (review, fail) of metrics that are counts
     "missing_regions": (0.5, 5.5),
     "volume_outliers": (6.5, 40.5),
@@ -212,8 +212,7 @@ def _norm(values: Iterable[float], min_sd: float, min_relative_sd: float = 0.0) 
     if not known.size:
         return Norm(0.0, 1.0)
     median = float(np.median(known))
-    mad = float(np.median(np.abs(known - median)))
-    return Norm(median, max(_MAD * mad, min_sd, min_relative_sd * abs(median), 1e-6))
+    return Norm(median, max(robust_sd(known), min_sd, min_relative_sd * abs(median), 1e-6))
 
 
 def _limits(name: str, norm: Norm, values: list[float]) -> Limits:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from slant.resample import pick_labels
+from slant.robust import robust_sd
 from slant.template import Template
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ DARK_WIDE_MM, DARK_THIN_MM, DARK_NEAR_MM = 4, 2, 8
 """Radius of the ball that fits into an asymmetric hypointensity; radius of the ball that fits into a counterpart in the
 other hemisphere; maximum distance of the counterpart from the mirror image."""
 
-_MAD = 1.4826  # robust SD of a normal distribution divided by its median absolute deviation
 _BLOCK = 2  # voxels along each edge
 _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=np.bool_)
 
@@ -188,18 +188,18 @@ def intensity_metrics(image: Array, tissues: Mapping[str, Mask], brain: Mask, fi
             math.nan,
         )
     median = {name: float(np.median(part)) for name, part in values.items()}
-    robust_sd = {name: _MAD * float(np.median(np.abs(part - median[name]))) for name, part in values.items()}
+    spread = {name: robust_sd(part) for name, part in values.items()}
     difference = median["white"] - median["gray"]
     scale = max(abs(difference), 1e-6)
     border = brain & ~ndimage.binary_erosion(brain, iterations=BORDER_MM)
     bright = (median["white"] + median["gray"]) / 2
     return {
         "wm_gm_contrast": difference / max(abs(median["white"]), 1e-6),
-        "cjv": (robust_sd["white"] + robust_sd["gray"]) / scale,
+        "cjv": (spread["white"] + spread["gray"]) / scale,
         "gm_csf_contrast": (median["gray"] - median["csf"]) / max(abs(median["white"]), 1e-6),
         "noise": native_noise(finished) / scale,
         "bright_mask_border": 100 * float((image[border] > bright).mean()) if border.any() else math.nan,
-        "intensity_outlier": intensity_outlier_cm3(image, tissues, median, robust_sd),
+        "intensity_outlier": intensity_outlier_cm3(image, tissues, median, spread),
         "asymmetric_hypointensity": asymmetric_hypointensity_cm3(
             finished.image, brain, (median["gray"] + median["csf"]) / 2
         ),
@@ -227,7 +227,7 @@ def native_noise(finished: Finished) -> float:
     if white.sum() < 100:
         return math.nan
     coefficients = blocks.sum(axis=0)[white] / math.sqrt(8)
-    return slope * _MAD * float(np.median(np.abs(coefficients)))
+    return slope * robust_sd(coefficients, center=0.0)
 
 
 def intensity_outlier_cm3(

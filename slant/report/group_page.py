@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.report.page import environment, script_json
+from slant.robust import robust_sd
 
 PAGE, DATA, THUMBNAILS = "group.html", "group_data.js", "group_thumbnails"
 """Names of the page, of the script file with its numbers, and of the folder with its thumbnails."""
@@ -24,7 +25,6 @@ _THUMBNAIL = (400, 340)  # pixels, at most
 _MIN_SCANS = 5  # a robust SD of fewer scans is not meaningful
 _MAX_TENTHS = 127  # z-scores are stored as int8 in tenths
 _MISSING = -128
-_MAD = 1.4826  # robust SD of a normal distribution divided by its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def robust_z(volumes: NDArray[np.float64], etiv_mm3: NDArray[np.float64]) -> NDA
         if known.size < _MIN_SCANS:
             continue
         median = np.median(known)
-        robust_sd = _MAD * np.median(np.abs(known - median))
-        z[:, column] = (values - median) / robust_sd if robust_sd > 0 else np.where(np.isnan(values), np.nan, 0)
+        spread = robust_sd(known)
+        z[:, column] = (values - median) / spread if spread > 0 else np.where(np.isnan(values), np.nan, 0)
     return z
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.intensity import IntensityReference
 from slant.io.finished import Finished
+from slant.preprocess.intensity import IntensityReference
 from slant.resample import pick_labels
 
 _BINS = 80

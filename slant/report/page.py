@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import slant
+from slant._version import __version__
 from slant.config import ReportSettings
 from slant.io.finished import Finished
 from slant.io.templates import load_intensity_reference, load_template
@@ -201,7 +201,7 @@ def environment() -> Environment:
     )
     ramp = ",".join("#" + bytes(color[:3]).hex() for color in color_scale()[1::9].tolist())
     jinja.globals.update(
-        version=slant.__version__,
+        version=__version__,
         css=(_TEMPLATES / "page.css").read_text("utf-8"),
         js=(_TEMPLATES / "page.js").read_text("utf-8"),
         points=_points,

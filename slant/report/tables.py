@@ -250,7 +250,7 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
     )
     similarity = finished.record.get("registration_similarity")
     if similarity is not None:
-        from slant.register import MIN_SIMILARITY
+        from slant.preprocess.register import MIN_SIMILARITY
 
         texts.append(
             f"Similarity of the registered scan to the template: {similarity:.2f} "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import slant
+from slant._version import __version__
 from slant.errors import ModelError, TrainingError
 from slant.nets.registry import build_network
 from slant.nets.unet import channels_last
@@ -149,7 +149,7 @@ def save_checkpoint(path: Path, state: State, identity: Identity) -> None:
         "network": identity.network,
         "protocol": identity.protocol,
         "subjects": list(identity.subjects),
-        "slant": slant.__version__,
+        "slant": __version__,
     }
     _write(path, stored, f"the checkpoint {path} at step {state.step}")
 

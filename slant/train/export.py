@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import slant
+from slant._version import __version__
 from slant.errors import ModelError
 from slant.io.models import manifest_of
 from slant.io.resources import load_protocol
@@ -102,6 +102,6 @@ def _provenance(settings: TrainSettings, name: str, scans: TrainingScans) -> dic
         "credits": settings.credits,
         "steps": {key: stage.steps for key, stage in stages.items() if stage is not None},
         "seed": settings.whole.seed,
-        "slant": slant.__version__,
+        "slant": __version__,
         "torch": torch.__version__,
     }

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
-import slant
+from slant._version import __version__
 from slant.errors import InputError, OutputError, SettingsError
 from slant.grid import Grid, axis_aligned_grid, transform_points
 from slant.io.models import load_model
@@ -151,7 +151,7 @@ def write_phantoms(out: Path, settings: PhantomSettings, *, force: bool = False)
                 "UnlabelledId": UNLABELLED if settings.slices else None,
                 "Template": load_template().name,
                 "LabelsFrom": {"Model": model.name, "Identity": model.identity, "Licence": model.licence},
-                "Version": slant.__version__,
+                "Version": __version__,
             },
         )
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from slant.errors import InputError, ModelError, ProtocolError, SlantError
+from slant.files import file_sha256
 from slant.io.models import load_inputs, load_model
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
-from slant.nets.weights import file_sha256
 from slant.pipeline import prepare
 from slant.resample import pick_labels
 from slant.train.data import (

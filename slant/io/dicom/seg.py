@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import slant
+from slant._version import __version__
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
 from slant.io.dicom.planes import on_planes, voxels_from_pixels
@@ -173,7 +173,7 @@ def _encoded(target: SegTarget, pixels: NDArray[np.uint8], regions: list[Region]
         instance_number=1,
         manufacturer=_MANUFACTURER,
         manufacturer_model_name=f"{_MANUFACTURER} {model.name}"[:64],
-        software_versions=slant.__version__,
+        software_versions=__version__,
         device_serial_number=model.identity[:64],
         content_label=_LABEL,
         content_description=_DESCRIPTION,
@@ -198,7 +198,7 @@ def _segment(number: int, region: Region, model: Model) -> Any:
     algorithm = AlgorithmIdentificationSequence(
         name=_MANUFACTURER,
         family=codes.DCM.ArtificialIntelligence,
-        version=slant.__version__,
+        version=__version__,
         source=_MANUFACTURER,
         parameters={"model": model.name, "sha256": model.identity},
     )

@@ -1,0 +1,180 @@
+"""A server process that runs the networks on a GPU for several workers that preprocess scans on the CPU.
+
+A worker handles its scan, and holds the lock of the scan, from reading to writing. It sends only the preprocessed image
+to the server, over a local socket, and receives the segmentation. So the GPU holds one model and one scan at a time,
+and it is kept busy.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Client, Connection, Listener
+from typing import TYPE_CHECKING, Any
+
+from slant.errors import SlantError
+
+if TYPE_CHECKING:
+    from slant.config import SegmentSettings
+    from slant.nets.model import Model
+    from slant.pipeline import Prepared, Segmentation
+
+_RESTART_S = 60.0
+_STARTED, _DONE, _REJECTED, _FAILED = "started", "done", "rejected", "failed"
+_client: GpuClient | None = None
+
+
+@dataclass(frozen=True)
+class GpuClient:
+    """Connection of a worker to the GPU server.
+
+    Attributes
+    ----------
+    address : str
+        Path of a local socket.
+    key : bytes
+        Authentication key, shared by the processes of one run.
+    device : str
+        Device of the networks.
+    """
+
+    address: str
+    key: bytes
+    device: str
+
+    def call(self, *request: Any) -> Any:
+        """Send a request to the server and return its result.
+
+        Raises
+        ------
+        SlantError
+            If the server was killed while processing this request, did not restart, or raised an error.
+        """
+        end = time.monotonic() + _RESTART_S
+        while True:
+            started = False
+            try:
+                with Client(self.address, authkey=self.key) as connection:
+                    connection.send(request)
+                    while (answer := connection.recv())[0] == _STARTED:
+                        started = True
+            except (EOFError, OSError) as error:
+                if started or time.monotonic() > end:
+                    raise SlantError(
+                        "the GPU server was killed while processing this scan, probably out of memory; "
+                        "run again with more free GPU memory, or with --device cpu"
+                    ) from error
+                time.sleep(0.2)  # it is restarting after another scan
+                continue
+            if answer[0] == _DONE:
+                return answer[1]
+            raise answer[1] if answer[0] == _REJECTED else SlantError(f"the GPU server failed: {answer[1]}")
+
+    def label(self, prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
+        """Run `slant.pipeline.label` on the server."""
+        segmentation: Segmentation = self.call(prepared, model, settings)
+        return segmentation
+
+
+def set_client(gpu_client: GpuClient | None) -> None:
+    """Set the client of this process; with None, this process runs the networks itself."""
+    global _client  # noqa: PLW0603 (set once, when a worker starts)
+    _client = gpu_client
+
+
+def get_client() -> GpuClient | None:
+    """The client of this process; None if this process runs the networks itself."""
+    return _client
+
+
+def label_prepared(prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
+    """Label a preprocessed scan; the default function of the server."""
+    from slant.pipeline import label
+
+    return label(prepared, _model(model), settings)
+
+
+@cache
+def _model(name_or_folder: str) -> Model:
+    from slant.io.models import load_model
+
+    return load_model(name_or_folder)
+
+
+class GpuServer:
+    """The server process, which is restarted if it is killed, until `stop`.
+
+    Parameters
+    ----------
+    device : str
+        Device of the networks.
+    function : callable, optional
+        Function that computes the result of a request.
+    """
+
+    def __init__(self, device: str, function: Callable[..., Any] = label_prepared) -> None:
+        self._folder = tempfile.mkdtemp(prefix="slant-")
+        self.client = GpuClient(os.path.join(self._folder, "socket"), secrets.token_bytes(16), device)  # noqa: PTH118
+        self._function = function
+        self._stopping = threading.Event()
+        self._process = self._start()
+        self._watcher = threading.Thread(target=self._restart, daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stop the server and remove its socket."""
+        self._stopping.set()
+        self._process.kill()
+        self._watcher.join()
+        self._process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> Any:
+        with suppress(FileNotFoundError):
+            os.unlink(self.client.address)  # noqa: PTH108
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=_serve, args=(self.client, self._function, os.getpid()), daemon=True)
+        process.start()
+        return process
+
+    def _restart(self) -> None:
+        while True:
+            self._process.join()
+            if self._stopping.wait(0.1):
+                return
+            self._process = self._start()
+
+
+def _serve(client: GpuClient, function: Callable[..., Any], parent: int) -> None:
+    from slant.engine.pools import start_worker
+
+    start_worker(parent, None)
+    one_at_a_time = threading.Lock()
+    with Listener(client.address, authkey=client.key) as listener:
+        while True:
+            with suppress(OSError, EOFError, multiprocessing.AuthenticationError):
+                connection = listener.accept()
+                threading.Thread(target=_answer, args=(connection, function, one_at_a_time), daemon=True).start()
+
+
+def _answer(connection: Connection[Any, Any], function: Callable[..., Any], one_at_a_time: threading.Lock) -> None:
+    with suppress(OSError, EOFError), connection:
+        request = connection.recv()
+        with one_at_a_time:
+            connection.send((_STARTED, None))
+            try:
+                answer = (_DONE, function(*request))
+            except SlantError as error:
+                answer = (_REJECTED, error)
+            except Exception as error:  # noqa: BLE001 (one scan must not stop the others)
+                answer = (_FAILED, f"{type(error).__name__}: {error}")
+        connection.send(answer)

@@ -1,0 +1,1 @@
+"""Preprocessing of a scan: brain extraction, registration, bias field correction, intensity normalization."""

@@ -1,0 +1,290 @@
+"""Results of a run: eleven files, written atomically."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import ants
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from toy import (
+    QFORM_CODE,
+    SFORM_CODE,
+    SIMILARITY,
+    content,
+    light_found,
+    native_from_template,
+    toy_found,
+    toy_grid,
+    toy_model,
+    toy_model_folder,
+    toy_scan,
+)
+
+import slant
+from slant.config import SegmentSettings
+from slant.errors import OutputError
+from slant.io.luts import format_lut
+from slant.io.results import ResultNames, SegmentationRun, record, write_results
+from slant.io.staging import check_output, staged
+
+NAMES = ResultNames("toy")
+SUFFIXES = (
+    "seg-BrainCOLOR_dseg.nii.gz",
+    "space-MNI305_seg-BrainCOLOR_dseg.nii.gz",
+    "space-MNI305_desc-preproc_T1w.nii.gz",
+    "desc-brain_mask.nii.gz",
+    "desc-confidence_map.nii.gz",
+    "from-T1w_to-MNI305_mode-image_xfm.mat",
+    "seg-BrainCOLOR_dseg.tsv",
+    "seg-BrainCOLOR_volumes.tsv",
+    "seg-BrainCOLOR_dseg.json",
+    "overlay.png",
+    "record.json",
+)
+NATIVE = (SUFFIXES[0], SUFFIXES[3], SUFFIXES[4])
+TEMPLATE = (SUFFIXES[1], SUFFIXES[2])
+
+
+def toy_run() -> SegmentationRun:
+    return SegmentationRun(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+
+
+def light_run() -> SegmentationRun:
+    return SegmentationRun(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "made" / "here"
+    files = write_results(toy_run(), out)
+    assert sorted(files.values()) == sorted(out.iterdir())
+    return out
+
+
+def test_exactly_the_expected_files_are_written(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"toy_{suffix}" for suffix in SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", NATIVE)
+def test_images_in_native_space_have_the_geometry_of_the_scan(folder: Path, suffix: str) -> None:
+    found, scan = nib.load(folder / f"toy_{suffix}"), nib.load(toy_scan().path)
+    assert found.shape == scan.shape
+    for form in ("sform", "qform"):
+        np.testing.assert_array_equal(getattr(found.header, f"get_{form}")(), getattr(scan.header, f"get_{form}")())
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (SFORM_CODE, QFORM_CODE)
+    assert nib.aff2axcodes(found.affine) == ("P", "S", "R")
+
+
+@pytest.mark.parametrize("suffix", TEMPLATE)
+def test_images_in_template_space_have_the_geometry_of_the_template(folder: Path, suffix: str) -> None:
+    found = nib.load(folder / f"toy_{suffix}")
+    assert found.shape == toy_model().inputs.template.grid.shape
+    np.testing.assert_allclose(found.affine, toy_model().inputs.template.grid.ras_from_voxel, atol=1e-4)
+
+
+def test_label_maps_have_integer_ids(folder: Path) -> None:
+    for suffix in (SUFFIXES[0], SUFFIXES[1], SUFFIXES[3]):
+        image = nib.load(folder / f"toy_{suffix}")
+        assert image.get_data_dtype() == np.uint8
+        assert (image.dataobj.slope, image.dataobj.inter) == (1, 0)
+    native = np.asarray(nib.load(folder / NAMES.labels).dataobj)
+    scan = np.asarray(nib.load(toy_scan().path).dataobj)
+    assert set(np.unique(native)) == set(toy_model().protocol.ids.tolist())
+    assert (scan[native != 0] != 0).mean() > 0.95
+
+
+def test_confidence_is_a_fraction(folder: Path) -> None:
+    confidence = np.asarray(nib.load(folder / NAMES.confidence).dataobj)
+    assert confidence.dtype == np.float32
+    assert 0 < confidence.min() < 0.6
+    assert confidence.max() == pytest.approx(1)
+    assert confidence[0, 0, 0] == 1
+
+
+def test_ants_applies_the_transform_as_the_pipeline_does(folder: Path) -> None:
+    resampled = ants.apply_transforms(
+        ants.image_read(str(folder / NAMES.preprocessed)),
+        ants.image_read(str(folder / NAMES.brain)).astype("float32"),
+        transformlist=[str(folder / NAMES.transform)],
+    )
+    brain = np.asarray(nib.load(folder / NAMES.preprocessed).dataobj) > 0
+    inside = resampled.numpy() > 0.5
+    assert 2 * (brain & inside).sum() / (brain.sum() + inside.sum()) > 0.98
+
+
+def test_lookup_table(folder: Path) -> None:
+    assert (folder / NAMES.lookup).read_text("utf-8") == format_lut(toy_model().protocol, "tsv")
+    table = pd.read_csv(folder / NAMES.lookup, sep="\t")
+    assert list(table.columns) == ["index", "name", "abbreviation", "hemisphere", "color"]
+    assert len(table) == 133
+
+
+def test_volumes_table(folder: Path) -> None:
+    table = pd.read_csv(folder / NAMES.volumes, sep="\t")
+    region_columns = ["level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe"]
+    quality_columns = ["expected_dice", "volume_z", "reference_low", "reference_high"]
+    volume_columns = ["volume_mm3", "etiv_fraction", "asymmetry_percent"]
+    assert list(table.columns) == [*region_columns, *volume_columns, *quality_columns]
+    assert table[quality_columns].isna().all(axis=None), "the toy model has no reference"
+    regions = table[table["level"] == "region"].set_index("index")
+    labels = np.asarray(nib.load(folder / NAMES.labels).dataobj)
+    ids, counts = np.unique(labels[labels != 0], return_counts=True)
+    assert len(regions) == 132
+    np.testing.assert_allclose(regions["volume_mm3"].loc[ids], counts * toy_grid().voxel_volume_mm3, atol=6e-4)
+    assert b"\r" not in (folder / NAMES.volumes).read_bytes()
+    assert "\tn/a\t" in (folder / NAMES.volumes).read_text("utf-8")
+
+
+def test_sidecar_names_source_model_and_licence(folder: Path) -> None:
+    sidecar = json.loads((folder / NAMES.sidecar).read_text("utf-8"))
+    assert sidecar["Sources"] == ["toy_T1w.nii.gz"]
+    assert sidecar["Atlas"] == "BrainCOLOR"
+    assert sidecar["Manual"] is False
+    assert (sidecar["Model"], sidecar["ModelHash"]) == ("toy", toy_model().identity)
+    assert sidecar["ModelLicense"] == "CC0"
+    assert sidecar["GeneratedBy"] == [{"Name": "slant", "Version": slant.__version__}]
+
+
+def test_record_describes_how_the_results_were_made(folder: Path) -> None:
+    written = json.loads((folder / NAMES.record).read_text("utf-8"))
+    assert written["input"]["sha256"] == hashlib.sha256(toy_scan().path.read_bytes()).hexdigest()
+    manifest = (toy_model_folder() / "manifest.json").read_bytes()
+    assert written["model"] == {"name": "toy", "sha256": hashlib.sha256(manifest).hexdigest(), "licence": "CC0"}
+    assert written["versions"]["slant"] == slant.__version__
+    assert written["versions"]["torch"] == version("torch")
+    assert written["settings"]["threads"] == 1
+    assert written["settings"]["interpolation"] == "multilabel"
+    assert written["warnings"] == []
+    assert written["registration_similarity"] == SIMILARITY
+    np.testing.assert_allclose(written["native_from_template"], native_from_template())
+    assert written["regions_found"] == 132
+    assert written["etiv_mm3"] == pytest.approx(1890907 * 0.96**3, abs=0.1)
+    steps = [timing["name"] for timing in written["timings"]]
+    expected = ["brain", "register", "bias", "intensity", "networks and vote", "resample labels", "volumes"]
+    assert steps == expected
+    assert all(timing["runtime_s"] >= 0 and timing["peak_mib"] > 0 for timing in written["timings"])
+    assert record(toy_run()) == written
+
+
+def test_labels_are_placed_first_and_the_record_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed, replace = [], Path.replace
+
+    def note(self: Path, target: Path) -> Path:
+        placed.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", note)
+    write_results(light_run(), tmp_path)
+    final = [path.name for path in placed if path.parent == tmp_path]
+    assert final == [f"toy_{suffix}" for suffix in SUFFIXES]
+
+
+def test_same_bytes_again_and_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(light_run(), tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    write_results(light_run(), Path("other ü"))
+    assert content(tmp_path / "one") == content(tmp_path / "other ü")
+
+
+# Failures
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_is_too_large_leaves_old_results_unchanged(tmp_path: Path) -> None:
+    write_results(light_run(), tmp_path)
+    before = content(tmp_path)
+    with largest_file(100_000), pytest.raises(OutputError, match=r"File too large.*check free space"):
+        write_results(toy_run(), tmp_path)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", NAMES.all)
+def test_a_failure_at_any_file_leaves_old_results_unchanged(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(light_run(), tmp_path)
+    before = content(tmp_path)
+
+    def full(path: Path) -> None:
+        if path.name == name and path.parent != tmp_path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened, replaced = Path.open, Path.replace
+    monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
+    monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
+    for writer in ("slant.preprocess.register.write_transform", "slant.io.results._write_volumes"):
+        monkeypatch.setattr(writer, lambda path, _: path.write_text("new"))
+    with pytest.raises(OutputError, match="No space left on device; check free space"):
+        write_results(light_run(), tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(light_run(), tmp_path)
+    before = content(tmp_path)
+    monkeypatch.setattr(
+        "slant.preprocess.register.write_transform", lambda path, _: path.touch()
+    )  # as ITK does on a full disk
+    with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
+        write_results(light_run(), tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_a_folder_with_the_name_of_a_result_is_not_changed(tmp_path: Path) -> None:
+    write_results(light_run(), tmp_path)
+    (tmp_path / NAMES.overlay).unlink()
+    (tmp_path / NAMES.overlay).mkdir()
+    before = content(tmp_path)
+    with pytest.raises(OutputError, match=r"overlay\.png is a folder"):
+        write_results(light_run(), tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_folders_created_for_a_failed_run_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(OutputError, match="No such file"), staged(tmp_path / "old" / "a" / "b", NAMES) as temporary:
+        (temporary / NAMES.labels).write_text("and no others")
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_other_files_are_never_changed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".slant-other").mkdir()
+    write_results(light_run(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / ".slant-other").is_dir()
+
+
+@pytest.mark.parametrize("name", NAMES.all)
+def test_any_existing_result_file_is_detected(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("old")
+    with pytest.raises(OutputError, match=r"already holds results of this scan \(toy_.*--force"):
+        check_output(tmp_path, NAMES, force=False)
+    check_output(tmp_path, NAMES, force=True)
+    check_output(tmp_path, ResultNames("other"), force=False)
+    assert content(tmp_path) == {name: b"old"}
+
+
+def test_the_check_creates_no_folder(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b", NAMES, force=False)
+    assert list(tmp_path.iterdir()) == []
