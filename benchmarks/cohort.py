@@ -1,13 +1,8 @@
-"""Speed and robustness of `slant cohort`: its own overhead, all of its engines on the same scans, and a killed run.
+"""All engines of `slant cohort` on the same scans, and a run that is killed and resumed.
 
-    python benchmarks/cohort.py overhead [--scans 1000 10000] [--workers 2] [--folder TMP]
     python benchmarks/cohort.py engines SCANS WORK [--engines joblib-2 dask] [--model slant8] [--limit 14] [--no-report]
     python benchmarks/cohort.py resume BIDS WORK [--after 5] [--model slant8] [--limit 14] [--no-report]
 
-overhead
-    What the engine costs by itself, with a task that only writes a record and a table of volumes. Prints the runtime
-    and the memory of a first run, of a second run over finished scans and of the tables, each in a process of its own,
-    and the file system calls per scan of all processes (what 200 scans need more than 100, counted by strace).
 engines
     The same scans through every engine. Prints scans per hour, speed-up and peak memory, and compares the SHA-256 of
     all files with those of the first engine; exit status 1 if any differs. SCANS is what `slant cohort` takes. WORK
@@ -23,301 +18,27 @@ resume
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
-import io
 import json
 import os
-import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
+from runs import Measured, Runs, differing, digests, has_open_file, print_differences, run_measured
 
 from slant.cohort.jobs import list_jobs
-from slant.cohort.table import write_tables
-from slant.engine.job import Job, JobList
-from slant.engine.layout import OutputLayout
-from slant.engine.pools import LocalPool
-from slant.engine.resources import WorkerPlan
-from slant.engine.run import Cohort, run_cohort
-from slant.io.resources import load_protocol
-from slant.io.staging import staged, write_json
 
 SLANT = (sys.executable, "-c", "from slant.cli import main; main()")
 SLANT_BIDS = (sys.executable, "-c", "from slant.cli.bids import main; main()")
 LOCAL_SLURM = Path(__file__).with_name("local_slurm.sh")
-SAMPLE_EVERY_S = 0.5
 WORKERS_END_WITHIN_S = 30
-
-
-# Files of two runs, compared
-
-
-COMPARED = """\
-Compared byte for byte: label maps, confidence maps, masks, volumes, transforms, pictures, sidecars, thumbnails.
-Without runtimes, memory and number of threads: records, reports, volumes.tsv and the dashboard. Without the times of
-files: the index (last line of each scan). By name only: logs, and reports as PDF."""
-
-
-def digests(out: Path) -> dict[str, str]:
-    """SHA-256 of what must agree in every file of an output folder, by the path in it."""
-    paths = sorted(path for path in out.rglob("*") if path.is_file())
-    return {path.relative_to(out).as_posix(): hashlib.sha256(comparable(path, out)).hexdigest() for path in paths}
-
-
-def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """Paths that one of both lacks, or whose digests differ."""
-    return sorted(path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path))
-
-
-def comparable(path: Path, out: Path) -> bytes:
-    """The content of a file without what depends on when and how fast it was made."""
-    if path.relative_to(out).parts[0] == "logs" or path.suffix == ".pdf":
-        return b""
-    for ending, without_times in WITHOUT_TIMES.items():
-        if path.name.endswith(ending):
-            return without_times(path.read_text(encoding="utf-8")).encode()
-    return path.read_bytes()
-
-
-def record_without_times(text: str) -> str:
-    """A record without timings and number of threads."""
-    record: dict[str, Any] = json.loads(text)
-    del record["timings"], record["settings"]["threads"], record["requested"]["threads"]
-    return json.dumps(record)
-
-
-def table_without_times(text: str) -> str:
-    """The cohort's table of volumes without the runtimes; the table of a single scan as it is."""
-    if "runtime_s" not in text.partition("\n")[0].split("\t"):
-        return text
-    rows = csv.DictReader(io.StringIO(text), delimiter="\t")
-    return json.dumps([{column: row[column] for column in row if column != "runtime_s"} for row in rows])
-
-
-def dashboard_without_times(text: str) -> str:
-    """The dashboard's numbers without the runtimes."""
-    data: dict[str, Any] = json.loads(text.partition("=")[2].rstrip().rstrip(";"))
-    runtime = data["columns"].index("runtime_s")
-    for scan in data["scans"]:
-        del scan[-1][runtime]
-    return json.dumps(data)
-
-
-def index_without_times(text: str) -> str:
-    """The last entry of each scan in the index, without the times of its files."""
-    entries = {entry["id"]: entry for entry in map(json.loads, text.splitlines())}
-    fields = ("id", "scan", "name", "folder", "key", "sha256")
-    return json.dumps([{field: entries[i][field] for field in fields} for i in sorted(entries)])
-
-
-def without(pattern: str) -> Callable[[str], str]:
-    """A function that removes all matches of a pattern from a text."""
-    return lambda text: re.sub(pattern, "", text, flags=re.DOTALL)
-
-
-WITHOUT_TIMES: dict[str, Callable[[str], str]] = {
-    "_record.json": record_without_times,
-    "_report.html": without('<dl class="record">.*?</dl>|<pre tabindex="0">.*?</pre>'),
-    "group.html": without('<p class="sub">.*?</p>'),
-    "group_data.js": dashboard_without_times,
-    "index.jsonl": index_without_times,
-    "volumes.tsv": table_without_times,
-}
-
-
-# Commands in processes of their own
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A command that has ended, with the peak resident memory of all its processes and of the largest one."""
-
-    status: int
-    runtime_s: float
-    all_mib: float
-    largest_mib: float
-
-
-def run_measured(command: tuple[str, ...], log: Path, kill_when: Callable[[], bool] = lambda: False) -> Measured:
-    """Run a command with its output in a log; SIGKILL to its main process alone once ``kill_when`` is true.
-
-    All child processes of this process are sampled, so the workers of a cluster that was started for it count too.
-    """
-    start, all_mib, largest = time.monotonic(), 0.0, 0.0
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with log.open("a") as output:
-        output.write(" ".join(command) + "\n")
-        output.flush()
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        while process.poll() is None:
-            sizes = list(resident_mib())
-            all_mib, largest = max(all_mib, sum(sizes)), max([largest, *sizes])
-            if kill_when():
-                process.send_signal(signal.SIGKILL)
-            time.sleep(SAMPLE_EVERY_S)
-    return Measured(process.returncode, time.monotonic() - start, all_mib, largest)
-
-
-def resident_mib() -> Iterator[float]:
-    """Resident memory of each child process."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            yield process.memory_info().rss / 2**20
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Several runs of one program with one input (``program``), each with its own folder and log in ``work``."""
-
-    program: tuple[str, ...]
-    work: Path
-    options: tuple[str, ...]
-
-    def command(self, run: str, *more: str) -> tuple[str, ...]:
-        """The command line with the output folder of a run."""
-        return (*self.program, str(self.out(run)), *more, *self.options)
-
-    def out(self, run: str) -> Path:
-        """Output folder; its name is the same for all runs, because it is the title of the dashboard."""
-        return self.work / run / "results"
-
-    def log(self, run: str) -> Path:
-        """What the commands of a run print."""
-        return self.work / f"{run}.log"
-
-
-# The overhead of the engine
-
-
-PHASES = ("first run", "second run", "table")
-SHA256_OF_NOTHING = hashlib.sha256(b"").hexdigest()
-
-
-@dataclass(frozen=True)
-class TaskFiles:
-    """Files that the empty task leaves, named as those of `slant segment`."""
-
-    name: str
-
-    @property
-    def record(self) -> str:
-        """The record, which is written last."""
-        return f"{self.name}_record.json"
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Both files."""
-        return f"{self.name}_seg-BrainCOLOR_volumes.tsv", self.record
-
-
-@dataclass(frozen=True)
-class EmptyTask:
-    """A segmentation that reports the same volumes for every scan."""
-
-    volumes: str
-    key: str = "empty"
-
-    def names(self, job: Job) -> TaskFiles:
-        """The two files of a scan."""
-        return TaskFiles(job.name)
-
-    def fits(self, record: Mapping[str, Any]) -> bool:
-        """Whether this task wrote the record."""
-        return record.get("key") == self.key
-
-    def __call__(self, job: Job, staging: Path, threads: int) -> None:
-        """Write the two files."""
-        names = self.names(job)
-        with staged(job.folder, names, unfinished=staging) as folder:
-            (folder / names.all[0]).write_text(self.volumes, encoding="utf-8")
-            record = {"input": {"sha256": SHA256_OF_NOTHING}, "key": self.key, "threads": threads}
-            more = {"registration_similarity": 0.5, "regions_found": 132, "warnings": [], "timings": []}
-            write_json(folder / names.record, record | more)
-
-
-def volume_table() -> str:
-    """A table of volumes as `slant segment` writes it, with the regions only."""
-    columns = ("level", "index", "name", "abbreviation", "hemisphere", "tissue", "lobe", "volume_mm3")
-    rows = [
-        ("region", r.id, r.name, r.abbreviation, r.hemisphere, r.tissue, r.lobe, "1234.567")
-        for r in load_protocol().regions[1:]
-    ]
-    return "\n".join("\t".join(map(str, row)) for row in (columns, *rows)) + "\n"
-
-
-def run_phase(phase: str, scans: int, workers: int, folder: Path) -> dict[str, float]:
-    """Runtime of one phase in this process, and peak MiB of this process and of its largest worker."""
-    layout = OutputLayout(folder / "out")
-    paths = [folder / "in" / f"{i // 1000:03d}" / f"scan{i:05d}.nii" for i in range(scans)]
-    jobs = tuple(Job(path.stem, path, layout.out / path.stem, path.stem) for path in paths)
-    if phase == "first run":
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    start = time.perf_counter()
-    if phase == "table":
-        count, _ = write_tables(layout, jobs, ())
-    else:
-        cohort = Cohort(JobList(jobs, {}), EmptyTask(volume_table()), layout)
-        summary = run_cohort(cohort, LocalPool(WorkerPlan(workers, 1)))
-        count = len(summary.done if phase == "first run" else summary.kept)
-    runtime_s = time.perf_counter() - start
-    if count != scans:
-        raise SystemExit(f"{phase}: found results of {count} scans, expected {scans}; see the logs in {layout.logs}")
-    own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"runtime_s": runtime_s, "own_mib": own / 1024, "worker_mib": worker / 1024}
-
-
-def measure_phase(phase: str, scans: int, workers: int, folder: Path, prefix: tuple[str, ...] = ()) -> dict[str, float]:
-    """The same in a process of its own."""
-    options = ("--phase", phase, "--scans", str(scans), "--workers", str(workers), "--folder", str(folder))
-    command = [*prefix, sys.executable, __file__, "overhead", *options]
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return dict(json.loads(run.stdout))
-
-
-def calls_per_scan(phase: str, workers: int, folder: Path) -> str:
-    """File system calls per scan, counted by strace."""
-    if shutil.which("strace") is None:
-        return "no strace"
-    counts = []
-    for scans in (100, 200):
-        log = folder / "strace.txt"
-        prefix = ("strace", "-f", "-c", "-e", "trace=%file,flock", "-o", str(log))
-        measure_phase(phase, scans, workers, folder / f"calls{scans}", prefix)
-        total = re.search(r"(\d+)\s+(?:\d+\s+)?total", log.read_text())
-        counts.append(int(total[1]) if total else 0)
-    return f"{(counts[1] - counts[0]) / 100:.0f}"
-
-
-def overhead(options: argparse.Namespace) -> None:
-    """Print the runtime, memory and file system calls of an empty task."""
-    if options.phase:
-        sys.stdout.write(json.dumps(run_phase(options.phase, options.scans[0], options.workers, options.folder)))
-        return
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        top = Path(folder)
-        print("| phase | scans | seconds | ms per scan | MiB | MiB per worker | file calls per scan |")
-        print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
-        for phase in PHASES:
-            calls = calls_per_scan(phase, options.workers, top)
-            for scans in options.scans:
-                m = measure_phase(phase, scans, options.workers, top / str(scans))
-                row = f"{m['runtime_s']:.1f} | {1000 * m['runtime_s'] / scans:.2f} | {m['own_mib']:.0f}"
-                print(f"| {phase} | {scans} | {row} | {m['worker_mib']:.0f} | {calls} |", flush=True)
-
 
 # All engines on the same scans
 
@@ -454,12 +175,6 @@ def same_files(runs: Runs, engines: list[str]) -> bool:
     return not differ
 
 
-def print_differences(paths: list[str]) -> None:
-    """Print how files are compared, and which of them differ."""
-    print(f"\n{COMPARED}\n")
-    print("\n".join(["These files differ:", *paths]) if paths else "No file differs.")
-
-
 def engines(options: argparse.Namespace) -> None:
     """Print speed, memory and agreement of the engines; exit status 1 if a file differs."""
     work = options.work.resolve()
@@ -518,14 +233,6 @@ def run_killed(runs: Runs, run: str, after: int) -> dict[str, int]:
     return done
 
 
-def has_open_file(process: psutil.Process, out: Path) -> bool:
-    """Whether a process has a file open in the output folder, for example a log or a lock."""
-    try:
-        return any(Path(file.path).is_relative_to(out) for file in process.open_files())
-    except psutil.Error:
-        return False
-
-
 def resume(options: argparse.Namespace) -> None:
     """Compare a killed and resumed run with an uninterrupted one; exit status 1 if they differ."""
     bids, work = options.bids.resolve(), options.work.resolve()
@@ -559,15 +266,9 @@ def segmentation_options(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Run one of the three benchmarks."""
+    """Run one of the two benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("overhead", help="runtime and memory of the engine with an empty task")
-    command.add_argument("--scans", type=int, nargs="+", default=[1000, 10000])
-    command.add_argument("--workers", type=int, default=2)
-    command.add_argument("--folder", type=Path, help="where the temporary files are written")
-    command.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
-    command.set_defaults(run=overhead)
     command = commands.add_parser("engines", help="speed, memory and files of every engine")
     command.add_argument("scans", type=Path)
     command.add_argument("work", type=Path)

@@ -18,10 +18,13 @@ import numpy as np
 from PIL import Image
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.table import CohortRow
+from slant.cohort.rows import CohortResults, CohortRow
 from slant.engine.failures import Failure
+from slant.grid import Grid
+from slant.io.names import ResultNames
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
+from slant.volume import LabelMap
+from slant.volumes import region_volumes
 
 
 def arguments() -> argparse.Namespace:
@@ -34,8 +37,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def simulate(out: Path, scans: int, picture: Path) -> tuple[list[CohortRow], dict[str, dict[str, object]]]:
-    """Rows of the cohort's table and descriptions of its columns; writes the pictures and a table of participants."""
+def simulate(out: Path, scans: int, picture: Path) -> CohortResults:
+    """Results of the cohort; writes the pictures and a table of participants."""
     random, regions = np.random.default_rng(0), load_protocol().regions[1:]
     reference_mm3 = np.exp(random.normal(8, 0.8, len(regions)))
     rows, subjects = [], ["participant_id\tage\tsex\tsite"]
@@ -50,23 +53,19 @@ def simulate(out: Path, scans: int, picture: Path) -> tuple[list[CohortRow], dic
         names = ResultNames(name)
         if not (folder / names.overlay).exists():
             (folder / names.overlay).hardlink_to(picture)
-        lead = {
-            "scan": name,
-            "participant_id": name,
-            "grade": str(grade),
-            "reasons": "n/a" if grade == "pass" else "noise",
-            "expected_dice": "0.72",
-            "registration_similarity": f"{random.normal(0.55, 0.05):.4f}",
-            "regions_missing": "0",
-            "warnings": "n/a",
-            "runtime_s": f"{random.normal(50, 5):.1f}",
-        }
         mm3 = reference_mm3 * relative * etiv / 1.5e6
-        volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(regions, mm3, strict=True)} | {"eTIV": f"{etiv:.1f}"}
-        rows.append(CohortRow(lead, volumes, folder / name))
+        volumes = {r.abbreviation: float(v) for r, v in zip(regions, mm3, strict=True)} | {"eTIV": etiv}
+        reasons = () if grade == "pass" else ("noise",)
+        similarity, runtime_s = float(random.normal(0.55, 0.05)), float(random.normal(50, 5))
+        entities = {"participant_id": name}
+        rows.append(
+            CohortRow(name, folder / name, str(grade), reasons, (), 0.72, similarity, 0, runtime_s, volumes, entities)
+        )
         subjects.append(f"{name}\t{random.integers(18, 90)}\t{random.choice(['F', 'M'])}\t{random.choice(list('ABC'))}")
     (out / "participants.tsv").write_text("\n".join(subjects) + "\n", "utf-8")
-    return rows, {r.abbreviation: {"LongName": r.name, "Index": r.id} for r in regions}
+    empty = LabelMap(np.zeros((1, 1, 1), np.uint8), Grid((1, 1, 1), np.eye(4)))
+    columns = {row.abbreviation: row for row in region_volumes(empty, load_protocol()) if row.level == "region"}
+    return CohortResults(tuple(rows), columns)
 
 
 def load(page: Path, screenshot: Path | None) -> dict[str, float]:
@@ -102,12 +101,12 @@ def main() -> None:
         picture = out / "picture.png"
         noise = np.random.default_rng(1).integers(0, 255, (1340, 1600, 3), dtype=np.uint8) // 4
         Image.fromarray(noise).save(picture)
-    rows, columns = simulate(out, options.scans, picture)
+    results = simulate(out, options.scans, picture)
     times = []
     for _ in range(2):
         start = time.perf_counter()
         failures = [Failure("sub-x", "the file is truncated", "x", "")]
-        write_dashboard(out, rows, columns, failures, out / "participants.tsv")
+        write_dashboard(out, results, failures, out / "participants.tsv")
         times.append(time.perf_counter() - start)
     sizes = {name: (out / name).stat().st_size / 1e6 for name in ("group.html", "group_data.js")}
     print(f"| {options.scans} scans | |\n|---|--:|")

@@ -23,8 +23,8 @@ from slant.io.resources import load_protocol
 from slant.multiatlas.atlases import read_atlas_scans
 from slant.multiatlas.candidates import Chosen, LabelSource, choose, gather, on_whole_grid
 from slant.multiatlas.label_fusion import Candidates, fuse
-from slant.multiatlas.run import source_of
 from slant.multiatlas.settings import MultiAtlasSettings
+from slant.multiatlas.task import source_of
 from slant.volume import LabelMap
 from slant.volumes import mean_dice
 

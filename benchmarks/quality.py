@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -32,15 +32,16 @@ from simulated_failures import FAILURES
 
 from slant.config import SegmentSettings
 from slant.errors import SlantError
-from slant.io.finished import Finished
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
+from slant.io.results import make_result
 from slant.labels import LabelProtocol
 from slant.pipeline import segment
-from slant.quality.fit import fit_dice, fit_reference, reliability
+from slant.quality.files import write_reference
+from slant.quality.fit import LabelledScan, Reliability, fit_quality, without_votes
 from slant.quality.grade import grade_scan
 from slant.quality.iqm import QualityMetrics, measure_quality
-from slant.quality.reference import NormativeReference, plain_reference
+from slant.quality.reference import NormativeReference
 from slant.volume import LabelMap
 from slant.volumes import dice_per_region
 
@@ -135,17 +136,10 @@ def measure(case: Case, model_name: str) -> Entry:
         failure = FAILURES[case.change]
         random = np.random.default_rng(crc32(f"{case.scan.name} {failure.seed_name}".encode()))
         scan = failure.apply(scan, random)
-    found = segment(scan, model, SegmentSettings(threads=1))
-    line, deformation = found.prepared.intensity_line, found.prepared.deformation
-    record = {
-        "registration_similarity": found.prepared.similarity,
-        "deformation": None if deformation is None else {"similarity": deformation.similarity},
-        "native_from_template": found.prepared.native_from_template.tolist(),
-        "intensity": {"slope": line[0]} if line else None,
-    }
-    maps = (found.labels, found.confidence, found.prepared.brain, found.template_labels, found.prepared.image)
-    finished = Finished(case.scan.name, scan, *maps, model.protocol, found.volumes, record)
-    entry: Entry = {"metrics": vars(measure_quality(finished, model.inputs.template))}
+    settings = SegmentSettings(threads=1)
+    found = segment(scan, model, settings)
+    result = make_result(replace(read, volume=scan), found, model, settings)
+    entry: Entry = {"metrics": vars(measure_quality(result, model.inputs.template))}
     if reference is not None:
         ids = [region.id for region in model.protocol.regions[1:]]
         entry["dice"] = dice_per_region(found.labels, reference, ids)
@@ -154,13 +148,10 @@ def measure(case: Case, model_name: str) -> Entry:
 
 def metrics_of(entry: Entry, *, votes: bool = True) -> QualityMetrics:
     """The metrics of an entry, with those of the votes or without."""
-    plain = dict(entry["metrics"])
-    if not votes:
-        plain["scan"] = {name: value for name, value in plain["scan"].items() if name != "vote_fraction"}
-        plain["vote_fractions"] = {}
-    by_name = ("scan", "aggregates")
+    plain, by_name = entry["metrics"], ("scan", "aggregates")
     by_id = {key: {int(i): v for i, v in plain[key].items()} for key in plain if key not in by_name}
-    return QualityMetrics(plain["scan"], **by_id, aggregates=plain["aggregates"])
+    metrics = QualityMetrics(plain["scan"], **by_id, aggregates=plain["aggregates"])
+    return metrics if votes else without_votes(metrics)
 
 
 def grades(
@@ -202,25 +193,27 @@ def print_losses(held_out: list[Entry]) -> None:
     print()
 
 
-def print_reliability(bins: list[tuple[float, int, float, float]], error: dict[str, float]) -> None:
+def print_reliability(found: Reliability) -> None:
     """Expected and measured Dice of the regions."""
     print("| expected Dice | regions | expected | measured |\n|---|--:|--:|--:|")
-    for low, count, expected, measured in bins:
-        print(f"| {low:.1f} to {low + 0.1:.1f} | {count} | {expected:.3f} | {measured:.3f} |")
-    print(f"\nexpected calibration error {error['calibration']:.4f}, mean absolute error {error['absolute']:.4f}")
-    print(f"mean absolute error of the mean Dice of a scan {error['scan']:.4f}")
+    for one in found.bins:
+        print(f"| {one.low:.1f} to {one.low + 0.1:.1f} | {one.regions} | {one.expected:.3f} | {one.measured:.3f} |")
+    print(f"\nexpected calibration error {found.calibration:.4f}, mean absolute error {found.absolute:.4f}")
+    print(f"mean absolute error of the mean Dice of a scan {found.scan:.4f}")
 
 
-def draw_diagram(bins: list[tuple[float, int, float, float]], path: Path) -> None:
+def draw_diagram(found: Reliability, path: Path) -> None:
     """Expected against measured Dice: one dot per bin, whose size grows with the number of regions."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.plot([0.3, 1], [0.3, 1], color="#888888", linewidth=1)
-    for _, count, expected, measured in bins:
-        axes.scatter(expected, measured, s=12 + count / 6, color="#0072b2", alpha=0.75)
-        axes.annotate(str(count), (expected, measured), xytext=(9, -11), textcoords="offset points", fontsize=8)
+    for one in found.bins:
+        axes.scatter(one.expected, one.measured, s=12 + one.regions / 6, color="#0072b2", alpha=0.75)
+        axes.annotate(
+            str(one.regions), (one.expected, one.measured), xytext=(9, -11), textcoords="offset points", fontsize=8
+        )
     axes.set(xlabel="expected Dice", ylabel="measured Dice", xlim=(0.3, 1), ylim=(0.3, 1), aspect="equal")
     figure.savefig(path, metadata={"Software": None})
 
@@ -237,30 +230,33 @@ def main() -> None:
     held_out = [entry for entry in entries if entry["kind"] == "held out" and not entry["refused"]]
     metrics = [metrics_of(entry, votes=votes) for entry in good]
     labelled = [
-        (metrics_of(e, votes=votes), {int(i): d for i, d in e["dice"].items()}, Path(e["scan"]).name) for e in held_out
+        LabelledScan(
+            metrics_of(e, votes=votes),
+            {int(i): d for i, d in e["dice"].items()},
+            Path(e["scan"]).name,
+            clean=not e["change"],
+        )
+        for e in held_out
     ]
-    clean = [not entry["change"] for entry in held_out]
     print("| good scan | grade | reasons |\n|---|---|---|")
     alarms = 0
     for half in (0, 1):
-        reference = fit_dice(fit_reference(metrics[half::2], "half"), labelled, clean)
+        reference = fit_quality(metrics[half::2], labelled, "half").reference
         tested = good[1 - half :: 2]
         for entry, (grade, reasons) in zip(tested, grades(tested, reference, protocol, votes=votes), strict=True):
             if grade != "pass":
                 alarms += 1
                 print(f"| {Path(entry['scan']).name} | {grade} | {reasons} |")
     print(f"\nfalse alarms: {alarms} of {len(good)} good scans\n")
-    plain = fit_reference(metrics, options.about)
-    reference = fit_dice(plain, labelled, clean)
-    print_failures(failures, grades(failures, reference, protocol, votes=votes))
+    fit = fit_quality(metrics, labelled, options.about)
+    print_failures(failures, grades(failures, fit.reference, protocol, votes=votes))
     print_losses(held_out)
     for folder in options.write:
-        (folder / "quality.json").write_text(json.dumps(plain_reference(reference), indent=1) + "\n", "utf-8")
-    if labelled:
-        bins, error = reliability(plain, labelled, clean)
-        print_reliability(bins, error)
+        write_reference(folder, fit.reference)
+    if fit.reliability:
+        print_reliability(fit.reliability)
         if options.diagram:
-            draw_diagram(bins, options.diagram)
+            draw_diagram(fit.reliability, options.diagram)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from slant.config import ReportSettings
-from slant.io.finished import find_records, read_finished
-from slant.report.page import contents, draw_page
+from slant.io.read_results import find_records, read_result
+from slant.report.contents import contents
+from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.viewer import NIIVUE, viewer
 
@@ -39,15 +40,15 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     record = find_records(options.out)[0]
-    finished, reading = timed(lambda: read_finished(record), options.repeat)
-    shown, pictures = timed(lambda: contents(finished, ReportSettings()), options.repeat)
+    result, reading = timed(lambda: read_result(record), options.repeat)
+    shown, pictures = timed(lambda: contents(result, ReportSettings()), options.repeat)
     html, writing = timed(lambda: draw_page(shown), options.repeat)
     pdf, printing = timed(lambda: draw_pdf(shown), options.repeat)
     print("| seconds of one core | |\n|---|--:|")
     rows = {"reading finished results": reading, "pictures and numbers": pictures, "HTML": writing, "PDF": printing}
     for name, seconds in rows.items():
         print(f"| {name} | {seconds:.1f} |")
-    parts = viewer(finished)
+    parts = viewer(result)
     text = html.decode()
     data = {
         "NiiVue": len(parts.niivue),

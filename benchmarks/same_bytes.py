@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 import slant
+from slant.io.names import ResultNames
 from slant.io.read import read_labels
-from slant.io.results import ResultNames
 from slant.nets.predict import tile_votes
 from slant.nets.unet import CompactUNet
 from slant.volume import LabelMap

@@ -37,39 +37,40 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     """Runtime and peak memory of one optimizer step on a random scan."""
     import torch
 
-    from slant.io.resources import load_protocol
     from slant.nets.memory import MemorySettings
-    from slant.nets.registry import build_network, settings_of
-    from slant.train.augment import AugmentSettings
+    from slant.tiles import TileLayout
     from slant.train.checkpoint import new_state
+    from slant.train.context import Field, StageContext, run_context
     from slant.train.data import LabelledScan
     from slant.train.loop import train_stage
-    from slant.train.loss import LossSettings
-    from slant.train.settings import StageSettings
-    from slant.train.step import Field, Regions, StageContext
+    from slant.train.network import NetworkChoice
+    from slant.train.prepare import TrainingScans
+    from slant.train.settings import StageSettings, TileSettings, TrainSettings
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    channels = len(load_protocol())
-    template = (172, 220, 156)
+    template, stage = (172, 220, 156), StageSettings(steps=1)
+    layout = TileLayout(template, template, (1, 1, 1))
+    choice, precision = NetworkChoice(kind), "float32"
+    run = run_context(
+        TrainSettings("memory", layout, stage, TileSettings(1), network=choice, devices=(device,), precision=precision)
+    )
+    channels = len(run.protocol)
     labels = torch.randint(channels, (43, 55, 39), dtype=torch.uint8)
     for axis in range(3):
         labels = labels.repeat_interleave(4, axis)
     frequency = torch.rand(43, 55, 39, channels).half() / channels
     scan = LabelledScan("random", torch.rand(template) + 0.5, labels, frequency)
-    settings = settings_of(kind, {"outputs": channels})
-    multiple = build_network(kind, settings).multiple
+    multiple = run.network.type.multiple
     x, y, z = (-(-n // multiple) * multiple for n in size)
-    start = tuple((whole - n) // 2 // 4 * 4 for whole, n in zip(template, (x, y, z), strict=True))
-    stage = StageSettings(steps=1)
-    seen = Field(start, (x, y, z), template, torch.arange(channels).numpy())  # type: ignore[arg-type]
-    regions = Regions(torch.arange(channels, dtype=torch.uint8), {}, *[torch.zeros(channels, dtype=torch.bool)] * 2)
-    context = StageContext(seen, stage, AugmentSettings(), LossSettings(), regions, "float32")
-    state = new_state((kind, settings), stage, None, device)
+    a, b, c = ((whole - n) // 2 // 4 * 4 for whole, n in zip(template, (x, y, z), strict=True))
+    seen = Field((a, b, c), (x, y, z), template, torch.arange(channels).numpy())
+    context = StageContext(run, TrainingScans([scan], [], []), stage, seen, layout, device=device)
+    state = new_state(run.network, stage, None, device)
     state.net.memory = MemorySettings(CHECKPOINTING in memory, OFFLOADING in memory)
     clock = time.process_time if device == "cpu" else time.perf_counter
     start_s = clock()
-    train_stage(state, ([scan], []), context, lambda _: True)
+    train_stage(state, context, lambda _: True)
     if device == "cpu":
         return {"gib": held_gib(Path("/proc/self/status")), "runtime_s": clock() - start_s}
     torch.cuda.synchronize()

@@ -86,10 +86,12 @@ def regions() -> str:
 def _command(command: App, parent: str) -> Iterator[str]:
     name = f"{parent} {command.name[0]}".strip()
     children = [command[child] for child in command if not child.startswith("-")]
-    arguments = [a for a in command.assemble_argument_collection(parse_docstring=True) if a.show]
+    runs = command.default_command is not None
+    arguments = [a for a in command.assemble_argument_collection(parse_docstring=True) if a.show] if runs else []
     positional = [a for a in arguments if not a.names[0].startswith("-")]
     options = [a for a in arguments if a.names[0].startswith("-")]
-    usage = [name, *(_positional_usage(a) for a in positional), *(["[OPTIONS]"] if options else [])]
+    positions = (_positional_usage(a) for a in positional)
+    usage = [name, *positions, *(["[OPTIONS]"] if options else [] if runs else ["COMMAND"])]
     yield f"## {name}\n\n{_summary(command)}\n\n```sh\n{' '.join(usage)}\n```\n"
     if positional:
         rows = [f"| `{a.names[0]}` | {_text(a)} |" for a in positional]

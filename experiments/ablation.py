@@ -34,15 +34,16 @@ from slant.io.resources import load_protocol, resource
 from slant.nets.network import Network
 from slant.nets.predict import Predictor, tile_votes
 from slant.nets.prior import Prior
-from slant.nets.registry import KINDS, Kind, build_network
+from slant.nets.registry import KINDS, Kind
 from slant.nets.unet import ResidualUNet, UNetSettings
 from slant.tiles import Overlap, TileLayout
 from slant.train.checkpoint import averaged_weights
+from slant.train.context import RunContext, run_context
 from slant.train.data import LabelledScan, labelled_names
-from slant.train.prepare import load_training, prepare_scans
+from slant.train.prepare import TrainingScans, load_training, prepare_scans
 from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
 from slant.train.splits import split
-from slant.train.stages import network_of, train_tiles, train_whole
+from slant.train.stages import train_tiles, train_whole
 from slant.train.validate import mean_dice_of
 from slant.volume import LabelMap
 from slant.vote import VoteCounter
@@ -228,18 +229,22 @@ def perturbed_scans(options: argparse.Namespace, settings: TrainSettings) -> dic
     own = replace(
         settings, data=folder, work_dir=folder, fold=None, auxiliary_dir=None, scans=None, pretrain=None, whole=whole
     )
-    prepare_scans(own)
+    run = run_context(own)
+    prepare_scans(run)
     found: dict[str, list[LabelledScan]] = {perturbation: [] for _, perturbation in jobs}
-    for scan in load_training(own).manual:
+    for scan in load_training(run).manual:
         found[scan.name.split("-", 1)[1].replace("-", " ")].append(scan)
     return found
 
 
 def dice(
-    options: argparse.Namespace, settings: TrainSettings, layout: TileLayout, network: Callable[[str], Network]
+    options: argparse.Namespace,
+    settings: TrainSettings,
+    scans: TrainingScans,
+    layout: TileLayout,
+    network: Callable[[str], Network],
 ) -> Scores:
     """Mean Dice of the vote of all tiles of a layout over the held-out subjects."""
-    scans = load_training(settings)
     prior: Prior | None = scans.prior if network(layout.tiles[0].name).prior else None
     found = {}
     for perturbation, several in {UNCHANGED: scans.held_out, **perturbed_scans(options, settings)}.items():
@@ -254,21 +259,22 @@ def dice(
     return found
 
 
-def trained_network(settings: TrainSettings, path: Path) -> Network:
+def trained_network(run: RunContext, path: Path) -> Network:
     """The network of a checkpoint, with averaged weights."""
-    network = build_network(*network_of(settings)).requires_grad_(False)
+    network = run.network.build().requires_grad_(False)
     network.load_state_dict(averaged_weights(path))
     return network
 
 
 def whole_row(options: argparse.Namespace, settings: TrainSettings) -> Scores:
     """Train one network and evaluate it in eight tiles."""
-    prepare_scans(settings)
-    if settings.pretrain is not None:
-        train_whole(settings, "pretrain")
-    train_whole(settings)
-    network = trained_network(settings, settings.run / "whole.pt")
-    return dice(options, settings, tiled((2, 2, 2), "core")(settings).layout, lambda _: network)
+    run = run_context(settings)
+    prepare_scans(run)
+    scans = load_training(run)
+    for name in ("pretrain", "whole"):
+        train_whole(run, scans, name)
+    network = trained_network(run, run.checkpoint("whole"))
+    return dice(options, settings, scans, tiled((2, 2, 2), "core")(settings).layout, lambda _: network)
 
 
 def more_steps(options: argparse.Namespace, seed: int) -> Scores:
@@ -282,18 +288,18 @@ def more_steps(options: argparse.Namespace, seed: int) -> Scores:
 def tiles_row(options: argparse.Namespace, row: str, seed: int) -> Scores:
     """Fine-tune copies of the network of the row *recipe* in their tiles."""
     settings = TILES[row](recipe(options, row, seed))
-    prepare_scans(settings)
+    prepare_scans(run_context(settings))
     steps = FINE_TUNING_STEPS // len(settings.layout)
     tile = TileSettings(steps, learning_rate=1e-3, lr_decay_fraction=1.0, patches=144, ema_decay=0.9, seed=seed)
     settings = replace(settings, tile=tile)
     whole = settings.run / "whole.pt"
     if not whole.exists():
         whole.hardlink_to(recipe(options, "recipe", seed).run / "whole.pt")
-    train_tiles(settings)
-    networks = {
-        t.name: trained_network(settings, settings.run / settings.name / f"{t.name}.pt") for t in settings.layout
-    }
-    return dice(options, settings, settings.layout, networks.__getitem__)
+    run = run_context(settings)
+    scans = load_training(run)
+    train_tiles(run, scans)
+    networks = {t.name: trained_network(run, run.tile_checkpoint(t.name)) for t in settings.layout}
+    return dice(options, settings, scans, settings.layout, networks.__getitem__)
 
 
 def every_region(self: Prior, *_: object) -> object:

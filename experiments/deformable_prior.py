@@ -36,17 +36,18 @@ from torch.nn import functional
 
 from slant.config import build, read_toml
 from slant.io.resources import load_protocol
-from slant.io.templates import load_template
 from slant.nets import registry
 from slant.nets.groupwise import SPACING, displacement_at
 from slant.nets.predict import Predictor, tile_votes
 from slant.nets.unet import ResidualUNet, box_coordinate_channels
-from slant.train import atlas, loop, stages, step
+from slant.train import atlas, loop, step
 from slant.train.checkpoint import new_state
+from slant.train.context import StageContext, run_context, whole_context
+from slant.train.network import NetworkChoice
 from slant.train.patches import EDGE, gather
 from slant.train.prepare import TrainingScans, load_training
-from slant.train.settings import NetworkChoice, StageSettings, TrainSettings
-from slant.train.step import Field, StageContext, regions_of, task_classes
+from slant.train.regions import task_classes
+from slant.train.settings import StageSettings, TrainSettings
 from slant.train.validate import deformed_prior, mean_dice_of
 from slant.vote import VoteCounter
 
@@ -106,13 +107,13 @@ class Variant:
     name: str
     extras: ExtraInputs | None = None
 
-    def atlas(self) -> type[atlas.Atlas]:
-        """Class of the atlas that gives the prior of a training step."""
+    def atlas_of(self, scans: TrainingScans, device: torch.device) -> atlas.Atlas:
+        """The atlas that gives the prior of a training step, in place of `slant.train.atlas.atlas_of`."""
         variant = self
 
         class VariantAtlas(atlas.Atlas):
-            def of_step(self, scan: Any, coordinates: Tensor, seen: Field, *random: Any) -> atlas.StepPrior:
-                found = super().of_step(scan, coordinates, seen, *random)
+            def of_step(self, scan: Any, coordinates: Tensor, context: StageContext, *random: Any) -> atlas.StepPrior:
+                found, seen = super().of_step(scan, coordinates, context, *random), context.seen
                 if variant.name == "logits":
                     plain = box_coordinate_channels(seen.template_shape, seen.start, seen.shape)
                     found = replace(found, coordinates=plain)
@@ -128,7 +129,7 @@ class Variant:
             def logits(self, *arguments: Any) -> Tensor:
                 return torch.zeros(()) if variant.name == "inputs" else super().logits(*arguments)
 
-        return VariantAtlas
+        return VariantAtlas(**vars(atlas.atlas_of(scans, device)))
 
     def input_channels(self, name: str, displacement: np.ndarray) -> Any:
         """Function in place of `box_coordinate_channels` when a scan is labelled: all input channels at 2 mm."""
@@ -145,7 +146,7 @@ class Variant:
         return channels
 
 
-def hidden_loss(net: Any, scans: Any, source: Any, setup: Any) -> Tensor:
+def hidden_loss(net: Any, scans: Any, *arguments: Any) -> Tensor:
     """`step_loss` of two scans with their features at 2 mm mixed instead of their inputs."""
     pairs: list[tuple[Tensor, Tensor, float]] = []
     lerp = torch.lerp
@@ -164,15 +165,15 @@ def hidden_loss(net: Any, scans: Any, source: Any, setup: Any) -> Tensor:
         return out.permute(0, 2, 3, 4, 1).reshape(-1, out.shape[1])
 
     with patch.object(step, "head_features_in_patches", mixed), patch.object(torch, "lerp", recorded):
-        return step.step_loss(net, scans, source, setup)
+        return step.step_loss(net, scans, *arguments)
 
 
 def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans, variant: Variant) -> list[float]:
     """Dice of the vote of all tiles on each held-out scan."""
     found = []
     for scan in scans.held_out:
-        prior, displacement = deformed_prior(scans, scan)
-        prior = {"affine": scans.prior, "inputs": None}.get(variant.name, prior)
+        displacement = scans.groupwise.displacements[scan.name].numpy()
+        prior = {"affine": scans.prior, "inputs": None}.get(variant.name, deformed_prior(scans.groupwise, scan))
         votes, predictor = VoteCounter(settings.layout), Predictor(settings.layout, prior, lambda _: network)
         with patch("slant.nets.predict.box_coordinate_channels", variant.input_channels(scan.name, displacement)):
             for tile, channels in tile_votes(predictor, scan.image.numpy(), CPU, 1):
@@ -184,27 +185,27 @@ def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans
 def row_of(variant: Variant, settings: TrainSettings, scans: TrainingScans) -> list[object]:
     """Train one variant and evaluate it; its row of the table."""
     mixing, flip = variant.name in ("mixup", "hidden"), variant.name == "flip"
-    run = replace(settings, augment=replace(settings.augment, flip_probability=0.5 * flip, mixup_alpha=0.4 * mixing))
+    augment = replace(settings.augment, flip_probability=0.5 * flip, mixup_alpha=0.4 * mixing)
+    settings = replace(settings, augment=augment)
     if variant.extras is not None:
         UNetWithExtraInputs.extra_channels = variant.extras.count
         registry.KINDS["residual-with-extra-inputs"] = replace(registry.KINDS["residual"], network=UNetWithExtraInputs)
-        run = replace(run, network=replace(SMALL, kind="residual-with-extra-inputs"))
-    protocol = load_protocol(run.protocol)
-    field = Field(*stages.WHOLE, run.layout.shape, np.arange(len(protocol)), load_template().mirror_x)
-    regions = regions_of(protocol, run.network.tasks)
-    context = StageContext(field, run.whole, run.augment, run.loss, regions, run.precision, crop=stages.cropped(run))
-    state = new_state(stages.network_of(run), run.whole, None)
+        settings = replace(settings, network=replace(SMALL, kind="residual-with-extra-inputs"))
+    run, whole = run_context(settings), settings.whole
+    used = replace(scans, auxiliary=[], external_prior=None)
+    if variant.name == "affine":
+        used = replace(used, groupwise=None)
+    context, state = whole_context(run, used, whole), new_state(run.network, whole, None)
     start = time.process_time()
-    groupwise = None if variant.name == "affine" else scans.groupwise
     loss = hidden_loss if variant.name == "hidden" else step.step_loss
-    with patch.object(loop, "Atlas", variant.atlas()), patch.object(loop, "step_loss", loss):
-        loop.train_stage(state, (scans.manual, []), context, lambda _: True, None, (groupwise, None))
+    with patch.object(loop, "atlas_of", variant.atlas_of), patch.object(loop, "step_loss", loss):
+        loop.train_stage(state, context, lambda _: True)
     minutes = (time.process_time() - start) / 60
-    dice = dice_of(state.average, run, scans, variant)
+    dice = dice_of(state.average, settings, scans, variant)
     return [
         variant.name,
-        run.whole.seed,
-        run.whole.steps,
+        whole.seed,
+        whole.steps,
         *(f"{d:.4f}" for d in [*dice, np.mean(dice)]),
         f"{minutes:.1f}",
     ]
@@ -223,7 +224,7 @@ def main() -> None:
     values = {**read_toml(options.config), "data": options.data, "work_dir": options.work, "fold": 0}
     whole = StageSettings(options.steps, patches=144, ema_decay=0.98, crop=True, seed=options.seed)
     settings = replace(build(TrainSettings, values, str(options.config)), network=SMALL, whole=whole, mirror=False)
-    scans = load_training(settings)
+    scans = load_training(run_context(settings))
     for name in options.variants:
         variant = Variant(name, ExtraInputs(scans) if name in ("inputs", "both") else None)
         row = row_of(variant, settings, scans)

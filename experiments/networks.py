@@ -21,14 +21,15 @@ import pandas as pd
 
 from slant.config import build, read_toml
 from slant.io.resources import resource
-from slant.nets.registry import build_network
 from slant.train.augment import AugmentSettings
-from slant.train.checkpoint import averaged_weights, new_state
+from slant.train.checkpoint import averaged_weights
+from slant.train.context import run_context, tile_context
 from slant.train.loss import LossSettings
+from slant.train.network import NetworkChoice
 from slant.train.prepare import load_training
-from slant.train.settings import NetworkChoice, TileSettings, TrainSettings
-from slant.train.stages import network_of, train_tiles
-from slant.train.validate import validator_of
+from slant.train.settings import TileSettings, TrainSettings
+from slant.train.stages import train_tiles
+from slant.train.validate import held_out_dice
 
 NO_LIMIT = 1_000_000
 SCRATCH = TileSettings(NO_LIMIT, learning_rate=4e-3, lr_decay_fraction=0.0, patches=96, ema_decay=0.97, init="scratch")
@@ -82,13 +83,16 @@ def network_row(options: argparse.Namespace, row: str) -> str:
     settings = manual_settings(options.data, options.work, "narrow.toml")
     settings = replace(settings, **{"name": f"row-{row}", "tile": SCRATCH, **NETWORKS[row]})
     seconds = 60 * options.time_limit
-    train_tiles(settings, (options.tile,), time.monotonic() + seconds)
-    steps = len(pd.read_csv(settings.run / settings.name / f"{options.tile}.tsv", sep="\t"))
+    run = run_context(settings, time.monotonic() + seconds)
+    scans = load_training(run)
+    train_tiles(run, scans, (options.tile,))
+    path = run.tile_checkpoint(options.tile)
+    steps = len(pd.read_csv(path.with_suffix(".tsv"), sep="\t"))
     tile = next(t for t in settings.layout if t.name == options.tile)
-    weights = averaged_weights(settings.run / settings.name / f"{options.tile}.pt")
-    state = new_state(network_of(settings), settings.tile, weights)
-    dice = validator_of(load_training(settings), settings.layout, tile)(state)
-    parameters = sum(p.numel() for p in build_network(*network_of(settings)).parameters())
+    network = run.network.build().requires_grad_(False)
+    network.load_state_dict(averaged_weights(path))
+    dice = held_out_dice(network, tile_context(run, scans, tile))
+    parameters = sum(p.numel() for p in network.parameters())
     return f"| {row} | {parameters:,} | {steps} | {seconds / steps:.1f} | {dice:.4f} |"
 
 
@@ -99,9 +103,10 @@ def tiles_row(options: argparse.Namespace, row: str) -> str:
     whole = replace(settings.whole, steps=1)  # accept whole.pt after any number of steps
     settings = replace(settings, name=f"row-{row}", tile=tile, whole=whole)
     start = time.monotonic()
-    train_tiles(settings)
+    run = run_context(settings)
+    train_tiles(run, load_training(run))
     minutes = (time.monotonic() - start) / 60
-    logs = [settings.run / settings.name / f"{tile.name}.tsv" for tile in settings.layout]
+    logs = [run.tile_checkpoint(tile.name).with_suffix(".tsv") for tile in settings.layout]
     dice = [pd.read_csv(log, sep="\t")["val_dice"].iloc[-1] for log in logs]
     return f"| {row} | {options.steps} | {minutes:.1f} | {sum(dice) / len(dice):.4f} |"
 

@@ -19,11 +19,11 @@ from scipy import ndimage
 from slant.grid import Grid, Matrix
 from slant.io.resources import load_protocol
 from slant.resample import IDENTITY, pick_labels, resample
-from slant.train.anatomical import dilate_csf
+from slant.train.anatomical import Widening, dilate_csf
 from slant.train.augment import pick_labels as pick_channels
 from slant.train.augment import sample_image
 from slant.train.data import LabelledScan
-from slant.train.step import regions_of
+from slant.train.regions import regions_of
 from slant.volume import LabelMap, Volume
 
 Image = NDArray[np.float32]
@@ -156,8 +156,8 @@ def wide_ventricles(scan: Volume, labels: LabelMap, strength: float, random: Gen
     labelled = LabelledScan("scan", image, channels, torch.zeros(0))
     axes = [torch.arange(n, dtype=torch.float32) for n in scan.grid.shape]
     identity = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    csf, generator = regions_of(protocol, ()).csf, torch.Generator().manual_seed(int(random.integers(1 << 30)))
-    coordinates = dilate_csf(identity, labelled, csf, (strength, strength / 4), generator)
+    csf, generator = regions_of(protocol).csf, torch.Generator().manual_seed(int(random.integers(1 << 30)))
+    coordinates = dilate_csf(identity, labelled, csf, Widening(strength, strength / 4), generator)
     warped = np.asarray(sample_image(image, coordinates))
     ids = protocol.ids_from_channels(np.asarray(pick_channels(channels, coordinates)))
     inside = np.asarray(pick_channels((image > 0).to(torch.uint8), coordinates)) > 0

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from slant.io.resources import load_protocol
 from slant.nets.predict import Predictor, label_tile
-from slant.nets.registry import build_network
 from slant.tiles import Tile
 from slant.train.checkpoint import averaged_weights
+from slant.train.context import RunContext, run_context
 from slant.train.data import label_frequency, labelled_names, load_scans
 from slant.train.loss import IGNORED
-from slant.train.prepare import load_training
+from slant.train.prepare import TrainingScans, load_training
 from slant.train.settings import TileSettings, TrainSettings
 from slant.train.splits import split
-from slant.train.stages import network_of, train_tiles
+from slant.train.stages import train_tiles
 from slant.train.validate import mean_dice_of
 
 ALL_SLICES = 10_000
@@ -68,21 +68,23 @@ def sparse_run(settings: TrainSettings, names: list[str], mask: NDArray[np.bool_
     for name in names:
         for kind in ("T1w", "dseg"):
             (folder / "data" / f"{name}_{kind}.nii.gz").touch()
-        link, labels = folder / "prepared" / f"{name}.npz", folder / "prepared" / f"{name}.labels.npz"
+        original = settings.work_dir / "prepared" / f"{name}.labels.npz"
+        with np.load(original) as stored:
+            channels, sha256 = np.where(mask, stored["channels"], np.uint8(IGNORED)), stored["scan_sha256"]
+        link = folder / "prepared" / f"{sha256}.npz"
         if not link.exists():
-            link.symlink_to((settings.work_dir / "prepared" / f"{name}.npz").resolve())
-        with np.load(settings.work_dir / "prepared" / f"{name}.labels.npz") as stored:
-            channels = np.where(mask, stored["channels"], np.uint8(IGNORED))
+            link.symlink_to(original.with_name(link.name).resolve())
         frequency = label_frequency(channels, len(load_protocol(settings.protocol)))
-        np.savez_compressed(labels, channels=channels, frequency=frequency)
+        labels = link.with_name(original.name)
+        np.savez_compressed(labels, channels=channels, frequency=frequency, scan_sha256=sha256)
     return replace(settings, data=folder / "data", work_dir=folder, fold=None, name="sparse")
 
 
-def dice_of(settings: TrainSettings, tile: Tile, scans: list[Labelled]) -> float:
+def dice_of(run: RunContext, trained_on: TrainingScans, tile: Tile, scans: list[Labelled]) -> float:
     """Mean Dice of a trained tile on scans."""
-    network = build_network(*network_of(settings)).requires_grad_(False)
-    network.load_state_dict(averaged_weights(settings.run / settings.name / f"{tile.name}.pt"))
-    predictor = Predictor(settings.layout, load_training(settings).prior, lambda _: network)
+    network = run.network.build().requires_grad_(False)
+    network.load_state_dict(averaged_weights(run.tile_checkpoint(tile.name)))
+    predictor = Predictor(run.settings.layout, trained_on.prior, lambda _: network)
     found = [label_tile(predictor, tile, image, torch.device("cpu")) for image, _ in scans]
     return float(np.mean([mean_dice_of(f, channels[tile.box]) for f, (_, channels) in zip(found, scans, strict=True)]))
 
@@ -100,13 +102,14 @@ def main() -> None:
         for count in counts:
             one_scan = kind == "one scan"
             mask = annotated(tile, settings.layout.shape, count)
-            run = sparse_run(settings, names, mask, options.work / "sparse" / f"{kind.replace(' ', '-')}-{count}")
-            run = replace(run, prior=options.prior if one_scan else None)
-            train_tiles(run, (tile.name,))
+            sparse = sparse_run(settings, names, mask, options.work / "sparse" / f"{kind.replace(' ', '-')}-{count}")
+            run = run_context(replace(sparse, prior=options.prior if one_scan else None))
+            trained_on = load_training(run)
+            train_tiles(run, trained_on, (tile.name,))
             tested = load_scans(prepared, prepared, names if one_scan else held_out, {})
             ignored = mask & (one_scan and not mask.all())
             scans = [(s.image.numpy(), np.where(ignored, np.uint8(IGNORED), s.channels.numpy())) for s in tested]
-            dice, fraction = dice_of(run, tile, scans), mask[tile.box].mean()
+            dice, fraction = dice_of(run, trained_on, tile, scans), mask[tile.box].mean()
             print(f"| {kind} | {'all' if mask.all() else count} | {fraction:.1%} | {dice:.4f} |", flush=True)
 
 

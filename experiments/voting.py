@@ -26,9 +26,10 @@ from slant.io.models import load_model
 from slant.nets.groupwise import Deformation
 from slant.nets.model import Model
 from slant.nets.network import Network
-from slant.nets.predict import Predictor, TilePrior, label_tile
+from slant.nets.predict import Predictor, label_tile
 from slant.nets.unet import box_coordinate_channels
 from slant.tiles import Tile, TileLayout
+from slant.train.data import load_scans
 from slant.train.validate import mean_dice_of
 from slant.vote import VoteCounter
 
@@ -62,7 +63,7 @@ def probabilities(
     displacement = None if predictor.displacement is None else torch.from_numpy(predictor.displacement)
     features = head_features(predictor, network, tile, image, displacement)
     channels = predictor.prior.possible(tile.start, tile.stop)
-    prior, outputs = TilePrior(predictor.prior, tile, channels, CPU), torch.from_numpy(channels)
+    prior, outputs = predictor.prior.of_tile(tile, channels, CPU), torch.from_numpy(channels)
     logits = [
         network.logits_of(features[x : x + SLAB].flatten(0, 2), outputs, prior.slab(x, x + SLAB).flatten(0, 2))
         for x in range(0, len(features), SLAB)
@@ -122,8 +123,8 @@ def main() -> None:
     subjects = options.subjects or [name for name in labelled if name not in trained]
     scores: dict[str, list[float]] = {}
     for name in subjects:
-        image = np.load(prepared / f"{name}.npz")["image"].astype(np.float32)
-        reference = np.load(prepared / f"{name}.labels.npz")["channels"]
+        (scan,) = load_scans(prepared, prepared, [name], {})
+        image, reference = scan.image.numpy(), scan.channels.numpy()
         predictor = predictor_of(model, image, options.fold / "groupwise" / f"{name}.npz")
         for way, found in merged(predictor, image):
             scores.setdefault(way, []).append(mean_dice_of(found, reference))

@@ -79,6 +79,12 @@ class ReportSettings:
         """Whether the left side of the subject is displayed on the right."""
         return self.convention == "radiological"
 
+    @property
+    def convention_text(self) -> str:
+        """The display convention in words."""
+        side = "right" if self.radiological else "left"
+        return f"{self.convention.capitalize()} convention: the subject's left is on the {side}"
+
 
 @dataclass(frozen=True)
 class RunReportSettings(ReportSettings):
@@ -144,28 +150,18 @@ class SynSettings:
     ----------
     resolution_mm : float
         Voxel size (mm) of the finest SyN level.
-    radius : int
-        Radius in voxels of the cubes over which the local correlation is computed.
     iterations : tuple of 3 int
         Iterations on the coarsest level, on each intermediate level, and on the finest level.
-    step : float
-        Largest step of an iteration, in voxels of the level.
-    update_sigma, total_sigma : float
-        Standard deviations of the Gaussian smoothing of each step and of the total half field, in voxels of the level.
     """
 
     resolution_mm: float = 2.0
-    radius: int = 2
     iterations: tuple[int, int, int] = (40, 30, 15)
-    step: float = 0.4
-    update_sigma: float = 2.0
-    total_sigma: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.resolution_mm <= COARSEST_MM:
             raise SettingsError(f"resolution_mm must be 0.5 to {COARSEST_MM:g} mm, found {self.resolution_mm}")
-        if self.radius < 1 or min(self.iterations) < 0 or self.step <= 0:
-            raise SettingsError(f"radius and step must be positive and iterations not negative, found {self}")
+        if min(self.iterations) < 0:
+            raise SettingsError(f"iterations must not be negative, found {self.iterations}")
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:

@@ -133,12 +133,3 @@ def sample_linear(data: NDArray[np.floating], voxels: Coordinates) -> NDArray[np
         data, voxels, order=1, mode="grid-constant", output=np.float32
     )
     return values
-
-
-def cropped(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
-    """The grid of a box of voxels of a larger grid."""
-    start = [s.start for s in box]
-    matrix = grid.ras_from_voxel.copy()
-    matrix[:3, 3] = transform_points(grid.ras_from_voxel, [start])[0]
-    x, y, z = (int(s.stop - s.start) for s in box)
-    return Grid((x, y, z), matrix)

@@ -16,15 +16,23 @@ CHECK_DISK = "check free space and write permission"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, unique: bool = True) -> Iterator[Path]:
     """Temporary path next to a file, which replaces the file when the body ends, and is removed if it fails.
+
+    Parameters
+    ----------
+    path : Path
+    unique : bool, optional
+        Whether every call has a name of its own, so that several processes may write the file. Otherwise the name is
+        always ``NAME.part``: a process that is killed leaves at most one such file, which the next call overwrites.
 
     Raises
     ------
     OSError
         If the file cannot be replaced.
     """
-    partial = path.with_name(f".slant-{os.getpid()}-{secrets.token_hex(4)}.part")
+    name = f".slant-{os.getpid()}-{secrets.token_hex(4)}.part" if unique else f"{path.name}.part"
+    partial = path.with_name(name)
     try:
         yield partial
         partial.replace(path)
@@ -34,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never seen half-written.
+    """Write a file under a temporary name and rename it, so that it is never seen incomplete.
 
     Parameters
     ----------

@@ -95,6 +95,13 @@ class Grid:
         matrix[:3, 3] = (self.ras_from_voxel @ np.append((factor - 1) / 2, 1.0))[:3]
         return Grid(tuple(int(n) for n in shape), matrix)  # type: ignore[arg-type]
 
+    def cropped(self, box: tuple[slice, ...]) -> Grid:
+        """The grid of a box of voxels, whose slices have a start and a stop and may go beyond this grid."""
+        matrix = self.ras_from_voxel.copy()
+        matrix[:3, 3] = transform_points(self.ras_from_voxel, [[span.start for span in box]])[0]
+        x, y, z = (int(span.stop - span.start) for span in box)
+        return Grid((x, y, z), matrix)
+
 
 def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLike) -> Grid:
     """A RAS+ grid of cubic voxels whose axes are those of world space.

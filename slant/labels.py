@@ -26,6 +26,7 @@ Channels = NDArray[np.uint8]
 
 _UNKNOWN = 255  # reserved channel that marks ids outside the protocol during the lookup
 _SIDES = {"L": "Left ", "R": "Right "}
+_MAX_LISTED = 20  # ids in an error message
 _SCHEMES: dict[str, frozenset[int]] = {
     "channel numbers of the networks, 0 to 132 (LabelProtocol.ids_from_channels converts them to ids)": frozenset(
         range(133)
@@ -264,10 +265,10 @@ def _check_unique(field: str, values: list[int] | list[str]) -> None:
         raise ProtocolError(f"every {field} of a protocol must be unique, found several times: {', '.join(repeated)}")
 
 
-def _listed(values: NDArray[np.integer], limit: int = 20) -> str:
+def _listed(values: NDArray[np.integer]) -> str:
     distinct = np.unique(values).tolist()
-    shown = ", ".join(str(v) for v in distinct[:limit])
-    return shown if len(distinct) <= limit else f"{shown} and {len(distinct) - limit} more"
+    shown = ", ".join(str(v) for v in distinct[:_MAX_LISTED])
+    return shown if len(distinct) <= _MAX_LISTED else f"{shown} and {len(distinct) - _MAX_LISTED} more"
 
 
 def guess_scheme(ids: Iterable[int]) -> str:

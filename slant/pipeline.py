@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
     from slant.nets.groupwise import Deformation
     from slant.nets.model import Inputs, Model
+    from slant.preprocess.intensity import LinearMap
     from slant.template import Template
 
 
@@ -41,9 +42,9 @@ class Prepared:
         Correlation of the registered scan with the template, see `slant.preprocess.register.Registration`.
     warnings : tuple of str
     timings : tuple of Timing
-    intensity_line : tuple of 2 float, optional
-        Slope and intercept of the linear map from intensities after bias field correction to those of ``image``. The
-        bias field, which is not stored, follows from the scan, the image and this map.
+    intensity_line : LinearMap, optional
+        The map from intensities after bias field correction to those of ``image``. The bias field, which is not stored,
+        follows from the scan, the image and this map.
     deformation : Deformation, optional
         Registration to the model's groupwise template, if the model has one.
     """
@@ -55,7 +56,7 @@ class Prepared:
     similarity: float
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
-    intensity_line: tuple[float, float] | None = None
+    intensity_line: LinearMap | None = None
     deformation: Deformation | None = None
 
 
@@ -143,9 +144,12 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
         everywhere = LabelMap(np.ones(image.grid.shape, np.uint8), image.grid)
         corrected, _ = bias.correct_bias(image, template_mask if mask_brain else everywhere)
     with clock("intensity"):
-        normalized = intensity.normalize_intensity(corrected, template_mask, inputs.reference, mask_brain=mask_brain)
-        image = Volume(inputs.scaling(normalized.data, template_mask.data != 0), inputs.template.grid)
-        line = intensity.line_between(corrected, image, template_mask)
+        scaling = inputs.scaling
+        normalized, line = intensity.normalize_intensity(
+            corrected, template_mask, inputs.reference, mask_brain=mask_brain
+        )
+        image = Volume(scaling(normalized.data, template_mask.data != 0), inputs.template.grid)
+        line = line.then(intensity.LinearMap(scaling.scale, scaling.offset * scaling.scale))
     deformation, warnings = None, [brain.fov_truncation_warning(mask)]
     if inputs.groupwise is not None:
         with clock("deform"):
@@ -233,7 +237,8 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     ModelError
         If the scan was prepared for a model with a different groupwise template.
     """
-    from slant.nets.predict import choose_device, tile_votes
+    from slant.nets.device import choose_device
+    from slant.nets.predict import tile_votes
 
     settings = settings or SegmentSettings()
     clock = TimingLog()

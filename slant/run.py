@@ -1,17 +1,20 @@
-"""Segments one scan and makes its quality grade, overlay and reports, for `slant segment` and for cohorts."""
+"""Segments one scan, grades it, draws its overlay and reports, and writes its files, whoever asks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from slant.config import RunReportSettings, SegmentSettings
 
 if TYPE_CHECKING:
     from slant.io.read import Scan
-    from slant.io.results import SegmentationRun
+    from slant.io.results import Result
     from slant.nets.model import Model
     from slant.pipeline import Prepared, Segmentation
+    from slant.volume import LabelMap
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,86 @@ class Labeller(Protocol):
         """As `slant.pipeline.label`, with the model given by its name or folder."""
 
 
-def segment_scan(
-    scan: Scan, model: Model, request: Request, *, threads: int | None = None, labeller: Labeller | None = None
-) -> SegmentationRun:
-    """Segment and grade a scan, draw the overlay, and make the reports, without writing files.
+@dataclass(frozen=True)
+class Compute:
+    """What a scan is computed with.
+
+    Attributes
+    ----------
+    threads : int, optional
+        CPU threads, if the settings do not give a number (default: all available).
+    labeller : Labeller, optional
+        Runs the networks (default: this process runs them).
+    """
+
+    threads: int | None = None
+    labeller: Labeller | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results of a scan are written.
+
+    Attributes
+    ----------
+    folder : Path
+    unfinished : Path, optional
+        Staging folder, see `slant.io.staging.staged`.
+    encoders : mapping of str to callable
+        Functions that make further optional files from the labels in native space, by kind, see
+        `slant.io.names.RESULT_FILES`; for example ``dicom_seg``.
+    """
+
+    folder: Path
+    unfinished: Path | None = None
+    encoders: Mapping[str, Callable[[LabelMap], bytes]] = field(default_factory=dict)
+
+
+_THIS_PROCESS = Compute()
+
+
+def run_scan(
+    scan: Scan, model: Model, request: Request, output: Output, compute: Compute = _THIS_PROCESS
+) -> tuple[Result, dict[str, Path]]:
+    """Segment and grade a scan, draw its overlay and reports, and write all files, replacing existing ones.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its name is the prefix of the files.
+    model : Model
+    request : Request
+    output : Output
+    compute : Compute, optional
+
+    Returns
+    -------
+    result : Result
+    files : dict of str to Path
+        Paths of the files by their kinds.
+
+    Raises
+    ------
+    SlantError
+        If the scan cannot be segmented, or a file cannot be written; existing results are then unchanged.
+    """
+    from slant.io.results import write_results
+
+    result = segment_scan(scan, model, request, compute)
+    drawings = draw(result, request.reports)
+    drawings |= {kind: encode(result.labels) for kind, encode in output.encoders.items()}
+    return result, write_results(result, output.folder, drawings, output.unfinished)
+
+
+def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = _THIS_PROCESS) -> Result:
+    """Segment and grade a scan, in memory.
 
     Parameters
     ----------
     scan : Scan
     model : Model
     request : Request
-    threads : int, optional
-        CPU threads, if the settings do not give a number (default: all available).
-    labeller : Labeller, optional
-        Runs the networks (default: this process runs them).
-
-    Returns
-    -------
-    SegmentationRun
+    compute : Compute, optional
 
     Raises
     ------
@@ -67,17 +132,15 @@ def segment_scan(
         If the scan cannot be segmented.
     """
     from slant import pipeline
-    from slant.io.finished import finished_of
-    from slant.io.results import SegmentationRun
-    from slant.nets.predict import choose_device
+    from slant.io.results import make_result
+    from slant.nets.device import choose_device
     from slant.preprocess.brain import is_skull_stripped
     from slant.quality.files import grade
-    from slant.report.overlay import draw_overlay
 
-    requested, stripped = request.settings, request.settings.skull_stripped
+    requested, stripped, labeller = request.settings, request.settings.skull_stripped, compute.labeller
     settings = replace(
         requested,
-        threads=requested.threads or threads or requested.thread_count,
+        threads=requested.threads or compute.threads or requested.thread_count,
         device=str(choose_device(requested.device)) if labeller is None else labeller.device,
         skull_stripped=is_skull_stripped(scan.volume) if stripped is None else stripped,
     )
@@ -86,15 +149,21 @@ def segment_scan(
     else:
         prepared = pipeline.prepare(scan.volume, model.inputs, settings)
         segmentation = labeller.label(prepared, settings.model, settings)
-    title = scan.name.encode(errors="replace").decode()  # names may contain bytes that are not valid text
-    warnings, radiological = scan.warnings + segmentation.warnings, request.reports.radiological
-    labels, protocol = segmentation.labels, model.protocol
-    overlay = draw_overlay(scan.volume, labels, protocol, title, warnings, radiological=radiological)
-    requested_values = {**asdict(requested), "volume": request.volume}
-    run = SegmentationRun(scan, segmentation, model, settings, overlay, requested_values)
-    run = replace(run, quality=grade(finished_of(run), requested.model))
-    if not request.reports.report:
-        return run
+    result = make_result(scan, segmentation, model, settings, {**asdict(requested), "volume": request.volume})
+    return replace(result, record=replace(result.record, quality=grade(result, requested.model)))
+
+
+def draw(result: Result, reports: RunReportSettings) -> dict[str, bytes]:
+    """The overlay and the requested reports of a scan, by their kinds in `slant.io.names.RESULT_FILES`."""
+    from slant.report.overlay import draw_overlay
+    from slant.report.qc_figures import base_in_native
+
+    title = result.name.encode(errors="replace").decode()  # names may contain bytes that are not valid text
+    labels, protocol, warnings = result.labels, result.protocol, result.record.warnings
+    base, radiological = base_in_native(result), reports.radiological
+    drawings = {"overlay": draw_overlay(base, labels, protocol, title, warnings, radiological=radiological)}
+    if not reports.report:
+        return drawings
     from slant.report.page import reports_of
 
-    return replace(run, exports=reports_of(finished_of(run), request.reports))
+    return drawings | reports_of(result, reports)

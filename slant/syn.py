@@ -12,12 +12,9 @@ warps do not depend on the number of threads.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,15 +26,25 @@ from torch import Tensor
 from slant.config import SynSettings
 from slant.displacement import DisplacementField
 from slant.errors import GeometryError
+from slant.filters import box_mean, gaussian, sampled
 from slant.resample import resample
+from slant.threads import SINGLE_THREAD, use_one_thread
 from slant.volume import Volume
 
 Array = NDArray[np.float32]
 
+RADIUS = 2
+"""Radius in voxels of the cubes over which the local correlation is computed."""
+
+STEP = 0.4
+"""Largest step of an iteration, in voxels of the level."""
+
+UPDATE_SIGMA, TOTAL_SIGMA = 2.0, 0.4
+"""Standard deviations of the smoothing of each step and of the total half field, in voxels of the level."""
+
 _MIN_VARIANCE = 1e-6  # product of two variances in a cube below which the correlation is 0
 _MARGIN = 3  # voxels around the brains that are still interpolated
 _INVERSION_STEPS = 10  # fixed-point iterations; few are enough, because the half fields are smooth
-_TRUNCATE = 3.0  # standard deviations at which Gaussians end
 _MIN_PARALLEL_VOXELS = 30_000  # smaller levels are faster on one thread
 
 
@@ -70,16 +77,16 @@ def register_syn(
     torch_device = torch.device(device)
     halves: list[Tensor] = []
     shrink_before = 1
-    with _SINGLE_THREAD.hold() as n_threads, ThreadPoolExecutor(1, initializer=_use_one_thread) as pool:
+    with SINGLE_THREAD as n_threads, ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
         images = [torch.tensor(image.data, device=torch_device) for image in (fixed, moving)]
         for shrink, iterations in settings.levels:
             pair = [_shrunk(image, shrink) for image in images]
-            near = _NearBrain((pair[0] > 0.05) | (pair[1] > 0.05))
+            near = _NearBrain.around((pair[0] > 0.05) | (pair[1] > 0.05))
             halves = _refined(halves, near, shrink, shrink_before)
             parallel = torch_device.type == "cpu" and n_threads > 1 and pair[0].numel() >= _MIN_PARALLEL_VOXELS
             for_both = _for_both(pool if parallel else None)
             for _ in range(iterations):
-                halves = _updated(halves, pair, near, settings, for_both)
+                halves = _updated(halves, pair, near, for_both)
             shrink_before = shrink
         voxel_mm = float(fixed.grid.voxel_size_mm[0])
         warps = for_both(lambda own, other: _through_midpoint(own, other, near) * voxel_mm, halves, halves[::-1])
@@ -95,57 +102,32 @@ def coarsened(image: Volume, resolution_mm: float) -> Volume:
     return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
 
 
-def local_correlation(a: Array, b: Array, radius: int) -> Array:
+def parameters(settings: SynSettings) -> dict[str, Any]:
+    """Everything that a registration depends on except the images, as plain values for records and hashes."""
+    return {
+        "resolution_mm": settings.resolution_mm,
+        "radius": RADIUS,
+        "iterations": list(settings.iterations),
+        "step": STEP,
+        "update_sigma": UPDATE_SIGMA,
+        "total_sigma": TOTAL_SIGMA,
+    }
+
+
+def local_correlation(a: Array, b: Array, radius: int = RADIUS) -> Array:
     """Squared correlation of two images in the cube around each voxel, (X, Y, Z) float32; 0 where either is constant.
 
     Parameters
     ----------
     a, b : (X, Y, Z) float32 array
-    radius : int
+    radius : int, optional
         Radius of the cubes in voxels.
     """
-    with _SINGLE_THREAD.hold():
+    with SINGLE_THREAD:
         one, other = (_side(torch.tensor(image, dtype=torch.float32), radius) for image in (a, b))
         joint = _joint(one, other, radius)
         squared: Array = (joint.inverse * joint.covariance * joint.covariance).clamp(0, 1).numpy()
     return squared
-
-
-class _SingleThread:
-    """Limits torch to one thread while any thread of Python computes here."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._users = 0
-        self._n_threads = 1
-
-    @contextmanager
-    def hold(self) -> Iterator[int]:
-        """Limit the calling thread to one thread of torch; yields the number of threads that torch had before."""
-        with self._lock:
-            before = _use_one_thread()
-            if not self._users:
-                self._n_threads = before
-            self._users += 1
-        try:
-            yield self._n_threads
-        finally:
-            with self._lock:
-                self._users -= 1
-                torch.set_num_threads(self._n_threads)
-
-
-def _use_one_thread() -> int:
-    """Limit torch operations of this thread to one thread; returns the previous number.
-
-    A thread adopts the global number of torch when it first reads it, so it must read it before it sets its own.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    return before
-
-
-_SINGLE_THREAD = _SingleThread()
 
 
 def _for_both(pool: ThreadPoolExecutor | None) -> Callable[..., list[Any]]:
@@ -180,75 +162,52 @@ class _Joint:
 
 
 def _side(image: Tensor, radius: int) -> _Side:
-    mean, square = _mean(torch.stack((image, image * image)), radius)
+    mean, square = box_mean(torch.stack((image, image * image)), radius)
     return _Side(image, image - mean, mean, (square - mean * mean).clamp_(min=0))
 
 
 def _joint(a: _Side, b: _Side, radius: int) -> _Joint:
-    covariance = _mean(a.image * b.image, radius) - a.mean * b.mean
+    covariance = box_mean(a.image * b.image, radius) - a.mean * b.mean
     product = a.variance * b.variance
     varies = product > _MIN_VARIANCE
     return _Joint(covariance, varies / product.clamp_(min=_MIN_VARIANCE))
 
 
-def _mean(values: Tensor, radius: int) -> Tensor:
-    """Mean over the cube around each voxel, with 0 outside the image."""
-    return _filtered(values, [1 / (2 * radius + 1)] * (radius + 1), zero_outside=True)
-
-
-def _smoothed(values: Tensor, sigma: float) -> Tensor:
-    if sigma <= 0:
-        return values
-    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(int(_TRUNCATE * sigma + 0.5) + 1)]
-    total = 2 * sum(weights) - weights[0]
-    return _filtered(values, [weight / total for weight in weights], zero_outside=False)
-
-
-def _filtered(values: Tensor, weights: list[float], *, zero_outside: bool) -> Tensor:
-    """Filter (..., X, Y, Z) values along each axis in turn, with weights for distances of 0, 1, 2 ... voxels.
-
-    Outside the image the values are 0, or the nearest value.
-    """
-    for axis in (-3, -2, -1):
-        size = values.shape[axis]
-        filtered = values * weights[0]
-        for step, weight in enumerate(weights[1:], 1):
-            near, far = min(step, size), max(size - step, 0)
-            filtered.narrow(axis, near, size - near).add_(values.narrow(axis, 0, far), alpha=weight)
-            filtered.narrow(axis, 0, far).add_(values.narrow(axis, near, size - near), alpha=weight)
-            if not zero_outside:
-                filtered.narrow(axis, 0, near).add_(values.narrow(axis, 0, 1), alpha=weight)
-                filtered.narrow(axis, far, near).add_(values.narrow(axis, size - 1, 1), alpha=weight)
-        values = filtered
-    return values
-
-
+@dataclass(frozen=True, eq=False)
 class _NearBrain:
     """The N voxels of a level in and near the brains, which are interpolated.
 
-    Parameters
+    Attributes
     ----------
-    brains : (X, Y, Z) bool tensor
+    shape : torch.Size
+        Shape of the level.
+    flat : (N,) int64 tensor
+    index : (3, N) float32 tensor
     """
 
-    def __init__(self, brains: Tensor) -> None:
+    shape: torch.Size
+    flat: Tensor
+    index: Tensor
+
+    @classmethod
+    def around(cls, brains: Tensor) -> _NearBrain:
+        """The voxels in and near (X, Y, Z) bool brains."""
         mask = ndimage.binary_dilation(brains.cpu().numpy(), iterations=_MARGIN)
-        self.shape = brains.shape
-        self._flat = torch.from_numpy(np.flatnonzero(mask)).to(brains.device)
-        self._index = torch.from_numpy(np.argwhere(mask).T.astype(np.float32)).to(brains.device)
+        flat, index = np.flatnonzero(mask), np.argwhere(mask).T.astype(np.float32)
+        return cls(brains.shape, torch.from_numpy(flat).to(brains.device), torch.from_numpy(index).to(brains.device))
 
     def zeros(self) -> Tensor:
         """(3, X, Y, Z) displacements of zero."""
-        return torch.zeros((3, *self.shape), device=self._index.device)
+        return torch.zeros((3, *self.shape), device=self.index.device)
 
     def of(self, field: Tensor) -> Tensor:
         """(C, N) values of a (C, X, Y, Z) field at these voxels."""
-        return field.flatten(1).index_select(1, self._flat)
+        return field.flatten(1).index_select(1, self.flat)
 
     def put(self, field: Tensor, values: Tensor) -> Tensor:
         """Write (C, N) values into a (C, X, Y, Z) field at these voxels, in place."""
         for component, new in zip(field, values, strict=True):
-            component.view(-1).scatter_(0, self._flat, new)
+            component.view(-1).scatter_(0, self.flat, new)
         return field
 
     def at(self, field: Tensor, displacement: Tensor) -> Tensor:
@@ -256,9 +215,9 @@ class _NearBrain:
 
         Outside the field its nearest value is used.
         """
-        base, fractions, offsets = torch.zeros_like(self._flat), [], [0]
+        base, fractions, offsets = torch.zeros_like(self.flat), [], [0]
         strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
-        for index, shift, size, stride in zip(self._index, displacement, self.shape, strides, strict=True):
+        for index, shift, size, stride in zip(self.index, displacement, self.shape, strides, strict=True):
             coordinate = (index + shift).clamp_(0, size - 1)
             low = coordinate.floor().clamp_(max=max(size - 2, 0))
             fractions.append(coordinate.sub_(low))
@@ -284,37 +243,33 @@ def _through_midpoint(own: Tensor, other: Tensor, near: _NearBrain) -> Tensor:
 
 
 def _updated(
-    halves: list[Tensor],
-    pair: list[Tensor],
-    near: _NearBrain,
-    settings: SynSettings,
-    for_both: Callable[..., list[Any]],
+    halves: list[Tensor], pair: list[Tensor], near: _NearBrain, for_both: Callable[..., list[Any]]
 ) -> list[Tensor]:
     """Both half fields after one step of gradient ascent on the local correlation."""
 
     def side(image: Tensor, half: Tensor) -> _Side:
         warped = near.put(torch.zeros_like(image)[None], near.at(image[None], near.of(half)))
-        return _side(warped[0], settings.radius)
+        return _side(warped[0], RADIUS)
 
     sides = for_both(side, pair, halves)
-    joint = _joint(sides[0], sides[1], settings.radius)
+    joint = _joint(sides[0], sides[1], RADIUS)
     gain = 2 * joint.covariance * joint.inverse
 
     def updated(half: Tensor, own: _Side, other: _Side) -> Tensor:
         slope = other.deviation - joint.covariance / own.variance.clamp(min=1e-12) * own.deviation
         force = torch.stack(torch.gradient(own.image)) * (gain * slope)
-        return _stepped(half, force, near, settings)
+        return _stepped(half, force, near)
 
     return for_both(updated, halves, sides, sides[::-1])
 
 
-def _stepped(half: Tensor, force: Tensor, near: _NearBrain, settings: SynSettings) -> Tensor:
+def _stepped(half: Tensor, force: Tensor, near: _NearBrain) -> Tensor:
     """The half field composed with a step along the smoothed force, and smoothed again."""
-    step = _smoothed(force, settings.update_sigma)
+    step = gaussian(force, UPDATE_SIGMA)
     longest = (step[0] * step[0]).addcmul_(step[1], step[1]).addcmul_(step[2], step[2]).amax().sqrt_()
-    step *= settings.step / longest.clamp_(min=1e-12)
+    step *= STEP / longest.clamp_(min=1e-12)
     near_step = near.of(step)
-    return _smoothed(near.put(half + step, near_step + near.at(half, near_step)), settings.total_sigma)
+    return gaussian(near.put(half + step, near_step + near.at(half, near_step)), TOTAL_SIGMA)
 
 
 def _shrunk(image: Tensor, factor: int) -> Tensor:
@@ -322,7 +277,7 @@ def _shrunk(image: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return image
     coordinates = [np.arange(-(-n // factor)) * factor + (factor - 1) / 2 for n in image.shape]
-    return _sampled(image, coordinates, sigma=0.5 * factor)
+    return sampled(image, coordinates, sigma=0.5 * factor)
 
 
 def _refined(halves: list[Tensor], near: _NearBrain, shrink: int, shrink_before: int) -> list[Tensor]:
@@ -330,26 +285,4 @@ def _refined(halves: list[Tensor], near: _NearBrain, shrink: int, shrink_before:
     if not halves:
         return [near.zeros(), near.zeros()]
     coordinates = [(np.arange(n) * shrink + (shrink - shrink_before) / 2) / shrink_before for n in near.shape]
-    return [_sampled(half, coordinates) * (shrink_before / shrink) for half in halves]
-
-
-def _sampled(values: Tensor, coordinates: Sequence[NDArray[np.floating]], sigma: float = 0.0) -> Tensor:
-    """(..., X, Y, Z) values smoothed, then interpolated at coordinates along each axis; outside, the nearest value."""
-    x, y, z = (
-        torch.tensor(_sampling_matrix(size, axis_coordinates, sigma), device=values.device)
-        for size, axis_coordinates in zip(values.shape[-3:], coordinates, strict=True)
-    )
-    sampled_yz = y @ (values @ z.T)
-    return (x @ sampled_yz.flatten(-2)).reshape((*sampled_yz.shape[:-3], len(x), *sampled_yz.shape[-2:]))
-
-
-def _sampling_matrix(size: int, coordinates: NDArray[np.floating], sigma: float) -> Array:
-    """(N, size) weights of the voxels along an axis for (N,) coordinates."""
-    smooth = np.eye(size)
-    if sigma > 0:
-        smooth = ndimage.gaussian_filter1d(smooth, sigma, axis=0, truncate=_TRUNCATE, mode="nearest")
-    inside = np.clip(coordinates, 0, size - 1)
-    low = np.minimum(inside.astype(np.intp), max(size - 2, 0))
-    fraction = (inside - low)[:, None]
-    high = np.minimum(low + 1, size - 1)
-    return np.asarray((1 - fraction) * smooth[low] + fraction * smooth[high], dtype=np.float32)
+    return [sampled(half, coordinates) * (shrink_before / shrink) for half in halves]

@@ -49,12 +49,8 @@ class Tile:
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """Slices of the tile in an array on the grid."""
-        return _slices(self.start, self.stop)
-
-    @property
-    def core_box(self) -> tuple[slice, slice, slice]:
-        """Slices of the core in an array on the grid."""
-        return _slices(self.core_start, self.core_stop)
+        x, y, z = map(slice, self.start, self.stop)
+        return x, y, z
 
     @property
     def core_within(self) -> tuple[slice, slice, slice]:
@@ -166,8 +162,3 @@ def _axis(shape: int, size: int, count: int, overlap: Overlap, margin: int) -> l
         return [(s, s + size, *core) for s, core in zip(starts, cores, strict=True)]
     cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), shape]
     return [(s, s + size, cuts[i], cuts[i + 1]) for i, s in enumerate(starts)]
-
-
-def _slices(start: Shape, stop: Shape) -> tuple[slice, slice, slice]:
-    x, y, z = (slice(a, b) for a, b in zip(start, stop, strict=True))
-    return x, y, z

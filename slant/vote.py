@@ -70,11 +70,6 @@ class VoteCounter:
         self._channels: Channels = np.zeros(layout.shape, dtype=np.uint8)
         self._fraction: NDArray[np.float32] = np.zeros(layout.shape, dtype=np.float32)
 
-    @property
-    def held_bytes(self) -> int:
-        """Memory in bytes of the votes that wait for further tiles."""
-        return sum(votes.nbytes for held in self._votes.values() for votes in held)
-
     def aggregate(self, channels: Channels, tile: Tile) -> None:
         """Count the votes of one tile.
 

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
+from slant.grid import Shape
 from slant.io.resources import load_protocol
 from slant.nets.network import Network, NetworkSettings
-from slant.nets.registry import build_network
 from slant.nets.unet import UNetSettings
 from slant.tiles import TileLayout
-from slant.train import data, log, loop, stages
-from slant.train.atlas import Atlas
+from slant.train import data
+from slant.train.atlas import Atlas, atlas_of
 from slant.train.augment import AugmentSettings
-from slant.train.checkpoint import Identity, State, averaged_weights, new_state
+from slant.train.checkpoint import Identity, State, new_state
+from slant.train.context import Field, StageContext, run_context
 from slant.train.loop import train_stage
-from slant.train.loss import IGNORED, LossSettings
-from slant.train.settings import NetworkChoice, StageSettings, TileSettings, TrainSettings
-from slant.train.step import Field, StageContext, regions_of, step_loss
+from slant.train.loss import IGNORED
+from slant.train.network import NetworkChoice, NetworkSpec
+from slant.train.prepare import TrainingScans
+from slant.train.settings import StageSettings, TileSettings, TrainSettings
+from slant.train.step import step_loss
 
 SHAPE = (32, 40, 36)
-SEEN = ((0, 0, 0), SHAPE)
 LEFT, MIDDLE, RIGHT = 4, 7, 3
 """Channels of the blocks along x: left accumbens, brain stem, right accumbens."""
 
@@ -38,7 +36,7 @@ BLOCKS = {LEFT: (6, 1.0), MIDDLE: (13, 1.5), RIGHT: (20, 2.2)}
 
 MIRROR_X = 31.0
 OUTPUTS = len(load_protocol())
-NETWORK = ("compact", UNetSettings(OUTPUTS, (4, 6, 8), image_channels=2, head_channels=6))
+NETWORK = NetworkSpec("compact", UNetSettings(OUTPUTS, (4, 6, 8), image_channels=2, head_channels=6))
 STAGE = StageSettings(6, learning_rate=1e-2, patches=8, ema_decay=0.5)
 LAYOUT = TileLayout(SHAPE, (20, 24, 20), (2, 2, 2), "core")
 PAIR = TileLayout(SHAPE, (20, 40, 36), (2, 1, 1), "core")
@@ -112,11 +110,29 @@ def phantom(seed: int, max_shift: int = 2) -> data.LabelledScan:
     return scan_of(f"p{seed}", *phantom_arrays(seed, max_shift))
 
 
-def context_of(stage: StageSettings = STAGE, **changes: Any) -> StageContext:
-    """The context of a stage that sees the whole grid of the phantoms."""
-    field = Field(*SEEN, SHAPE, np.arange(OUTPUTS), MIRROR_X)
-    regions = regions_of(load_protocol(), ())
-    return replace(StageContext(field, stage, AugmentSettings(), LossSettings(), regions, "float32"), **changes)
+def field_of(start: Shape = (0, 0, 0), shape: Shape = SHAPE, template_shape: Shape = SHAPE) -> Field:
+    """A field of view in which all channels are distinguished; by default the whole grid of the phantoms."""
+    return Field(start, shape, template_shape, np.arange(OUTPUTS))
+
+
+def scans_of(*manual: data.LabelledScan, auxiliary: tuple[data.LabelledScan, ...] = (), **others: Any) -> TrainingScans:
+    """Training scans, none held out."""
+    return TrainingScans(list(manual), list(auxiliary), [], **others)
+
+
+def context_of(
+    stage: StageSettings = STAGE, scans: TrainingScans | None = None, seen: Field | None = None, **settings: Any
+) -> StageContext:
+    """The context of a stage that sees the whole grid of the phantoms, of a run with these settings."""
+    plain = {"augment": AugmentSettings(), "precision": "float32"}
+    run = run_context(TrainSettings("toy", PAIR, STAGE, TileSettings(1), **plain | settings))
+    run = replace(run, mirror_x=MIRROR_X)
+    return StageContext(run, scans or scans_of(), stage, seen or field_of(), PAIR)
+
+
+def atlas_on_cpu(*scans: data.LabelledScan, **others: Any) -> Atlas:
+    """The prior of these scans."""
+    return atlas_of(scans_of(*scans, **others), torch.device("cpu"))
 
 
 def trained(
@@ -129,7 +145,8 @@ def trained(
 ) -> State:
     """Train the small compact network, or continue with a given state."""
     state = state or new_state(NETWORK, context.stage, None)
-    return train_stage(state, (manual, auxiliary or []), context, lambda current: current.step != stop_at)
+    context = replace(context, scans=scans_of(*manual, auxiliary=tuple(auxiliary or ())))
+    return train_stage(state, context, lambda current: current.step != stop_at)
 
 
 class Intensities(Network):
@@ -166,18 +183,16 @@ def loss_of(net: Network, scan: data.LabelledScan, context: StageContext, seed: 
 
 
 def loss_tensor(net: Network, scan: data.LabelledScan, context: StageContext, seed: int) -> Tensor:
-    setup = (context, torch.Generator().manual_seed(seed))
-    return step_loss(net, (scan, None), Atlas([scan], None, None, torch.device("cpu")), setup)
+    return step_loss(net, (scan,), atlas_on_cpu(scan), context, torch.Generator().manual_seed(seed))
 
 
 def identity_of(*subjects: str) -> Identity:
-    kind, settings = NETWORK
-    return Identity({"kind": kind, "settings": settings.as_dict()}, "braincolor", subjects or ("p0",))
+    return Identity(NETWORK.plain, "braincolor", subjects or ("p0",))
 
 
-def fresh_network(kind: str, settings: Any, seed: int = 0) -> Network:
+def fresh_network(network: NetworkSpec, seed: int = 0) -> Network:
     torch.manual_seed(seed)
-    return build_network(kind, settings)
+    return network.build()
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -208,15 +223,14 @@ def write_pairs(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def write_prepared(images: Path, labels: Path, name: str, arrays: tuple[np.ndarray, np.ndarray]) -> None:
-    """Write a scan as the preparation does."""
+    """Write a scan as the preparation does, with the name of the scan in place of its SHA-256."""
     for folder in (images, labels):
         folder.mkdir(parents=True, exist_ok=True)
     image, channels = arrays
-    np.savez(
-        images / f"{name}.npz", image=image.astype(np.float16), native_from_template=np.eye(4), identity=np.array("x")
-    )
+    np.savez(images / f"{name}.npz", image=image.astype(np.float16))
+    known = {"scan_sha256": np.array(name), "identity": np.array(f"labels of {name}")}
     frequency = data.label_frequency(channels, OUTPUTS)
-    np.savez(labels / f"{name}.labels.npz", channels=channels, frequency=frequency, identity=np.array("x"))
+    np.savez(labels / f"{name}.labels.npz", channels=channels, frequency=frequency, **known)
 
 
 def toy_settings(folder: Path, subjects: int = 3, auxiliary: int = 0, **changes: Any) -> TrainSettings:
@@ -244,56 +258,3 @@ def toy_settings(folder: Path, subjects: int = 3, auxiliary: int = 0, **changes:
         for i, name in enumerate(extra):
             write_prepared(settings.work_dir / "prepared", settings.run / "auxiliary", name, phantom_arrays(100 + i))
     return settings
-
-
-def train_whole(settings: TrainSettings, name: str = "whole", until: float | None = None) -> bool:
-    return stages.train_whole(settings, name, until, SEEN)
-
-
-# Runs
-
-
-@contextmanager
-def phantom_field() -> Iterator[None]:
-    """Use the mirror plane of the phantoms, and one thread, as sums over threads differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with patch.object(stages, "_mirror_x", lambda: MIRROR_X):
-        yield
-    torch.set_num_threads(before)
-
-
-def tile_weights(settings: TrainSettings) -> dict[str, dict[str, torch.Tensor]]:
-    return {t.name: averaged_weights(settings.run / "toy" / f"{t.name}.pt") for t in settings.layout}
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the time limit of a call end after ``steps`` training steps."""
-    real, finished = loop._update_average, []
-
-    def count(*arguments: object) -> None:
-        finished.append(1)
-        real(*arguments)
-
-    monkeypatch.setattr(loop, "_update_average", count)
-    monkeypatch.setattr(log.time, "monotonic", lambda: 1e9 if len(finished) >= steps else 0.0)
-
-
-def same_run(a: TrainSettings, b: TrainSettings) -> bool:
-    """Whether two runs have the same weights, losses and tables."""
-    files = [sorted(p.relative_to(s.run) for p in s.run.rglob("*.pt")) for s in (a, b)]
-    assert files[0] == files[1]
-    for name in files[0]:
-        one, two = (torch.load(s.run / name, weights_only=True) for s in (a, b))
-        if not same_tensors(one["average"], two["average"]):
-            return False
-        if "net" in one and not (same_tensors(one["net"], two["net"]) and one["losses"] == two["losses"]):
-            return False
-        if "net" in one:
-            table = Path(name).with_suffix(".tsv")
-            assert (a.run / table).read_bytes() == (b.run / table).read_bytes()
-    return True
-
-
-def close_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)

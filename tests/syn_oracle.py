@@ -11,6 +11,7 @@ from scipy import ndimage
 from slant.config import SynSettings
 from slant.displacement import DisplacementField
 from slant.errors import GeometryError
+from slant.syn import RADIUS, STEP, TOTAL_SIGMA, UPDATE_SIGMA
 from slant.volume import Volume
 
 Array = NDArray[np.float32]
@@ -50,7 +51,7 @@ def register_syn(fixed: Volume, moving: Volume, settings: SynSettings) -> tuple[
         near = _NearBrain(ndimage.binary_dilation((pair[0] > 0.05) | (pair[1] > 0.05), iterations=_MARGIN))
         halves = _refined(halves, near.shape, shrink, shrink_before)
         for _ in range(iterations):
-            halves = _updated(halves, pair, near, settings)
+            halves = _updated(halves, pair, near)
         shrink_before = shrink
     voxel_mm = np.float32(fixed.grid.voxel_size_mm[0])
     pairs = ((halves[0], halves[1]), (halves[1], halves[0]))
@@ -137,25 +138,23 @@ def _through_midpoint(own: Array, other: Array, near: _NearBrain) -> Array:
     return to_midpoint + near.composed(other, to_midpoint)
 
 
-def _updated(halves: Array, pair: tuple[Array, Array], near: _NearBrain, settings: SynSettings) -> Array:
+def _updated(halves: Array, pair: tuple[Array, Array], near: _NearBrain) -> Array:
     """Both half fields after one step of gradient ascent on the local correlation."""
     a, b = (near.warped(image, half) for image, half in zip(pair, halves, strict=True))
-    m = _moments(a, b, settings.radius)
+    m = _moments(a, b, RADIUS)
     gain = 2 * m.ab * m.aa_bb
     slopes = (m.b - m.ab / np.maximum(m.aa, 1e-12) * m.a, m.a - m.ab / np.maximum(m.bb, 1e-12) * m.b)
     updated = []
     for image, half, slope in zip((a, b), halves, slopes, strict=True):
         force = np.stack(np.gradient(image)) * (gain * slope)
-        step = _smoothed(force.astype(np.float32), settings.update_sigma)
+        step = _smoothed(force.astype(np.float32), UPDATE_SIGMA)
         longest = float(np.sqrt((step * step).sum(axis=0).max()))
-        step *= np.float32(settings.step / max(longest, 1e-12))
-        updated.append(_smoothed(step + near.composed(half, step), settings.total_sigma))
+        step *= np.float32(STEP / max(longest, 1e-12))
+        updated.append(_smoothed(step + near.composed(half, step), TOTAL_SIGMA))
     return np.stack(updated)
 
 
 def _smoothed(field: Array, sigma: float) -> Array:
-    if sigma <= 0:
-        return field
     return np.stack([ndimage.gaussian_filter(c, sigma, truncate=3.0, mode="nearest") for c in field])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slant.displacement import CompositeTransform, DisplacementField, cropped, sample_linear, sample_nearest
+from slant.displacement import CompositeTransform, DisplacementField, sample_linear, sample_nearest
 from slant.errors import GeometryError
 from slant.grid import Grid, axis_aligned_grid, transform_points
 from slant.resample import pick_labels
@@ -52,7 +52,7 @@ def test_samples_outside_the_grid_are_zero() -> None:
 
 
 def test_a_cropped_grid_keeps_world_coordinates(oblique_grid: Grid) -> None:
-    part = cropped(oblique_grid, (slice(1, 4), slice(2, 8), slice(3, 5)))
+    part = oblique_grid.cropped((slice(1, 4), slice(2, 8), slice(3, 5)))
     assert part.shape == (3, 6, 2)
     expected = transform_points(oblique_grid.ras_from_voxel, [[2, 4, 4]])
     assert transform_points(part.ras_from_voxel, [[1, 2, 1]]) == pytest.approx(expected)

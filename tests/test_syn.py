@@ -165,8 +165,8 @@ def test_invalid_input_is_refused() -> None:
         register_syn(image, other, SynSettings(resolution_mm=4.0))
     with pytest.raises(SettingsError, match=r"0\.1"):
         SynSettings(resolution_mm=0.1)
-    with pytest.raises(SettingsError, match="radius"):
-        SynSettings(radius=0)
+    with pytest.raises(SettingsError, match="iterations must not be negative"):
+        SynSettings(iterations=(40, -1, 15))
 
 
 def test_local_correlation_does_not_depend_on_contrast_and_bias_field() -> None:

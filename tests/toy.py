@@ -31,7 +31,7 @@ from slant.grid import Grid, Matrix, transform_points
 from slant.io.models import load_model, manifest_of
 from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
-from slant.io.results import SegmentationRun
+from slant.io.results import Result, make_result
 from slant.io.templates import load_template
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
@@ -230,11 +230,11 @@ def light_found() -> Segmentation:
 
 
 @cache
-def voted_run() -> SegmentationRun:
+def voted_result() -> Result:
     """The toy scan segmented with `quick_networks`."""
     with quick_networks():
         found = label(toy_prepared(), toy_model(), SegmentSettings(threads=1))
-    return SegmentationRun(toy_scan(), found, toy_model(), SegmentSettings(threads=1), b"a picture")
+    return make_result(toy_scan(), found, toy_model(), SegmentSettings(threads=1))
 
 
 def use_light_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from slant.cli import (  # noqa: F401 (each module adds its commands)
     legacy,
     multiatlas,
     phantoms,
+    quality,
     report,
     segment,
     train,

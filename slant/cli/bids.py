@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,12 +11,14 @@ from cyclopts import App, Parameter
 
 from slant._version import __version__
 from slant.cli.app import guarded, say
-from slant.cli.cohort import Resources, prepare, run
+from slant.cli.cohort import say_failures
 from slant.config import RunReportSettings, SegmentSettings
+from slant.engine.layout import absolute
+from slant.engine.resources import Resources
 from slant.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from slant.engine.run import Cohort
+    from slant.cohort.bids import Selection
 
 app = App(
     name="slant-bids",
@@ -36,37 +39,12 @@ def _option(name: str, *, multiple: bool = False, flag: bool = False) -> Paramet
     return Parameter(name=spellings, negative="") if flag else Parameter(name=spellings)
 
 
-@app.default
-def bids(  # noqa: PLR0913 (the options that every BIDS App has)
-    bids_dir: Path | None = None,
-    output_dir: Path | None = None,
-    level: Literal["participant", "group"] | None = None,
-    /,
-    *,
-    participant_label: Annotated[tuple[str, ...], _option("participant-label", multiple=True)] = (),
-    session_label: Annotated[tuple[str, ...], _option("session-label", multiple=True)] = (),
-    bids_filter_file: Annotated[Path | None, _option("bids-filter-file")] = None,
-    skip_bids_validation: Annotated[bool, _option("skip-bids-validation", flag=True)] = False,
-    work_dir: Annotated[Path | None, _option("work-dir")] = None,
-    n_procs: Annotated[int | None, _option("n-procs")] = None,
-    mem_gb: Annotated[float | None, _option("mem-gb")] = None,
-    scheduler: str | None = None,
-    cluster: Path | None = None,
-    settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
-    reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    boilerplate: Annotated[bool, Parameter(negative="")] = False,
-) -> None:
-    """Segment the T1w images of a BIDS dataset (participant level), and tabulate the volumes (group level).
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images to segment.
 
-    Parameters
+    Attributes
     ----------
-    bids_dir : Path
-        Root folder of the BIDS dataset.
-    output_dir : Path
-        Output directory, which becomes a BIDS derivatives dataset (created if missing).
-    level : str
-        participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html.
     participant_label : list
         Labels of the participants, with or without sub- (default: all).
     session_label : list
@@ -75,6 +53,42 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         JSON file with pybids entities, for example {"t1w": {"acquisition": "mprage"}}.
     skip_bids_validation : bool
         Skip BIDS validation: accept a dataset without a valid description, and file names that are not quite BIDS.
+    """
+
+    participant_label: Annotated[tuple[str, ...], _option("participant-label", multiple=True)] = ()
+    session_label: Annotated[tuple[str, ...], _option("session-label", multiple=True)] = ()
+    bids_filter_file: Annotated[Path | None, _option("bids-filter-file")] = None
+    skip_bids_validation: Annotated[bool, _option("skip-bids-validation", flag=True)] = False
+
+    @property
+    def selection(self) -> Selection:
+        """The options as `slant.cohort.bids` takes them."""
+        from slant.cohort.bids import Selection
+
+        validate = not self.skip_bids_validation
+        return Selection(self.participant_label, self.session_label, self.bids_filter_file, validate)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to segment the images.
+
+    Attributes
+    ----------
+    settings : SegmentSettings
+    reports : RunReportSettings
+    """
+
+    settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS
+    reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, see also `slant.engine.resources.Resources`.
+
+    Attributes
+    ----------
     work_dir : Path
         Directory for locks and temporary files, shared by all runs on one output directory.
     n_procs : int
@@ -90,7 +104,48 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
     boilerplate : bool
         Print a text for the methods section of a paper, and exit.
     """
-    if boilerplate:
+
+    work_dir: Annotated[Path | None, _option("work-dir")] = None
+    n_procs: Annotated[int | None, _option("n-procs")] = None
+    mem_gb: Annotated[float | None, _option("mem-gb")] = None
+    scheduler: str | None = None
+    cluster: Path | None = None
+    force: Annotated[bool, Parameter(negative="")] = False
+    boilerplate: Annotated[bool, Parameter(negative="")] = False
+
+    @property
+    def resources(self) -> Resources:
+        """The options with the names of `slant cohort`."""
+        return Resources(self.n_procs, self.mem_gb, self.work_dir, self.scheduler, self.cluster)
+
+
+_IMAGES, _SEGMENTATION, _RUN = ImageOptions(), SegmentOptions(), RunOptions()
+
+
+@app.default
+def bids(
+    bids_dir: Path | None = None,
+    output_dir: Path | None = None,
+    level: Literal["participant", "group"] | None = None,
+    /,
+    *,
+    images: Annotated[ImageOptions, Parameter(name="*")] = _IMAGES,
+    segmentation: Annotated[SegmentOptions, Parameter(name="*")] = _SEGMENTATION,
+    run: Annotated[RunOptions, Parameter(name="*")] = _RUN,
+) -> None:
+    """Segment the T1w images of a BIDS dataset (participant level), and tabulate the volumes (group level).
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root folder of the BIDS dataset.
+    output_dir : Path
+        Output directory, which becomes a BIDS derivatives dataset (created if missing).
+    level : str
+        participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html.
+    """
+    settings = segmentation.settings
+    if run.boilerplate:
         say(_boilerplate(settings))
         return
     if bids_dir is None or output_dir is None or level is None:
@@ -98,50 +153,31 @@ def bids(  # noqa: PLR0913 (the options that every BIDS App has)
         raise SettingsError(
             f"found {found} argument(s), expected three: slant-bids BIDS_DIR OUTPUT_DIR {{participant,group}}"
         )
-    from slant.cohort.bids import Selection, list_bids_jobs, write_dataset
-    from slant.cohort.jobs import absolute
+    from slant.cohort.bids import list_bids_jobs
+    from slant.cohort.bids_dataset import write_dataset
+    from slant.cohort.run import make_cohort, segment_cohort, tabulate_dataset
     from slant.run import Request
 
     out = absolute(output_dir)
-    selection = Selection(participant_label, session_label, bids_filter_file, not skip_bids_validation)
-    resources = Resources(n_procs, mem_gb, work_dir, scheduler, cluster)
-    job_list = list_bids_jobs(bids_dir, out, selection)
-    prepared, _ = prepare(job_list, out, Request(settings, reports=reports), resources, force=force)
+    resources = run.resources
+    job_list = list_bids_jobs(bids_dir, out, images.selection)
+    request = Request(settings, reports=segmentation.reports)
+    cohort = make_cohort(job_list, out, request, resources, force=run.force)
     manifest = _manifest(settings)
     mask_brain = bool(manifest.get("input", {}).get("mask_brain", True))
     write_dataset(out, bids_dir, _model_identity(settings, manifest), mask_brain=mask_brain)
     if level == "group":
-        _group(prepared, bids_dir)
+        group = tabulate_dataset(cohort, bids_dir / "participants.tsv")
+        say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}")
+        say(f"{group.failures} scan(s) without results: {out / 'failures.tsv'}")
+        say(f"overview: {out / 'group.html'}")
         return
-    summary = run(prepared, resources, settings)
-    for failure in summary.failed:
-        sys.stderr.write(f"slant: {failure.name} failed: {failure.reason}\n")
+    summary = segment_cohort(cohort)
+    say_failures(summary.failed)
     say(f"{len(summary.done)} scan(s) segmented, {len(summary.kept)} already done, {len(summary.failed)} failed")
     say(f"results: {out}; the group level writes the tables: slant-bids {bids_dir} {output_dir} group")
     if summary.failed:
         sys.exit(1)
-
-
-def _group(prepared: Cohort, bids_dir: Path) -> None:
-    """Write the tables and the dashboard; a scan without results counts as a failure."""
-    from slant.cohort.table import write_tables
-    from slant.engine.failures import Failure
-
-    layout, job_list = prepared.layout, prepared.job_list
-    layout.make()
-    records = [(job, job.folder / prepared.task.names(job).record) for job in job_list.jobs]
-    unfinished = [
-        Failure(job.id, "not segmented; run the participant level", str(job.scan), "")
-        for job, record in records
-        if not record.is_file()
-    ]
-    unreadable = [Failure(folder, reason, folder, "") for folder, reason in job_list.unreadable.items()]
-    rows, failures = write_tables(
-        layout, job_list.jobs, unfinished + unreadable, bids=True, participants=bids_dir / "participants.tsv"
-    )
-    say(f"volumes of {rows} scan(s): {layout.out / 'volumes.tsv'}")
-    say(f"{failures} scan(s) without results: {layout.out / 'failures.tsv'}")
-    say(f"overview: {layout.out / 'group.html'}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,7 +206,7 @@ def _model_identity(settings: SegmentSettings, manifest: dict[str, Any]) -> dict
 
 
 def _boilerplate(settings: SegmentSettings) -> str:
-    from slant.cohort.bids import BOILERPLATE
+    from slant.cohort.bids_dataset import BOILERPLATE
 
     model = _model_identity(settings, _manifest(settings))
     return BOILERPLATE.format(version=__version__, model=model["name"], sha256=model["sha256"]).strip()

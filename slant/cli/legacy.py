@@ -9,8 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.cli.cohort import Resources, prepare, run
+from slant.cli.cohort import say_failures
 from slant.config import RunReportSettings, SegmentSettings
+from slant.engine.layout import absolute
+from slant.engine.resources import Resources
 
 _DEFAULTS, _RESOURCES = SegmentSettings(), Resources()
 _INPUTS, _OUTPUTS = Path("/INPUTS"), Path("/OUTPUTS")
@@ -39,22 +41,20 @@ def legacy(
     force : bool
         Reprocess finished scans.
     """
-    from slant.cohort.jobs import absolute
     from slant.cohort.legacy import FOLDER, list_inputs, write_legacy
-    from slant.cohort.table import write_tables
+    from slant.cohort.run import make_cohort, segment_cohort, tabulate
     from slant.run import Request
 
     inputs, outputs = absolute(inputs), absolute(outputs)
     request = Request(settings, reports=RunReportSettings(pdf=True))
-    prepared, _ = prepare(list_inputs(inputs, outputs), outputs / FOLDER, request, resources, force=force)
-    summary = run(prepared, resources, settings)
-    write_tables(prepared.layout, prepared.job_list.jobs, summary.failed)
+    cohort = make_cohort(list_inputs(inputs, outputs), outputs / FOLDER, request, resources, force=force)
+    summary = segment_cohort(cohort)
+    tabulate(cohort, summary.failed)
     finished = {*summary.done, *summary.kept}
-    for job in prepared.job_list.jobs:
+    for job in cohort.workload.job_list.jobs:
         if job.id in finished:
             write_legacy(job, outputs)
-    for failure in summary.failed:
-        sys.stderr.write(f"slant: {failure.name} failed: {failure.reason}\n")
+    say_failures(summary.failed)
     say(f"{len(finished)} scan(s) done, {len(summary.failed)} failed; results: {outputs / 'FinalResult'}")
     if summary.failed:
         sys.exit(1)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
+from slant.cli.cohort import say_failures
+from slant.engine.resources import Resources
 from slant.errors import SettingsError
 from slant.multiatlas.settings import MultiAtlasSettings
 
 if TYPE_CHECKING:
     from slant.multiatlas.run import MultiAtlasSummary
 
-_DEFAULTS = MultiAtlasSettings()
+_DEFAULTS, _RESOURCES = MultiAtlasSettings(), Resources()
 _LIST = Parameter(negative_iterable=(), show_default=False)
 
 
@@ -26,8 +28,7 @@ def multiatlas(
     exclude: Annotated[tuple[str, ...], _LIST] = (),
     leave_one_out: Annotated[bool, Parameter(negative="")] = False,
     settings: Annotated[MultiAtlasSettings, Parameter(name="*")] = _DEFAULTS,
-    jobs: int = 1,
-    work_dir: Path | None = None,
+    resources: Annotated[Resources, Parameter(name="*")] = _RESOURCES,
 ) -> None:
     """Segment scans by multi-atlas label fusion; rerun with the same options to resume.
 
@@ -42,10 +43,6 @@ def multiatlas(
         Atlases or subjects to exclude.
     leave_one_out : bool
         Segment each atlas by the atlases of other subjects, and compute Dice with its own labels.
-    jobs : int
-        Targets processed in parallel, each on one thread.
-    work_dir : Path
-        Directory for preprocessed scans and registrations. [default: work in the output directory]
     """
     if not paths or (len(paths) < 2 and not leave_one_out):
         raise SettingsError(
@@ -61,16 +58,16 @@ def multiatlas(
     *target_paths, out = paths
     library = without(read_atlas_scans([atlases], labelled=True), exclude)
     targets = library if leave_one_out else read_atlas_scans(target_paths, labelled=False)
-    _report(label_targets(MultiAtlasRun(targets, library, out, work_dir or out / "work", settings, jobs)), out)
+    _report(label_targets(MultiAtlasRun(targets, library, out, settings, resources)), out)
 
 
 def _report(summary: MultiAtlasSummary, out: Path) -> None:
-    say(f"segmented {len(summary.done)} scan(s), {len(summary.skipped)} already done; results are in {out}")
+    jobs = summary.jobs
+    say(f"segmented {len(jobs.done)} scan(s), {len(jobs.kept)} already done; results are in {out}")
     if summary.mean_dice is not None:
         say(f"mean Dice {summary.mean_dice:.4f} over the scans with manual labels, see {out / 'dice.tsv'}")
     for name, reason in summary.outliers.items():
         say(f"outlier: {name}: {reason}; check {out / 'contact_sheet.png'}")
-    for name, reason in summary.failed.items():
-        sys.stderr.write(f"slant: {name} failed: {reason}\n")
-    if summary.failed:
+    say_failures(jobs.failed)
+    if jobs.failed:
         sys.exit(1)

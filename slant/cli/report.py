@@ -49,7 +49,7 @@ def report(
             )
         _compare(compare, structures, settings, scan, out or Path())
         return
-    from slant.io.finished import find_records
+    from slant.io.read_results import find_records
 
     if not results:
         raise SettingsError(
@@ -83,16 +83,16 @@ def report(
 
 
 def _regenerate(record: Path, settings: ReportSettings, scan: Path | None, out: Path | None) -> None:
-    from slant.io.finished import read_finished
-    from slant.io.results import ResultNames
+    from slant.io.names import ResultNames
+    from slant.io.read_results import read_result
     from slant.io.write import write_files
     from slant.report.page import reports_of
 
-    finished = read_finished(record, scan)
-    for note in finished.notes:
+    result = read_result(record, scan)
+    for note in result.notes:
         sys.stderr.write(f"slant: note: {record}: {note}\n")
-    names = ResultNames(finished.name)
-    reports = {getattr(names, kind): content for kind, content in reports_of(finished, settings).items()}
+    names = ResultNames(result.name)
+    reports = {names.of(kind): content for kind, content in reports_of(result, settings).items()}
     for path in write_files(out or record.parent, reports):
         say(str(path))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from slant.errors import SettingsError
 
 if TYPE_CHECKING:
     from slant.io.read import Scan
+    from slant.io.record import Record
     from slant.nets.model import Model
     from slant.volume import LabelMap
 
@@ -53,24 +54,21 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
         Overwrite existing results when finished.
     """
     start = time.perf_counter()
-    from slant.io.results import ResultNames, write_results
+    from slant.io.names import ResultNames
     from slant.io.staging import check_output
 
     loaded = _read(scan, volume, dicom)
     if name is not None:
-        loaded = dataclasses.replace(loaded, name=_file_name(name))
+        loaded = replace(loaded, name=_file_name(name))
     names = ResultNames(loaded.name)
     check_output(out, names, force=force, optional=names.optional)
     from slant.io.models import load_model
-    from slant.run import Request, segment_scan
+    from slant.run import Output, Request, run_scan
 
     model = load_model(settings.model)
-    dicom_seg_of = _seg_encoder(loaded, model) if dicom.dicom_seg else None
-    run = segment_scan(loaded, model, Request(settings, volume, reports))
-    if dicom_seg_of is not None:
-        run = dataclasses.replace(run, exports={**run.exports, "dicom_seg": dicom_seg_of(run.segmentation.labels)})
-    files = write_results(run, out)
-    _report(files, run.warnings, run.quality, time.perf_counter() - start)
+    encoders = {"dicom_seg": _seg_encoder(loaded, model)} if dicom.dicom_seg else {}
+    result, files = run_scan(loaded, model, Request(settings, volume, reports), Output(out, encoders=encoders))
+    _report(files, result.record, time.perf_counter() - start)
 
 
 def _read(scan: Path, volume: int | None, dicom: DicomSettings) -> Scan:
@@ -99,16 +97,14 @@ def _file_name(name: str) -> str:
     return name
 
 
-def _report(
-    files: dict[str, Path], warnings: tuple[str, ...], quality: dict[str, Any] | None, runtime_s: float
-) -> None:
-    for warning in warnings:
+def _report(files: dict[str, Path], record: Record, runtime_s: float) -> None:
+    for warning in record.warnings:
         sys.stderr.write(f"slant: warning: {warning}\n")
     width = max(map(len, files))
     for kind, path in files.items():
         say(f"{kind:<{width}}  {path}")
-    if quality is not None:
-        for reason in quality["reasons"]:
+    if record.quality is not None:
+        for reason in record.quality.reasons:
             sys.stderr.write(f"slant: review: {reason}\n")
-        say(f"{'grade':<{width}}  {quality['grade']}")
+        say(f"{'grade':<{width}}  {record.quality.grade}")
     say(f"done in {runtime_s:.0f} s")

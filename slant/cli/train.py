@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,17 +15,43 @@ from slant.config import build, read_toml
 _LIST = Parameter(negative_iterable=(), show_default=False)
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """Options that take precedence over the settings file.
+
+    Attributes
+    ----------
+    data : Path
+        Folder of NAME_T1w.nii.gz and NAME_dseg.nii.gz.
+    auxiliary_dir : Path
+        Folder of automatically labelled scans, as written by slant multiatlas.
+    scans : Path
+        TSV table of the scans: column name and any of subject, fold, regions.
+    work_dir : Path
+        Folder for prepared scans, checkpoints and models.
+    fold : int
+        Cross-validation fold to hold out.
+    init_from : Path
+        Checkpoint, or model with one network, that initializes the first stage.
+    """
+
+    data: Path | None = None
+    auxiliary_dir: Path | None = None
+    scans: Path | None = None
+    work_dir: Path | None = None
+    fold: int | None = None
+    init_from: Path | None = None
+
+
+_NONE = Overrides()
+
+
 @app.command
-def train(  # noqa: PLR0913
+def train(
     config: Path,
     /,
     *,
-    data: Path | None = None,
-    auxiliary_dir: Path | None = None,
-    scans: Path | None = None,
-    work_dir: Path | None = None,
-    fold: int | None = None,
-    init_from: Path | None = None,
+    overrides: Annotated[Overrides, Parameter(name="*")] = _NONE,
     stages: Annotated[
         tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST
     ] = (),
@@ -38,18 +65,6 @@ def train(  # noqa: PLR0913
     ----------
     config : Path
         TOML file with the settings of the training, for example one of configs/train.
-    data : Path
-        Folder of NAME_T1w.nii.gz and NAME_dseg.nii.gz.
-    auxiliary_dir : Path
-        Folder of automatically labelled scans, as written by slant multiatlas.
-    scans : Path
-        TSV table of the scans: column name and any of subject, fold, regions.
-    work_dir : Path
-        Folder for prepared scans, checkpoints and models.
-    fold : int
-        Cross-validation fold to hold out.
-    init_from : Path
-        Checkpoint, or model with one network, that initializes the first stage.
     stages : list
         Stages to run, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list
@@ -61,19 +76,11 @@ def train(  # noqa: PLR0913
     """
     from slant.train.settings import TrainSettings
 
-    options = {
-        "data": data,
-        "auxiliary_dir": auxiliary_dir,
-        "scans": scans,
-        "work_dir": work_dir,
-        "fold": fold,
-        "init_from": init_from,
-        "devices": devices or None,
-    }
+    options = {**vars(overrides), "devices": devices or None}
     values = {**read_toml(config), **{key: value for key, value in options.items() if value is not None}}
     settings = build(TrainSettings, values, str(config))
     from slant.train import run
 
-    until = None if time_limit is None else time.monotonic() + 60 * time_limit
-    if not run.run_stages(settings, stages, tiles, until):
+    deadline = None if time_limit is None else time.monotonic() + 60 * time_limit
+    if not run.run_stages(settings, stages, tiles, deadline):
         say("time limit reached; rerun to resume")

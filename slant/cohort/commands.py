@@ -8,36 +8,23 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
+from slant.cohort.run import Cohort
 from slant.cohort.task import SegmentTask
 from slant.config import RunReportSettings, SegmentSettings
-from slant.engine.index import append
 from slant.engine.job import Job
-from slant.engine.run import Cohort, split
-from slant.engine.worker import finished_entry
+from slant.engine.run import unfinished
 
 
-def commands(cohort: Cohort, task: SegmentTask) -> Iterator[str]:
+def commands(cohort: Cohort) -> Iterator[str]:
     """One `slant segment` command for each unfinished scan; finished scans are added to the index.
-
-    Parameters
-    ----------
-    cohort : Cohort
-    task : SegmentTask
-        The task of the cohort.
 
     Yields
     ------
     str
         Command line, quoted for the shell.
     """
-    cohort.layout.make()
-    todo, _ = split(cohort)
-    for job in todo:
-        entry = None if cohort.force else finished_entry(job, task, cohort.layout)
-        if entry is not None:
-            append(cohort.layout.index, entry)
-        else:
-            yield shlex.join(["slant", "segment", *_arguments(job, task)])
+    for job in unfinished(cohort.workload):
+        yield shlex.join(["slant", "segment", *_arguments(job, cohort.task)])
 
 
 def _arguments(job: Job, task: SegmentTask) -> list[str]:

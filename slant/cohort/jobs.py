@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from slant.engine.job import Job, JobList
+from slant.engine.layout import absolute
 from slant.errors import InputError, SettingsError
 
 _COLUMNS = ("name", "T1w")
@@ -38,11 +39,6 @@ def list_jobs(inputs: Iterable[str], out: Path) -> JobList:
     unreadable: dict[str, str] = {}
     scans = sorted((pair for path in inputs for pair in _scans(path, out, unreadable)), key=lambda pair: pair[0])
     return JobList(unique([Job(i, scan, out / i, i.rpartition("/")[2]) for i, scan in scans]), unreadable)
-
-
-def absolute(path: Path | str) -> Path:
-    """Absolute path without ``..``. Symbolic links are not resolved: scans of DataLad are named by their links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def unique(jobs: Iterable[Job]) -> tuple[Job, ...]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import filecmp
 import io
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from slant.cohort.jobs import list_jobs, unique
 from slant.engine.job import Job, JobList
 from slant.errors import OutputError
-from slant.io.results import ResultNames
+from slant.files import write_atomic
+from slant.io.names import ResultNames
+from slant.io.volume_table import read_volumes
 
 HEADER = ("Label Name (BrainCOLOR)", "Label Number (BrainCOLOR)", "Label Volume (mm^3)")
 """Columns of the table of volumes of the original container."""
@@ -71,7 +71,7 @@ def write_legacy(job: Job, outputs: Path) -> list[Path]:
     for path, content in contents.items():
         try:
             _write_if_changed(path, content())
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise OutputError(
                 f"cannot write {path}: {error}; the results are in {job.folder}: check free space and run again, "
                 "or run `slant report --pdf` if the PDF is missing there"
@@ -84,21 +84,13 @@ def _volumes(table: Path) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    with table.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            if row["level"] == "region":
-                writer.writerow((row["name"], row["index"], f"{float(row['volume_mm3']):.2f}"))
+    rows = [row for row in read_volumes(table) if row.level == "region"]
+    writer.writerows((row.name, row.index, f"{row.volume_mm3:.2f}") for row in rows)
     return text.getvalue().encode()
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
     """Write a file atomically, unless it has this content already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
-            return
-        shutil.move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)

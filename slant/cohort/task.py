@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slant.config import RunReportSettings, SegmentSettings
-from slant.engine import gpu_server
-from slant.engine.job import Job
+from slant.engine.gpu_server import GpuClient, GpuServer
+from slant.engine.job import Job, Worker
 from slant.errors import ModelError
 from slant.files import file_sha256
 from slant.io.staging import FileNames
-from slant.run import Request, segment_scan
+from slant.run import Compute, Output, Request, run_scan
 
 if TYPE_CHECKING:
     from slant.nets.model import Model
+    from slant.pipeline import Prepared, Segmentation
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class SegmentTask:
     volume: int | None = None
     reports: RunReportSettings = field(default_factory=RunReportSettings)
 
-    @property
-    def key(self) -> str:
+    def key(self, _: Job) -> str:
         """Digest of the model and of the settings that affect the labels."""
         settings = self.settings
         plain = [self.model_sha256, settings.interpolation, settings.skull_stripped, settings.device, self.volume]
@@ -53,11 +52,11 @@ class SegmentTask:
 
     def names(self, job: Job) -> FileNames:
         """Names of the files of `slant segment`."""
-        from slant.io.results import ResultNames
+        from slant.io.names import ResultNames
 
         return ResultNames(job.name)
 
-    def fits(self, record: Mapping[str, Any]) -> bool:
+    def fits(self, _: Job, record: Mapping[str, Any]) -> bool:
         """Whether model, volume and settings are the same; the device counts only if one is requested."""
         settings, requested, used = self.settings, record.get("requested"), record.get("settings")
         if not isinstance(requested, dict) or not isinstance(used, dict):
@@ -70,22 +69,74 @@ class SegmentTask:
             and settings.device in ("auto", used.get("device"))
         )
 
-    def __call__(self, job: Job, staging: Path, threads: int) -> None:
+    def scan_sha256(self, record: Mapping[str, Any]) -> str:
+        """SHA-256 of the segmented file."""
+        return str(record["input"]["sha256"])
+
+    def __call__(self, job: Job, staging: Path, worker: Worker) -> None:
         """Segment a scan and write its results."""
         from slant.io.read import read_scan
-        from slant.io.results import write_results
         from slant.io.staging import check_output
 
-        scan = dataclasses.replace(read_scan(job.scan, volume=self.volume), name=job.name)
+        scan = replace(read_scan(job.scan, volume=self.volume), name=job.name)
         check_output(job.folder, self.names(job), force=True)
         model = _model(self.settings.model, self.model_sha256)
         request = Request(self.settings, self.volume, self.reports)
-        run = segment_scan(scan, model, request, threads=threads, labeller=gpu_server.get_client())
-        write_results(run, job.folder, staging)
-        for warning in run.warnings:
+        labeller = None if worker.gpu is None else GpuLabeller(worker.gpu, self.model_sha256)
+        compute = Compute(worker.threads, labeller)
+        result, _ = run_scan(scan, model, request, Output(job.folder, staging), compute)
+        for warning in result.record.warnings:
             sys.stderr.write(f"warning: {warning}\n")
-        for timing in run.segmentation.timings:
+        for timing in result.record.timings:
             sys.stderr.write(f"{timing.name}: {timing.runtime_s:.1f} s, {timing.peak_mib:.0f} MiB\n")
+
+
+@dataclass(frozen=True)
+class GpuLabeller:
+    """Runs the networks on the GPU server, see `slant.run.Labeller`.
+
+    Attributes
+    ----------
+    client : GpuClient
+    model_sha256 : str
+        SHA-256 of the model's manifest.
+    """
+
+    client: GpuClient
+    model_sha256: str
+
+    @property
+    def device(self) -> str:
+        """Device of the server."""
+        return self.client.device
+
+    def label(self, prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
+        """Segment a preprocessed scan on the server."""
+        segmentation: Segmentation = self.client.call(prepared, model, self.model_sha256, settings)
+        return segmentation
+
+
+def start_gpu_server(device: str) -> GpuServer | None:
+    """Start a server that runs the networks, if the device is a GPU; otherwise each worker runs them itself.
+
+    Raises
+    ------
+    DeviceError
+        If the device is not available.
+    """
+    if device == "cpu":
+        return None
+    from slant.nets.device import choose_device
+
+    chosen = choose_device(device)
+    return None if chosen.type == "cpu" else GpuServer(str(chosen), _label)
+
+
+def _label(prepared: Prepared, model: str, identity: str, settings: SegmentSettings) -> Segmentation:
+    """Label a preprocessed scan on the server."""
+    from slant.pipeline import label
+
+    return label(prepared, _model(model, identity), settings)
 
 
 def model_sha256(name_or_folder: str) -> str:

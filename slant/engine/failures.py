@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
+import os.path
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slant.engine.layout import OutputLayout
-from slant.errors import OutputError
+from slant.files import CHECK_DISK, write_atomic, write_file
+
+KEPT = f"{CHECK_DISK}, then run again: finished scans are kept"
+"""End of the message if a table cannot be written."""
 
 TABLE = "failures.tsv"
 
@@ -62,6 +65,12 @@ def read_failures(layout: OutputLayout) -> dict[str, Failure]:
     return failures
 
 
+def all_failures(layout: OutputLayout, failed: Iterable[Failure]) -> list[Failure]:
+    """The failures of a run, and those of other runs on the same output directory if their scans still exist."""
+    others = {name: f for name, f in read_failures(layout).items() if os.path.lexists(f.scan)}
+    return list(({f.name: f for f in failed} | others).values())
+
+
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write ``failures.tsv`` with the columns name, reason, scan and log.
 
@@ -80,27 +89,5 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    try:
-        write_atomic(path, text)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; check free space and write permission, then run again: "
-            "finished scans are kept"
-        ) from error
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file to a temporary name and rename it; OSError if that fails."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a table or page of the output directory; OutputError if that fails."""
+    write_file(path, text, KEPT)

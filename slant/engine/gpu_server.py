@@ -1,8 +1,8 @@
-"""A server process that runs the networks on a GPU for several workers that preprocess scans on the CPU.
+"""A server process that computes on a GPU for several workers, which do the rest of their jobs on the CPU.
 
-A worker handles its scan, and holds the lock of the scan, from reading to writing. It sends only the preprocessed image
-to the server, over a local socket, and receives the segmentation. So the GPU holds one model and one scan at a time,
-and it is kept busy.
+A worker handles its scan, and holds the lock of the scan, from reading to writing. It sends only the arguments of one
+function to the server, over a local socket, and receives the result. So the GPU serves one scan at a time, and it is
+kept busy.
 """
 
 from __future__ import annotations
@@ -17,20 +17,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing.connection import Client, Connection, Listener
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from slant.engine.process import start_child
 from slant.errors import SlantError
-
-if TYPE_CHECKING:
-    from slant.config import SegmentSettings
-    from slant.nets.model import Model
-    from slant.pipeline import Prepared, Segmentation
 
 _RESTART_S = 60.0
 _STARTED, _DONE, _REJECTED, _FAILED = "started", "done", "rejected", "failed"
-_client: GpuClient | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class GpuClient:
     key : bytes
         Authentication key, shared by the processes of one run.
     device : str
-        Device of the networks.
+        Device of the server.
     """
 
     address: str
@@ -79,36 +73,6 @@ class GpuClient:
                 return answer[1]
             raise answer[1] if answer[0] == _REJECTED else SlantError(f"the GPU server failed: {answer[1]}")
 
-    def label(self, prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
-        """Run `slant.pipeline.label` on the server."""
-        segmentation: Segmentation = self.call(prepared, model, settings)
-        return segmentation
-
-
-def set_client(gpu_client: GpuClient | None) -> None:
-    """Set the client of this process; with None, this process runs the networks itself."""
-    global _client  # noqa: PLW0603 (set once, when a worker starts)
-    _client = gpu_client
-
-
-def get_client() -> GpuClient | None:
-    """The client of this process; None if this process runs the networks itself."""
-    return _client
-
-
-def label_prepared(prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
-    """Label a preprocessed scan; the default function of the server."""
-    from slant.pipeline import label
-
-    return label(prepared, _model(model), settings)
-
-
-@cache
-def _model(name_or_folder: str) -> Model:
-    from slant.io.models import load_model
-
-    return load_model(name_or_folder)
-
 
 class GpuServer:
     """The server process, which is restarted if it is killed, until `stop`.
@@ -116,12 +80,12 @@ class GpuServer:
     Parameters
     ----------
     device : str
-        Device of the networks.
-    function : callable, optional
-        Function that computes the result of a request.
+        Device of the server.
+    function : callable
+        Picklable function that computes the result of a request.
     """
 
-    def __init__(self, device: str, function: Callable[..., Any] = label_prepared) -> None:
+    def __init__(self, device: str, function: Callable[..., Any]) -> None:
         self._folder = tempfile.mkdtemp(prefix="slant-")
         self.client = GpuClient(os.path.join(self._folder, "socket"), secrets.token_bytes(16), device)  # noqa: PTH118
         self._function = function
@@ -155,9 +119,7 @@ class GpuServer:
 
 
 def _serve(client: GpuClient, function: Callable[..., Any], parent: int) -> None:
-    from slant.engine.pools import start_worker
-
-    start_worker(parent, None)
+    start_child(parent)
     one_at_a_time = threading.Lock()
     with Listener(client.address, authkey=client.key) as listener:
         while True:

@@ -1,13 +1,17 @@
-"""A job, one scan to process, and what a worker does with it: the protocol of a task."""
+"""What a run processes: jobs, one per scan, and the task, which says what a worker does with each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from slant.engine.layout import OutputLayout
 from slant.io.staging import FileNames
+
+if TYPE_CHECKING:
+    from slant.engine.gpu_server import GpuClient
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,50 @@ class JobList:
     unreadable: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Worker:
+    """What a worker offers to the task.
+
+    Attributes
+    ----------
+    threads : int
+        Number of threads for one job.
+    gpu : GpuClient, optional
+        Connection to the GPU server of the run, if it has one.
+    """
+
+    threads: int
+    gpu: GpuClient | None = None
+
+
 class Task(Protocol):
-    """Interface of what a run does with each scan; picklable."""
+    """Interface of what a run does with each job; picklable."""
 
-    @property
-    def key(self) -> str:
-        """Digest of everything except the scan that the results depend on."""
+    def key(self, job: Job, /) -> str:
+        """Digest of everything except the scan that the results of a job depend on.
 
-    def names(self, job: Job) -> FileNames:
+        Raises
+        ------
+        OSError
+            If a file that they depend on cannot be read.
+        """
+
+    def names(self, job: Job, /) -> FileNames:
         """Names of the files that it writes to the folder of a job, including the record."""
 
-    def fits(self, record: Mapping[str, Any]) -> bool:
-        """Whether this task would produce the results of a record from the same scan."""
+    def fits(self, job: Job, record: Mapping[str, Any], /) -> bool:
+        """Whether this task would produce the results of a record from the same bytes of the scan.
 
-    def __call__(self, job: Job, staging: Path, threads: int) -> None:
+        Raises
+        ------
+        OSError, KeyError
+            If a file that the results depend on cannot be read, or the record lacks an entry; it then does not fit.
+        """
+
+    def scan_sha256(self, record: Mapping[str, Any], /) -> str:
+        """SHA-256 of the bytes of the scan, as the record says; KeyError or TypeError if it does not."""
+
+    def __call__(self, job: Job, staging: Path, worker: Worker, /) -> None:
         """Produce the results of a scan; files are first written to the staging folder.
 
         Raises
@@ -69,3 +103,22 @@ class Task(Protocol):
         SlantError
             If the scan cannot be processed.
         """
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Jobs with their task and the output directory.
+
+    Attributes
+    ----------
+    job_list : JobList
+    task : Task
+    layout : OutputLayout
+    force : bool
+        Whether finished scans are processed again.
+    """
+
+    job_list: JobList
+    task: Task
+    layout: OutputLayout
+    force: bool = False

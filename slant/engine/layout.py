@@ -1,20 +1,22 @@
-"""Paths in the output directory of a cohort: index, locks, logs, failure markers and unfinished files."""
+"""Paths in the output directory of a run: index, locks, logs, failure markers and unfinished files."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from slant.errors import OutputError
+from slant.files import CHECK_DISK
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,149}")
 
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """Output directory of a cohort, with the files that a run needs beside the results.
+    """Output directory, with the files that a run needs beside the results.
 
     Attributes
     ----------
@@ -86,8 +88,13 @@ class OutputLayout:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"cannot write to {error.filename or self.out}: {error.strerror}; check free space and write permission"
+                f"cannot write to {error.filename or self.out}: {error.strerror}; {CHECK_DISK}"
             ) from error
+
+
+def absolute(path: Path | str) -> Path:
+    """Absolute path without ``..``. Symbolic links are not resolved: scans of DataLad are named by their links."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def key(scan_id: str) -> str:

@@ -1,12 +1,9 @@
-"""Pools of workers: the interface, and worker processes on this machine by joblib."""
+"""Pools of workers: the interface, the choice of a pool, and worker processes on this machine by joblib."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
@@ -15,8 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from slant.engine.gpu_server import GpuClient, GpuServer, set_client
-from slant.engine.resources import WorkerPlan
+from slant.engine.gpu_server import GpuServer
+from slant.engine.job import Worker, Workload
+from slant.engine.process import start_child
+from slant.engine.resources import Resources, WorkerPlan, plan
 
 _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
@@ -43,7 +42,51 @@ class Pool(Protocol):
         """Number of scans that can be processed at the same time."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        """Start a function on a worker, with its number of threads as the argument ``threads``."""
+        """Start a function on a worker, with the `Worker` as the argument ``worker``."""
+
+
+def _no_server() -> None:
+    return None
+
+
+def choose_pool(
+    workload: Workload,
+    resources: Resources,
+    *,
+    threads: int | None = None,
+    default_jobs: int | None = None,
+    start_server: Callable[[], GpuServer | None] = _no_server,
+) -> Pool:
+    """The pool that the resources ask for: workers of a dask scheduler, SLURM jobs, or processes on this machine.
+
+    Parameters
+    ----------
+    workload : Workload
+    resources : Resources
+    threads : int, optional
+        Number of threads per worker on this machine (default: the cores are divided among the workers).
+    default_jobs : int, optional
+        Number of workers on this machine if the resources do not give it (default: as many as fit).
+    start_server : callable, optional
+        Starts the GPU server of the workers on this machine, or returns None.
+
+    Raises
+    ------
+    SettingsError
+        If the resources are not enough for a worker, or the description of the SLURM jobs is invalid.
+    MissingExtraError
+        If dask is needed and not installed.
+    """
+    temporary = workload.layout.work_dir
+    if resources.scheduler is not None or resources.cluster is not None:
+        from slant.engine.dask import DaskPool
+        from slant.engine.slurm import read_cluster
+
+        return DaskPool(resources.scheduler or read_cluster(Path(str(resources.cluster))), temporary)
+    scans = len(workload.job_list.jobs)
+    jobs = default_jobs if resources.jobs is None else resources.jobs
+    worker_plan = plan(scans, jobs=jobs, mem_gb=resources.mem_gb, threads=threads)
+    return LocalPool(worker_plan, temporary, start_server)
 
 
 class LocalPool:
@@ -53,38 +96,31 @@ class LocalPool:
 
     Parameters
     ----------
-    plan : WorkerPlan
+    worker_plan : WorkerPlan
     temporary : Path, optional
         Directory for temporary files (default: that of the system).
-    device : str, optional
-        Device of the networks, as in `SegmentSettings`. If it is a GPU, the workers send preprocessed scans to a
-        `GpuServer`.
+    start_server : callable, optional
+        Starts the GPU server that the workers share, or returns None; called when the pool starts.
     """
 
-    def __init__(self, plan: WorkerPlan, temporary: Path | None = None, device: str = "cpu") -> None:
-        self._plan = plan
-        self._device = device
+    def __init__(
+        self,
+        worker_plan: WorkerPlan,
+        temporary: Path | None = None,
+        start_server: Callable[[], GpuServer | None] = _no_server,
+    ) -> None:
+        self._plan = worker_plan
+        self._start_server = start_server
         self._gpu_server: GpuServer | None = None
-        self._environment = dict.fromkeys(_THREADS, str(plan.threads))
+        self._environment = dict.fromkeys(_THREADS, str(worker_plan.threads))
         if temporary is not None:
             self._environment["TMPDIR"] = os.fspath(temporary)
         self._executors: list[Any] = []
         self._running: list[Future[Any] | None] = []
 
     def __enter__(self) -> Self:
-        """Start the GPU server, if the device is a GPU; the workers start when they are needed.
-
-        Raises
-        ------
-        DeviceError
-            If the device is not available.
-        """
-        if self._device != "cpu":
-            from slant.nets.predict import choose_device
-
-            device = choose_device(self._device)
-            if device.type != "cpu":
-                self._gpu_server = GpuServer(str(device))
+        """Start the GPU server, if there is one; the workers start when they are needed."""
+        self._gpu_server = self._start_server()
         return self
 
     def __exit__(
@@ -118,11 +154,10 @@ class LocalPool:
         if last is not None and isinstance(last.exception(), BrokenExecutor):
             self._executors[free].shutdown(wait=True, kill_workers=True)
             self._executors[free] = self._executor()
+        worker = Worker(self._plan.threads, None if self._gpu_server is None else self._gpu_server.client)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # loky warns when it replaces a worker that uses much memory
-            future: Future[Any] = self._executors[free].submit(
-                function, *arguments, threads=self._plan.threads, **options
-            )
+            future: Future[Any] = self._executors[free].submit(function, *arguments, worker=worker, **options)
         self._running[free] = future
         return future
 
@@ -134,23 +169,9 @@ class LocalPool:
             max_workers=1,
             context=get_context("loky"),
             env=self._environment,
-            initializer=start_worker,
-            initargs=(os.getpid(), None if self._gpu_server is None else self._gpu_server.client),
+            initializer=start_child,
+            initargs=(os.getpid(),),
         )
-
-
-def start_worker(parent: int, gpu_client: GpuClient | None) -> None:
-    """Set up a worker: it ignores signals, which the parent handles, and ends if the parent is killed."""
-    set_client(gpu_client)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def lost_worker(error: BaseException) -> str:

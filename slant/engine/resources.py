@@ -1,4 +1,4 @@
-"""Chooses how many scans a machine processes in parallel."""
+"""Chooses how many scans are processed in parallel, and where."""
 
 from __future__ import annotations
 
@@ -8,12 +8,49 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from slant.engine.layout import OutputLayout, absolute
 from slant.errors import SettingsError
 
 WORKER_GIB = 2.0
 """Peak resident memory of a worker in GiB, measured on scans of whole heads at 1 mm."""
 
 _CGROUP, _PROC_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Workers and memory for many scans.
+
+    Attributes
+    ----------
+    jobs : int, optional
+        Scans processed in parallel (default: as many as cores and available memory allow; slant multiatlas: 1).
+    mem_gb : float, optional
+        Memory for all scans that are processed at the same time, in GiB (default: the available memory).
+    work_dir : Path, optional
+        Directory for locks and temporary files, shared by all runs on one output directory.
+        In slant multiatlas also for prepared scans and registrations (default: work in the output directory).
+    scheduler : str, optional
+        Address of a running dask scheduler, for example tcp://node01:8786. Its workers process the scans.
+    cluster : Path, optional
+        TOML file that describes SLURM jobs to start as workers: workers = N and a table [slurm].
+    """
+
+    jobs: int | None = None
+    mem_gb: float | None = None
+    work_dir: Path | None = None
+    scheduler: str | None = None
+    cluster: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.cluster is not None:
+            raise SettingsError("--scheduler uses a running cluster and --cluster starts one; give only one of them")
+        if self.jobs is not None and (self.scheduler or self.cluster):
+            raise SettingsError("--jobs is for this machine; each worker of a cluster processes one scan at a time")
+
+    def layout(self, out: Path) -> OutputLayout:
+        """Layout of an output directory, with the locks in the work directory if one is given."""
+        return OutputLayout(absolute(out), None if self.work_dir is None else absolute(self.work_dir))
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,31 @@
-"""Processes a list of scans; a failure does not stop the run."""
+"""Processes a list of jobs; a failure does not stop the run."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from slant.engine.failures import Failure, remove_failure_marker, write_failure_marker
 from slant.engine.index import append, read_index
-from slant.engine.job import Job, JobList, Task
+from slant.engine.job import Job, Workload
 from slant.engine.layout import OutputLayout
 from slant.engine.pools import Pool, lost_worker
-from slant.engine.worker import JobOutcome, clean_up, failure, process, still_finished
+from slant.engine.worker import JobOutcome, clean_up, failure, finished_entry, process, still_finished
 from slant.errors import SlantError
 
 _RETRY_BUSY_S = 2.0
 _CHECK_WORKERS_S = 5.0
 _PROGRESS_LINE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Scans to process, with the task and the output directory.
-
-    Attributes
-    ----------
-    job_list : JobList
-    task : Task
-    layout : OutputLayout
-    force : bool
-        Whether finished scans are processed again.
-    """
-
-    job_list: JobList
-    task: Task
-    layout: OutputLayout
-    force: bool = False
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,24 +45,46 @@ class Summary:
     failed: tuple[Failure, ...]
 
 
-def split(cohort: Cohort) -> tuple[list[Job], list[Job]]:
+def unfinished(workload: Workload) -> list[Job]:
+    """Jobs without complete results; finished jobs that the index lacks are found by their records, and added to it.
+
+    Raises
+    ------
+    OutputError
+        If the output directory cannot be written.
+    """
+    workload.layout.make()
+    todo, _ = _split(workload)
+    remaining = []
+    for job in todo:
+        entry = None if workload.force else finished_entry(job, workload.task, workload.layout)
+        if entry is None:
+            remaining.append(job)
+        else:
+            append(workload.layout.index, entry)
+    return remaining
+
+
+def _split(workload: Workload) -> tuple[list[Job], list[Job]]:
     """Split the jobs into those to process and those that the index lists as finished; no scan is opened."""
-    entries = {} if cohort.force else read_index(cohort.layout.index)
+    entries = {} if workload.force else read_index(workload.layout.index)
     todo: list[Job] = []
     kept: list[Job] = []
-    for job in cohort.job_list.jobs:
-        (kept if still_finished(job, cohort.task, entries.get(job.id)) else todo).append(job)
+    for job in workload.job_list.jobs:
+        (kept if still_finished(job, workload.task, entries.get(job.id)) else todo).append(job)
     return todo, kept
 
 
-def run_cohort(cohort: Cohort, pool: Pool) -> Summary:
-    """Process all unfinished scans. An interrupted run can be repeated: finished scans are skipped.
+def run_jobs(workload: Workload, pool: Pool, first: Callable[[Pool], None] | None = None) -> Summary:
+    """Process all unfinished jobs. An interrupted run can be repeated: finished jobs are skipped.
 
     Parameters
     ----------
-    cohort : Cohort
+    workload : Workload
     pool : Pool
         Workers; started and stopped here.
+    first : callable, optional
+        Called with the started pool before the first job, if any job is unfinished; may use `map_on`.
 
     Returns
     -------
@@ -92,56 +97,100 @@ def run_cohort(cohort: Cohort, pool: Pool) -> Summary:
     SlantError
         If the workers cannot continue, for example because the dask scheduler is gone.
     """
-    cohort.layout.make()
-    unreadable = [Failure(folder, reason, folder, "") for folder, reason in cohort.job_list.unreadable.items()]
-    todo, finished = split(cohort)
+    layout, job_list = workload.layout, workload.job_list
+    layout.make()
+    unreadable = [Failure(folder, reason, folder, "") for folder, reason in job_list.unreadable.items()]
+    todo, finished = _split(workload)
     for job in finished:
-        if cohort.layout.failure_marker(job.id).exists():
-            remove_failure_marker(cohort.layout, job.id)
+        if layout.failure_marker(job.id).exists():
+            remove_failure_marker(layout, job.id)
     outcomes: dict[str, JobOutcome] = {}
     if todo:
-        progress = _progress(len(todo) + len(finished), len(finished), len(unreadable))
-        with pool, progress as show, closing(_outcomes(cohort, pool, todo)) as ended:
-            for job, outcome in ended:
-                outcomes[job.id] = outcome
-                if outcome.entry is not None:
-                    append(cohort.layout.index, outcome.entry)
-                show(outcome)
-    failed = [
-        failure(job, cohort.layout, outcomes[job.id].reason) for job in todo if outcomes[job.id].status == "failed"
-    ]
+        with pool:
+            if first is not None:
+                first(pool)
+            progress = _progress(len(todo) + len(finished), len(finished), len(unreadable))
+            with progress as show, closing(_outcomes(workload, pool, todo)) as ended:
+                for job, outcome in ended:
+                    outcomes[job.id] = outcome
+                    if outcome.entry is not None:
+                        append(layout.index, outcome.entry)
+                    show(outcome)
+    by_status = {s: [job for job in todo if outcomes[job.id].status == s] for s in ("done", "kept", "failed")}
+    failed = [failure(job, layout, outcomes[job.id].reason) for job in by_status["failed"]]
     return Summary(
-        tuple(job.id for job in todo if outcomes[job.id].status == "done"),
-        tuple(sorted([job.id for job in finished] + [job.id for job in todo if outcomes[job.id].status == "kept"])),
+        tuple(job.id for job in by_status["done"]),
+        tuple(sorted(job.id for job in finished + by_status["kept"])),
         tuple(sorted(failed + unreadable, key=lambda f: f.name)),
     )
 
 
-def _outcomes(cohort: Cohort, pool: Pool, todo: list[Job]) -> Generator[tuple[Job, JobOutcome]]:
+def map_on(pool: Pool, function: Callable[..., R], items: Sequence[T], label: str) -> list[R]:
+    """Results of a function for each item, in order, computed by the workers, with a progress bar.
+
+    Parameters
+    ----------
+    pool : Pool
+        Started workers.
+    function : callable
+        Picklable; called with an item and the `Worker` as the argument ``worker``.
+    items : sequence
+    label : str
+        Name of the items for the progress bar.
+
+    Raises
+    ------
+    SlantError
+        If a worker is lost.
+    """
+    results: dict[int, R] = {}
+    numbers = deque(range(len(items)))
+    ended = _completed(pool, numbers, lambda i: pool.submit(function, items[i]), {})
+    for i, future in tqdm(ended, total=len(items), desc=label, unit="scan", file=sys.stderr):
+        error = future.exception()
+        if error is not None:
+            raise error if isinstance(error, SlantError) else SlantError(lost_worker(error)) from error
+        results[i] = future.result()
+    return [results[i] for i in range(len(items))]
+
+
+def _completed(
+    pool: Pool, queue: deque[T], submit: Callable[[T], Future[Any]], running: dict[Future[Any], T]
+) -> Iterator[tuple[T, Future[Any]]]:
+    """Submit the items of a queue, as many at a time as the pool has slots; yield them in the order of their ends."""
+    while queue or running:
+        slots = pool.slots
+        while queue and len(running) < slots:
+            item = queue.popleft()
+            running[submit(item)] = item
+        ended, _ = wait(running, timeout=_CHECK_WORKERS_S, return_when=FIRST_COMPLETED)
+        for future in ended:
+            yield running.pop(future), future
+
+
+def _outcomes(workload: Workload, pool: Pool, todo: list[Job]) -> Generator[tuple[Job, JobOutcome]]:
     """Jobs with their outcomes, in the order in which they end; scans that another run is processing come last."""
-    queue, busy = deque(todo), deque[Job]()
-    running: dict[Future[Any], Job] = {}
+
+    def submit(job: Job) -> Future[Any]:
+        return pool.submit(process, job, workload.task, workload.layout, force=workload.force)
+
+    queue, running = deque(todo), dict[Future[Any], Job]()
     try:
-        while queue or running or busy:
-            if not queue and not running:
-                time.sleep(_RETRY_BUSY_S)
-                queue, busy = busy, queue
-            slots = pool.slots
-            while queue and len(running) < slots:
-                job = queue.popleft()
-                running[pool.submit(process, job, cohort.task, cohort.layout, force=cohort.force)] = job
-            ended, _ = wait(running, timeout=_CHECK_WORKERS_S, return_when=FIRST_COMPLETED)
-            for future in ended:
-                job = running.pop(future)
-                outcome = _outcome(future, job, cohort.layout)
+        while queue:
+            busy = deque[Job]()
+            for job, future in _completed(pool, queue, submit, running):
+                outcome = _outcome(future, job, workload.layout)
                 if outcome.status == "busy":
                     busy.append(job)
                 else:
                     yield job, outcome
+            queue = busy
+            if queue:
+                time.sleep(_RETRY_BUSY_S)
     except BaseException:
         pool.stop(now=True)  # before their partial files are removed
         for job in running.values():
-            clean_up(job, cohort.layout)
+            clean_up(job, workload.layout)
         raise
 
 

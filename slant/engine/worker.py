@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from slant.engine.failures import Failure, remove_failure_marker, write_failure_marker
 from slant.engine.index import Entry, FileState, file_state
-from slant.engine.job import Job, Task
+from slant.engine.job import Job, Task, Worker
 from slant.engine.layout import OutputLayout
 from slant.engine.lock import exclusive
 from slant.errors import SlantError
@@ -43,16 +43,16 @@ class JobOutcome:
     entry: Entry | None = None
 
 
-def process(job: Job, task: Task, layout: OutputLayout, threads: int, *, force: bool = False) -> JobOutcome:
+def process(job: Job, task: Task, layout: OutputLayout, worker: Worker, *, force: bool = False) -> JobOutcome:
     """Process one scan, unless it is finished or another run is processing it."""
     try:
         with exclusive(layout.lock(job.id)) as owner:
-            return JobOutcome("busy", owner) if owner else _process(job, task, layout, threads, force=force)
+            return JobOutcome("busy", owner) if owner else _process(job, task, layout, worker, force=force)
     except (SlantError, OSError) as error:  # an error of the lock
         return _failed(job, layout, str(error), logged=False)
 
 
-def _process(job: Job, task: Task, layout: OutputLayout, threads: int, *, force: bool) -> JobOutcome:
+def _process(job: Job, task: Task, layout: OutputLayout, worker: Worker, *, force: bool) -> JobOutcome:
     kept = None if force else finished_entry(job, task, layout)
     if kept is not None:
         remove_failure_marker(layout, job.id)
@@ -63,7 +63,7 @@ def _process(job: Job, task: Task, layout: OutputLayout, threads: int, *, force:
             state = _state(job.scan)  # before it is read: a change in the meantime is noticed by the next run
             shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
             try:
-                task(job, staging, threads)
+                task(job, staging, worker)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         entry = finished_entry(job, task, layout, state)
@@ -99,26 +99,27 @@ def finished_entry(job: Job, task: Task, layout: OutputLayout, known_state: File
         record_state = file_state(record_path)
         record: Any = json.loads(record_path.read_text(encoding="utf-8"))
         existing = {path.name for path in job.folder.iterdir()}
-        if not isinstance(record, dict) or not task.fits(record) or not existing.issuperset(names.all):
+        if not isinstance(record, dict) or not task.fits(job, record) or not existing.issuperset(names.all):
             return None
         scan_state = known_state or file_state(job.scan)
-        sha256 = str(record["input"]["sha256"])
+        sha256, key = task.scan_sha256(record), task.key(job)
         if known_state is None and file_sha256(job.scan) != sha256:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     folder = os.path.relpath(job.folder, layout.out)
-    return Entry(job.id, os.fspath(job.scan), job.name, folder, task.key, scan_state, record_state, sha256)
+    return Entry(job.id, os.fspath(job.scan), job.name, folder, key, scan_state, record_state, sha256)
 
 
 def still_finished(job: Job, task: Task, entry: Entry | None) -> bool:
     """Whether a scan is finished according to its index entry and the states of two files."""
-    if entry is None or entry.key != task.key or entry.scan != os.fspath(job.scan) or entry.name != job.name:
+    if entry is None or entry.scan != os.fspath(job.scan) or entry.name != job.name:
         return False
     names = task.names(job)
     try:
         return (
-            entry.scan_state == file_state(job.scan)
+            entry.key == task.key(job)
+            and entry.scan_state == file_state(job.scan)
             and entry.record_state == file_state(job.folder / names.record)
             and {path.name for path in job.folder.iterdir()}.issuperset(names.all)
         )

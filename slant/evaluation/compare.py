@@ -16,10 +16,11 @@ from slant.evaluation.common import Source, is_freesurfer, load_common
 from slant.evaluation.files import find_labels
 from slant.evaluation.maps import align_maps, lattice_offset
 from slant.evaluation.metrics import compare_regions
-from slant.io.finished import RECORD, Finished, find_records, read_finished
+from slant.io.names import ResultNames
 from slant.io.read import read_label_map, read_scan
+from slant.io.read_results import RECORD, find_records, read_result
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
+from slant.io.results import Result
 from slant.labels import LabelProtocol
 from slant.report.comparison import Comparison, RegionChange
 from slant.resample import pick_labels
@@ -123,7 +124,7 @@ def _read(path: Path) -> _Side:
         records = find_records(path)
         if len(records) > 1:
             raise InputError(f"{path} holds results of {len(records)} scans, expected one scan; give its record")
-        return _of_results(records[0], read_finished(records[0]))
+        return _of_results(records[0], read_result(records[0]))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the spelling of the path")
     files = find_labels(path)
@@ -134,10 +135,12 @@ def _read(path: Path) -> _Side:
     return _Side(name, labels, {"labels": os.fspath(file), "SHA-256": sha256})
 
 
-def _of_results(record: Path, finished: Finished) -> _Side:
+def _of_results(record: Path, result: Result) -> _Side:
+    model = result.record.model
     source = {
-        "labels": os.fspath(record.with_name(ResultNames(finished.name).labels)),
-        "model": f"{finished.record['model']['name']}, SHA-256 {finished.record['model'].get('sha256', 'unknown')}",
-        "slant": str(finished.record["versions"].get("slant", "unknown")),
+        "labels": os.fspath(record.with_name(ResultNames(result.name).labels)),
+        "model": f"{model.name}, SHA-256 {model.sha256}",
+        "slant": result.record.versions.get("slant", "unknown"),
     }
-    return _Side(finished.name, finished.labels, source, finished.protocol, finished.scan)
+    scan = result.scan.volume if result.scan else None
+    return _Side(result.name, result.labels, source, result.protocol, scan)

@@ -205,12 +205,10 @@ def _cropped(prediction: LabelMap, reference: LabelMap, offset: Offset) -> tuple
     corners = [boxes[0][0] + offset, boxes[1][0]]
     first = np.minimum(*corners)
     stop = np.maximum(*(corner + part.shape for corner, (_, part) in zip(corners, boxes, strict=True)))
-    matrix = reference.grid.ras_from_voxel.copy()
-    matrix[:3, 3] = transform_points(matrix, first[None])[0]
-    x, y, z = (stop - first).tolist()
+    grid = reference.grid.cropped(tuple(map(slice, first, stop)))
     maps = []
     for corner, (_, part) in zip(corners, boxes, strict=True):
-        data = np.zeros((x, y, z), dtype=np.uint8)
+        data = np.zeros(grid.shape, dtype=np.uint8)
         data[tuple(slice(i, i + n) for i, n in zip((corner - first).tolist(), part.shape, strict=True))] = part
-        maps.append(LabelMap(data, Grid((x, y, z), matrix)))
+        maps.append(LabelMap(data, grid))
     return maps[0], maps[1]

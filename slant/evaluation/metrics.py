@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.evaluation.maps import Align, AlignedMaps, align_maps
+from slant.evaluation.maps import AlignedMaps
 from slant.extras import require_extra
 from slant.labels import LabelProtocol
 from slant.volume import LabelMap
@@ -31,42 +31,6 @@ _VOLUMES = ("reference_mm3", "prediction_mm3", "false_positive_mm3")
 _QUANTILE = 0.95
 
 
-def compare_maps(
-    prediction: LabelMap,
-    reference: LabelMap,
-    protocol: LabelProtocol,
-    *,
-    align: Align = "header",
-    surfaces: bool = True,
-) -> pd.DataFrame:
-    """Agreement of every region of two label maps.
-
-    Parameters
-    ----------
-    prediction : LabelMap
-        Region ids of the protocol.
-    reference : LabelMap
-        Region ids; ids outside the protocol count as background.
-    protocol : LabelProtocol
-    align : {"header", "shift"}, optional
-        See `slant.evaluation.maps.align_maps`.
-    surfaces : bool, optional
-        Whether to compute the two surface distances, which take most of the time; otherwise they are nan.
-
-    Returns
-    -------
-    DataFrame
-        One row for every region except the background, see `compare_regions`. ``table["dice"].mean()`` is the mean Dice
-        by the averaging rule of this package.
-
-    Raises
-    ------
-    ProtocolError, InputError, GeometryError
-        See `slant.evaluation.maps.align_maps`.
-    """
-    return compare_regions(align_maps(prediction, reference, protocol, align), protocol, surfaces=surfaces)
-
-
 def compare_regions(maps: AlignedMaps, protocol: LabelProtocol, *, surfaces: bool = True) -> pd.DataFrame:
     """Agreement of every region of two maps of channels.
 
@@ -75,14 +39,15 @@ def compare_regions(maps: AlignedMaps, protocol: LabelProtocol, *, surfaces: boo
     maps : AlignedMaps
     protocol : LabelProtocol
     surfaces : bool, optional
-        Whether to compute the two surface distances; otherwise they are nan.
+        Whether to compute the two surface distances, which take most of the time; otherwise they are nan.
 
     Returns
     -------
     DataFrame
         ``index``, ``name``, ``abbreviation``, ``hemisphere``, ``tissue``, ``lobe``, then `METRICS`, ``reference_mm3``,
         ``prediction_mm3`` and ``false_positive_mm3`` (the predicted volume if the reference lacks the region, else 0).
-        Metrics are nan where the reference lacks the region, distances also where the prediction does.
+        Metrics are nan where the reference lacks the region, distances also where the prediction does, so that
+        ``table["dice"].mean()`` is the mean Dice by the averaging rule of this package.
     """
     regions = protocol.regions[1:]
     columns = ("name", "abbreviation", "hemisphere", "tissue", "lobe")
@@ -105,9 +70,7 @@ def groups_of(protocol: LabelProtocol) -> dict[str, dict[str, tuple[int, ...]]]:
     return {"region_group": {name: channels for name, channels in region_groups.items() if channels}, "lobe": lobes}
 
 
-def compare_groups(
-    maps: AlignedMaps, protocol: LabelProtocol, regions: pd.DataFrame, *, surfaces: bool = True
-) -> pd.DataFrame:
+def compare_groups(maps: AlignedMaps, protocol: LabelProtocol, regions: pd.DataFrame) -> pd.DataFrame:
     """Agreement of groups of regions, as the mean over their regions and as one region, their union.
 
     Parameters
@@ -116,8 +79,6 @@ def compare_groups(
     protocol : LabelProtocol
     regions : DataFrame
         Result of `compare_regions`.
-    surfaces : bool, optional
-        Whether to compute the two surface distances of unions; otherwise they are nan.
 
     Returns
     -------
@@ -131,7 +92,7 @@ def compare_groups(
         for number, channels in enumerate(groups.values(), start=1):
             numbers[list(channels)] = number
         predicted, reference = (LabelMap(numbers[m.data], m.grid) for m in (maps.prediction, maps.reference))
-        unions = _agreement(predicted, reference, len(groups), surfaces=surfaces)
+        unions = _agreement(predicted, reference, len(groups), surfaces=True)
         columns = unions.columns.astype(str)
         for number, (name, channels) in enumerate(groups.items()):
             group = regions.iloc[[c - 1 for c in channels]]

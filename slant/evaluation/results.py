@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +14,17 @@ from slant.report.dice_figure import MethodDice, draw_dice
 _TABLES = ("regions", "groups", "scans", "summary", "comparison")
 
 
+@dataclass(frozen=True)
 class EvaluationNames:
     """File names of an evaluation."""
 
-    record = "evaluation.json"
-    figure = "dice.png"
-    all = (*(f"{table}.tsv" for table in _TABLES), figure, record)
+    record: str = "evaluation.json"
+    figure: str = "dice.png"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Names of all files, the record last."""
+        return (*(f"{table}.tsv" for table in _TABLES), self.figure, self.record)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Path]:

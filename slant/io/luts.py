@@ -1,11 +1,15 @@
-"""Write a label protocol as a look-up table for other programs."""
+"""Look-up tables of a label protocol, for other programs and for the results of a scan."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from slant.errors import SettingsError
 from slant.labels import LabelProtocol, Region
+from slant.volumes import VolumeRow
 
 LutFormat = Literal["freesurfer", "itksnap", "tsv"]
 
@@ -53,6 +57,26 @@ def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002
     raise SettingsError(f"'{format}' is not a look-up table format; expected one of {', '.join(get_args(LutFormat))}")
 
 
+def read_lut(path: Path, rows: Mapping[int, VolumeRow]) -> LabelProtocol:
+    """The protocol in a look-up table of format ``"tsv"``.
+
+    Parameters
+    ----------
+    path : Path
+    rows : mapping of int to VolumeRow
+        Rows of the table of volumes by region id, which have the tissues and lobes.
+
+    Raises
+    ------
+    OSError, KeyError, ValueError
+        If the file cannot be read, or lacks a column or a region.
+    ProtocolError
+        If the regions are not a protocol.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return LabelProtocol("results", tuple(_region(line, rows) for line in csv.DictReader(file, delimiter="\t")))
+
+
 def freesurfer_name(region: Region) -> str:
     """The region's name without spaces, as in SLANT's ``BrainColorLUT.txt``.
 
@@ -80,3 +104,14 @@ def _itksnap_line(region: Region) -> str:
 def _tsv_line(region: Region) -> str:
     color = "#" + bytes(region.color).hex()
     return f"{region.id}\t{region.name}\t{region.abbreviation}\t{region.hemisphere}\t{color}\n"
+
+
+def _region(line: Mapping[str, str], rows: Mapping[int, VolumeRow]) -> Region:
+    i = int(line["index"])
+    values: dict[str, Any] = {
+        "hemisphere": line["hemisphere"],
+        "tissue": rows[i].tissue if i else "background",
+        "lobe": rows[i].lobe if i else "background",
+        "color": tuple(bytes.fromhex(line["color"].removeprefix("#"))),
+    }
+    return Region(i, line["name"], line["abbreviation"], **values)

@@ -4,31 +4,24 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.errors import GeometryError, InputError, SlantError
+from slant.errors import GeometryError, InputError
 from slant.grid import Grid
 from slant.io.checks import (
-    NO_ORIENTATION,
     check_contrast,
-    check_number_type,
     form_warnings,
     native_grid,
     replace_nonfinite,
     usable_grid,
     volume_index,
 )
+from slant.io.image_file import open_image, reading
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -39,8 +32,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 
-_GZIP_MAGIC, _MGH_MAGIC = b"\x1f\x8b", b"\x00\x00\x00\x01"
-_MGH_HEADER_BYTES, _MGH_GOOD_RAS = 284, slice(28, 30)
 _LABEL_LIMIT = 2.0**31
 _NIFTI_GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -122,15 +113,15 @@ def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
         If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _reading(path):
-        name, (image, sha256) = scan_name(path), _load(path)
-        index = volume_index(_shape(image), volume)
-        header = _native_header(image)
+    with reading(path):
+        name, file = scan_name(path), open_image(path)
+        index = volume_index(file.shape, volume)
+        header = _native_header(file.image)
         grid = native_grid(header)
-        data, repairs = replace_nonfinite(_voxels(image, index))
+        data, repairs = replace_nonfinite(file.voxels(index))
         check_contrast(data)
         scan = Volume(*_to_ras(data, grid))
-        return Scan(scan, path, name, sha256, form_warnings(header) + repairs, header)
+        return Scan(scan, path, name, file.sha256, form_warnings(header) + repairs, header)
 
 
 def read_labels(path: str | Path, like: Scan) -> LabelMap:
@@ -187,11 +178,11 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
         If the header has no orientation or a singular affine, or the voxels are too large.
     """
     path = Path(path)
-    with _reading(path):
+    with reading(path):
         scan_name(path)
-        image, sha256 = _load(path)
-        index = volume_index(_shape(image), None)
-        data, grid = _to_ras(_voxels(image, index), native_grid(_native_header(image)))
+        file = open_image(path)
+        index = volume_index(file.shape, None)
+        data, grid = _to_ras(file.voxels(index), native_grid(_native_header(file.image)))
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
             raise InputError("found values that are not integers, expected a label map that was not interpolated")
         if np.abs(data).max(initial=0.0) >= _LABEL_LIMIT:
@@ -199,87 +190,7 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
                 f"found the value {float(data.flat[np.abs(data).argmax()]):.0f}, expected label IDs below 2^31; "
                 "check that the file is a label map and copy or convert it again"
             )
-        return LabelMap(data.astype(np.int32), grid), sha256
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Add the path to the messages of errors that do not begin with it, and silence numpy's warnings.
-
-    The readers check for NaN, infinity and numbers out of range themselves, and raise an error that says what to do.
-    """
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    except SlantError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise type(error)(f"{path}: {error}") from error
-
-
-def _load(path: Path) -> tuple[Nifti1Image | MGHImage, str]:
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.freesurfer.mghformat import MGHError
-    from nibabel.spatialimages import HeaderDataError
-
-    if not path.exists():
-        raise InputError("no such file; check the spelling of the path")
-    if not path.is_file():
-        raise InputError("found a folder, expected an image file; use `slant segment` or dcm2niix for DICOM")
-    try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
-        image = _image_class(content).from_bytes(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"the compressed file is damaged or incomplete ({error}); copy or download it again"
-        ) from error
-    except (HeaderDataError, ImageFileError, MGHError, ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"the header is damaged ({error}); copy, download or convert the file again") from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
-    _check_complete(image, len(content))
-    return image, hashlib.sha256(raw).hexdigest()
-
-
-def _image_class(content: bytes) -> type[Any]:
-    import nibabel as nib
-
-    if content[344:348] == b"ni1\x00":
-        raise InputError("found the header half of a .hdr/.img pair, expected one file; convert it to .nii.gz")
-    if content.startswith(_MGH_MAGIC) and len(content) > _MGH_HEADER_BYTES:
-        if not any(content[_MGH_GOOD_RAS]):  # nibabel would assume an orientation
-            raise GeometryError(f"the header's goodRASFlag is 0, {NO_ORIENTATION}")
-        return nib.MGHImage
-    for kind in (nib.Nifti1Image, nib.Nifti2Image):
-        if kind.header_class.may_contain_header(content):
-            return kind
-    raise InputError(
-        f"found {len(content)} bytes that are neither NIfTI nor MGZ, whatever the extension says; "
-        "convert the scan, for example with dcm2niix"
-    )
-
-
-def _check_complete(image: Nifti1Image | MGHImage, found_bytes: int) -> None:
-    check_number_type(image.get_data_dtype())
-    shape = _shape(image)
-    stored: Any = image.dataobj
-    expected_bytes = int(stored.offset) + math.prod(shape) * image.get_data_dtype().itemsize
-    if found_bytes < expected_bytes:
-        raise InputError(
-            f"the file is truncated: found {found_bytes} bytes, expected {expected_bytes} for shape {shape}; "
-            "copy or download it again"
-        )
-
-
-def _shape(image: Nifti1Image | MGHImage) -> tuple[int, ...]:
-    return tuple(max(int(n), 0) for n in image.shape)
-
-
-def _voxels(image: Nifti1Image | MGHImage, index: tuple[int, ...]) -> NDArray[np.float32]:
-    if len(image.shape) == 3:
-        return np.asarray(image.dataobj, dtype=np.float32)
-    return np.asarray(image.dataobj[(Ellipsis, *index)], dtype=np.float32)
+        return LabelMap(data.astype(np.int32), grid), file.sha256
 
 
 def _native_header(image: Nifti1Image | MGHImage) -> Nifti1Header:

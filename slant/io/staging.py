@@ -133,7 +133,11 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
+def json_text(values: dict[str, Any]) -> str:
+    """Plain values as indented JSON; bytes of file names that are not valid text are escaped."""
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace").decode()
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write plain values as indented JSON."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may hold bytes that are not UTF-8
+    path.write_text(json_text(values), encoding="utf-8")

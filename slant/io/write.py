@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import GeometryError, OutputError
+from slant.files import write_file
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def write_image(path: Path, data: Volume | LabelMap, like: Scan | None) -> None:
     content = _nifti_bytes(_stored(data, path), data, like)
     if path.name.endswith(".gz"):
         content = gzip.compress(content, _GZIP_LEVEL, mtime=0)
-    _write_atomically(path, content)
+    write_file(path, content)
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
@@ -67,7 +66,7 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     except OSError as error:
         raise OutputError(f"cannot create the folder {folder}: {error.strerror or error}; choose another") from error
     for name, content in contents.items():
-        _write_atomically(folder / name, content)
+        write_file(folder / name, content)
     return [folder / name for name in contents]
 
 
@@ -122,24 +121,3 @@ def _template_header(data: Volume | LabelMap) -> Nifti1Header:
     header.set_qform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
     header.set_sform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
     return header
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".slant-{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; check free space and write permission"
-        ) from error
-    finally:
-        _remove(partial)
-
-
-def _remove(partial: Path) -> None:
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:
-        return

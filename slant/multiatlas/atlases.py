@@ -28,9 +28,9 @@ class AtlasScan:
     name : str
         Prefix of the output files.
     t1w : Path
-        File of the scan.
+        Absolute path of the scan.
     dseg : Path or None
-        File of the manual labels.
+        Absolute path of the manual labels.
     subject : str
         Subject; an atlas is never used for its own subject.
     """
@@ -134,7 +134,7 @@ def _atlas_scan(name: str, t1w: Path, dseg: Path | None = None, subject: str = "
     if dseg is None and default_dseg.is_file():
         dseg = default_dseg
     match = _BIDS_SUBJECT.search(name)
-    return AtlasScan(name, t1w.resolve(), dseg, subject or (match[1] if match else name))
+    return AtlasScan(name, t1w.resolve(), dseg and dseg.absolute(), subject or (match[1] if match else name))
 
 
 def _table(path: Path) -> Iterator[AtlasScan]:

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.displacement import CompositeTransform, apply_affine, cropped, sample_linear, sample_nearest
+from slant.displacement import CompositeTransform, apply_affine, sample_linear, sample_nearest
 from slant.errors import ProtocolError
 from slant.grid import Grid
+from slant.io.prepared import PreparedScan, prepared_scan
 from slant.io.read import Scan, read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.multiatlas.atlases import AtlasScan
 from slant.multiatlas.label_fusion import Candidates
 from slant.multiatlas.pairwise import CoarseScan, PairRegistration, affine_similarity, coarse_scan, registered
-from slant.multiatlas.scans import TemplateScan, template_scan
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.resample import IDENTITY
 from slant.volume import LabelMap
@@ -66,9 +66,9 @@ class LabelSource:
     sha256: str
     dseg_sha256: str
 
-    def prepared(self, work_dir: Path) -> TemplateScan:
-        """The preprocessed scan in template space, see `slant.multiatlas.scans.template_scan`."""
-        return template_scan(self.atlas_scan, self.sha256, work_dir / "scans")
+    def prepared(self, work_dir: Path) -> PreparedScan:
+        """The scan in template space, see `slant.io.prepared.prepared_scan`."""
+        return prepared_scan(self.atlas_scan.t1w, work_dir / "prepared", self.sha256)
 
 
 def choose(
@@ -93,7 +93,7 @@ def choose(
     """
     fixed = coarse_scan(target.prepared(work_dir), settings.resolution_mm)
     coarse = [_coarse_atlas(atlas, settings.resolution_mm, work_dir) for atlas in atlases]
-    similarities = [affine_similarity(fixed, atlas, settings.syn) for atlas in coarse]
+    similarities = [affine_similarity(fixed, atlas) for atlas in coarse]
     order = sorted(range(len(atlases)), key=lambda i: (-similarities[i], atlases[i].atlas_scan.name))
     if settings.rank == "affine":
         order = order[: settings.n_atlases]
@@ -113,14 +113,14 @@ def _coarse_atlas(atlas: LabelSource, resolution_mm: float, work_dir: Path) -> C
 
 
 def gather(
-    target: Scan, prepared: TemplateScan, chosen: Sequence[Chosen], work_dir: Path, unknown: str
+    target: Scan, prepared: PreparedScan, chosen: Sequence[Chosen], work_dir: Path, unknown: str
 ) -> tuple[Candidates, tuple[slice, slice, slice]]:
     """Labels and images of the chosen atlases, resampled to a box around the target's brain, and the box.
 
     Parameters
     ----------
     target : Scan
-    prepared : TemplateScan
+    prepared : PreparedScan
         The target in template space.
     chosen : sequence of Chosen
     work_dir : Path
@@ -134,7 +134,7 @@ def gather(
         If an atlas has ids outside the protocol and ``unknown`` is ``"error"``.
     """
     box = brain_box(prepared.brain)
-    grid = cropped(target.volume.grid, box)
+    grid = target.volume.grid.cropped(box)
     template_from_target = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
     near = ndimage.binary_dilation(prepared.brain.data[box], iterations=MARGIN)
     labels = np.zeros((len(chosen), *grid.shape), dtype=np.uint8)

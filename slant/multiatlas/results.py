@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import pandas as pd
 
 from slant._version import __version__
 from slant.errors import OutputError
-from slant.files import file_sha256
+from slant.files import file_sha256, write_file
 from slant.io.read import Scan
 from slant.io.resources import load_protocol
 from slant.io.staging import staged, write_json
 from slant.io.write import write_image
+from slant.multiatlas.atlases import AtlasScan
 from slant.multiatlas.candidates import Chosen, LabelSource
 from slant.multiatlas.settings import MultiAtlasSettings
+from slant.syn import parameters
 from slant.volume import LabelMap, Volume
 
 DICE = "dice.tsv"
@@ -107,9 +110,14 @@ def identity(target: LabelSource, atlases: Sequence[LabelSource], settings: Mult
             for a in atlases
         ],
         "settings": asdict(settings),
-        "registration": json.loads(json.dumps(asdict(settings.syn))),
-        "versions": {"slant": __version__, **{name: version(name) for name in ("antspyx", "numpy", "scipy")}},
+        "registration": parameters(settings.syn),
+        "versions": {"slant": __version__, **_versions()},
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("antspyx", "numpy", "scipy")}
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
@@ -121,18 +129,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def is_done(folder: Path, name: str, expected: Mapping[str, Any]) -> bool:
-    """Whether all results exist and were made from the same files with the same settings, see `identity`."""
-    names, record = MultiAtlasNames(name), read_record(folder, name)
-    return (
-        record is not None
-        and "quality" in record
-        and all(record.get(key) == value for key, value in expected.items())
-        and all((folder / file).is_file() for file in names.all)
-    )
-
-
-def check_folder(folder: Path, sources: Sequence[LabelSource]) -> None:
+def check_folder(folder: Path, scans: Sequence[AtlasScan]) -> None:
     """Check that results would not be written next to the scans, nor over labels that slant did not make.
 
     Raises
@@ -140,18 +137,18 @@ def check_folder(folder: Path, sources: Sequence[LabelSource]) -> None:
     OutputError
         If the folder contains one of the scans, or labels of a target without an agreement map.
     """
-    for source in sources:
-        files = [p for p in (source.atlas_scan.t1w, source.atlas_scan.dseg) if p is not None]
+    for scan in scans:
+        files = [p for p in (scan.t1w, scan.dseg) if p is not None]
         if folder.resolve() in [p.resolve().parent for p in files]:
             raise OutputError(f"{folder} has the scan {files[0].name} itself; give another folder for the results")
-        names = MultiAtlasNames(source.atlas_scan.name)
+        names = MultiAtlasNames(scan.name)
         if (folder / names.labels).exists() and not (folder / names.agreement).exists():
             raise OutputError(
                 f"{folder / names.labels} exists and was not made by slant multiatlas; move it or give another folder"
             )
 
 
-def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any]) -> None:
+def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any], unfinished: Path) -> None:
     """Write all files of a target, the record last.
 
     Parameters
@@ -160,6 +157,8 @@ def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any
     labelled : Labelled
     made_from : mapping
         Result of `identity`.
+    unfinished : Path
+        Staging folder, see `slant.io.staging.staged`.
 
     Raises
     ------
@@ -167,7 +166,7 @@ def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any
         If a file cannot be written; existing results are then unchanged.
     """
     names = MultiAtlasNames(made_from["target"]["name"])
-    with staged(folder, names) as temporary:
+    with staged(folder, names, unfinished=unfinished) as temporary:
         write_image(temporary / names.agreement, labelled.agreement, labelled.scan)
         write_image(temporary / names.labels, labelled.labels, labelled.scan)
         if labelled.scan.path.name.endswith(".nii.gz"):
@@ -234,6 +233,4 @@ def dice_table(folder: Path, names: Sequence[str]) -> pd.DataFrame | None:
 
 def write_dice(folder: Path, table: pd.DataFrame) -> None:
     """Write the table as ``dice.tsv``, ``n/a`` where a target lacks a region."""
-    partial = folder / f".slant-{DICE}.part"
-    table.round(4).to_csv(partial, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    partial.replace(folder / DICE)
+    write_file(folder / DICE, table.round(4).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))

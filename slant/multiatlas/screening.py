@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slant.files import write_file
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.multiatlas.results import MultiAtlasNames, read_record
@@ -74,15 +75,11 @@ def _reasons(row: dict[Any, Any], table: pd.DataFrame) -> list[str]:
 
 def write_quality(folder: Path, table: pd.DataFrame) -> None:
     """Write ``quality.tsv`` and ``contact_sheet.png``."""
-    partial = folder / f".slant-{QUALITY}.part"
-    table.round(4).to_csv(partial, sep="\t", index=False, lineterminator="\n")
-    partial.replace(folder / QUALITY)
+    write_file(folder / QUALITY, table.round(4).to_csv(sep="\t", index=False, lineterminator="\n"))
     cells = [_cell(folder, row) for row in table.to_dict("records")]
     outliers = int(np.sum(table["outlier"] == "yes"))
     title = f"Multi-atlas segmentation of {len(cells)} scans, {outliers} outliers; left is on the left"
-    partial = folder / f".slant-{SHEET}.part"
-    partial.write_bytes(draw_sheet(cells, title))
-    partial.replace(folder / SHEET)
+    write_file(folder / SHEET, draw_sheet(cells, title))
 
 
 def _cell(folder: Path, row: dict[Any, Any]) -> Thumbnail:

@@ -132,7 +132,7 @@ class Deformation:
         return self.similarity >= MIN_SIMILARITY and self.similarity > self.affine_similarity
 
 
-def deform(image: Volume, template: GroupwiseTemplate, settings: SynSettings | None = None) -> Deformation:
+def deform(image: Volume, template: GroupwiseTemplate) -> Deformation:
     """Register a prepared scan to a groupwise template (SyN at 2 mm).
 
     Parameters
@@ -140,23 +140,19 @@ def deform(image: Volume, template: GroupwiseTemplate, settings: SynSettings | N
     image : Volume
         Scan on the template grid (1 mm) in network units, 0 outside the brain.
     template : GroupwiseTemplate
-    settings : SynSettings, optional
     """
-    settings = settings or SynSettings()
     coarse, mean = coarsened(image, float(SPACING)), template.image
-    warp, _ = register_syn(coarse, mean, settings)
+    warp, _ = register_syn(coarse, mean, SynSettings(resolution_mm=float(SPACING)))
     displacement = warp.displacement_mm.astype(np.float16)
     rounded = DisplacementField(displacement.astype(np.float32), warp.grid)
     coordinates = CompositeTransform(IDENTITY, rounded, IDENTITY).voxels(coarse.grid, mean.grid)
-    after, before = (
-        _similarity(coarse, other, settings.radius) for other in (sample_linear(mean.data, coordinates), mean.data)
-    )
+    after, before = (_similarity(coarse, other) for other in (sample_linear(mean.data, coordinates), mean.data))
     return Deformation(displacement, after, before, template.identity)
 
 
-def _similarity(scan: Volume, other: NDArray[np.float32], radius: int) -> float:
+def _similarity(scan: Volume, other: NDArray[np.float32]) -> float:
     inside = scan.data > 0
-    return float(np.sqrt(local_correlation(scan.data, other, radius))[inside].mean()) if inside.any() else 0.0
+    return float(np.sqrt(local_correlation(scan.data, other))[inside].mean()) if inside.any() else 0.0
 
 
 def corners(coordinates: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from weakref import WeakSet
@@ -18,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slant.errors import DeviceError
 from slant.nets.inputs import InputScaling
 from slant.nets.network import Network, channels_last
-from slant.nets.prior import Prior, log_frequency, neighbours
+from slant.nets.prior import Prior, TilePrior
 from slant.nets.unet import box_coordinate_channels
+from slant.threads import SINGLE_THREAD
 from slant.tiles import Tile, TileLayout
 
 SLAB = 8
@@ -93,42 +92,6 @@ class Predictor:
         return network
 
 
-def choose_device(name: str) -> torch.device:
-    """The device with this name; ``auto`` selects CUDA, then MPS, then the CPU.
-
-    Raises
-    ------
-    DeviceError
-        If the device is unknown or not available.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name!r} was asked for, but {torch.cuda.device_count()} CUDA devices are visible; "
-            "use --device cpu, or install a CUDA build of torch and a driver"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device 'mps' was asked for, but it is not available here; use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
-    return device
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def tile_votes(
     predictor: Predictor, image: NDArray[np.float32], device: torch.device, threads: int
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
@@ -148,7 +111,7 @@ def tile_votes(
             for tile in predictor.layout:
                 yield tile, label_tile(predictor, tile, image, device, tile.core_within)
         return
-    with _single_threaded_torch(), ThreadPoolExecutor(threads) as pool:
+    with SINGLE_THREAD, ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)
         running: dict[Future[NDArray[np.uint8]], Tile] = {}
         while waiting or running:
@@ -230,14 +193,14 @@ def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device
     if box is None:
         return labels
     network = predictor.ready(tile.name, device)
-    features = _features(predictor, network, (tile_input, box), device)
+    features = _features(predictor, network, tile_input, box, device)
     if tile_input.prior is None:
         channels, prior = np.arange(network.settings.outputs), None
     else:
         channels = tile_input.prior.possible(tile.start, tile.stop)
-        prior = TilePrior(tile_input.prior, _sub_tile(tile, box), channels, device)
+        prior = tile_input.prior.of_tile(_sub_tile(tile, box), channels, device)
     outputs = channels if tile_input.partners is None else tile_input.partners[channels].astype(np.int64)
-    labels[box] = _winners(network, features, (torch.from_numpy(outputs).to(device), channels), prior)
+    labels[box] = _winners(network, features, channels, outputs, prior)
     return labels
 
 
@@ -273,9 +236,8 @@ def _sub_tile(tile: Tile, box: Box) -> Tile:
     return Tile(tile.name, start, stop, start, stop)
 
 
-def _features(predictor: Predictor, network: Network, source: tuple[_TileInput, Box], device: torch.device) -> Tensor:
+def _features(predictor: Predictor, network: Network, tile_input: _TileInput, box: Box, device: torch.device) -> Tensor:
     """(X, Y, Z, F) float32 features of a box of one tile, axes x, y, z."""
-    tile_input, box = source
     tile, scaling = tile_input.tile, predictor.scaling
     padded = np.pad(
         scaling.of_tile(tile_input.image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size]
@@ -303,41 +265,20 @@ def _features(predictor: Predictor, network: Network, source: tuple[_TileInput, 
     return features[0].permute(*back, 0)[inner].float()
 
 
-class TilePrior:
-    """The prior of the channels of one tile, interpolated to 1 mm one slab at a time."""
-
-    def __init__(self, prior: Prior, tile: Tile, channels: NDArray[np.int64], device: torch.device) -> None:
-        self.channels = channels
-        spans, self._neighbours, spacing = [], [], prior.spacing
-        for start, stop, cells in zip(tile.start, tile.stop, prior.steps.shape[:3], strict=True):
-            first = max(0, min((start - spacing // 2) // spacing, cells - 1))
-            last = min(cells, (stop + 1) // spacing + 2)
-            spans.append(slice(first, last))
-            axis_neighbours = neighbours(start - first * spacing, stop - start, last - first, spacing)
-            self._neighbours.append(tuple(part.to(device) for part in axis_neighbours))
-        x, y, z = spans
-        self._steps = torch.from_numpy(np.ascontiguousarray(prior.steps[x, y, z][..., channels])).to(device)
-
-    def slab(self, start: int, stop: int) -> Tensor:
-        """(stop - start, Y, Z, C) float32 log-frequencies of some planes of the tile."""
-        low, high, weight = (part[start:stop] for part in self._neighbours[0])
-        first = int(low[0])
-        planes: Tensor = log_frequency(self._steps[first : int(high[-1]) + 1])
-        for axis, (a, b, fraction) in enumerate([(low - first, high - first, weight), *self._neighbours[1:]]):
-            fraction = fraction.reshape(-1, *[1] * (planes.ndim - 1 - axis))  # noqa: PLW2901
-            planes = torch.lerp(planes.index_select(axis, a), planes.index_select(axis, b), fraction)
-        return planes
-
-
 def _winners(
-    network: Network, features: Tensor, channels: tuple[Tensor, NDArray[np.int64]], prior: TilePrior | None
+    network: Network,
+    features: Tensor,
+    channels: NDArray[np.int64],
+    outputs: NDArray[np.int64],
+    prior: TilePrior | None,
 ) -> NDArray[np.uint8]:
-    """The channel with the largest logit at each voxel, among the possible outputs of the network."""
-    outputs, lookup = channels[0], torch.from_numpy(channels[1]).to(features.device, torch.uint8)
+    """The channel whose output of the network is the largest at each voxel, among the possible channels."""
+    possible = torch.from_numpy(outputs).to(features.device)
+    lookup = torch.from_numpy(channels).to(features.device, torch.uint8)
     out = []
     for start in range(0, len(features), SLAB):
         slab_prior = None if prior is None else prior.slab(start, min(start + SLAB, len(features))).flatten(0, 2)
-        logits = network.logits_of(features[start : start + SLAB].flatten(0, 2), outputs, slab_prior)
+        logits = network.logits_of(features[start : start + SLAB].flatten(0, 2), possible, slab_prior)
         out.append(lookup[logits.argmax(dim=1)].reshape(-1, *features.shape[1:3]))
     labels: NDArray[np.uint8] = torch.cat(out).cpu().numpy()
     return labels

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from slant.errors import ModelError
 from slant.grid import Shape
+from slant.tiles import Tile
 
 SPACING = 4
 """Edge length of a cell of the affine prior, in template voxels (1 mm)."""
 
 FLOOR = 2e-4
 """Smallest frequency; a region with a lower one counts as impossible in a cell."""
+
+_POSSIBLE_MARGIN = 8  # template voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +62,52 @@ class Prior:
         """Natural logarithms of the frequencies in some cells, (x, y, z, C) float32, at least ``log(FLOOR)``."""
         return log_frequency(torch.from_numpy(np.ascontiguousarray(self.steps[cells][..., channels])))
 
-    def possible(self, start: Shape, stop: Shape, margin: int = 8) -> NDArray[np.int64]:
-        """Channels possible in a box of template voxels widened by ``margin`` voxels, always including channel 0."""
-        size, border = self.spacing, margin // self.spacing
+    def possible(self, start: Shape, stop: Shape) -> NDArray[np.int64]:
+        """Channels possible in a box of template voxels and 8 voxels around it, always including channel 0."""
+        size, border = self.spacing, _POSSIBLE_MARGIN // self.spacing
         box = tuple(slice(max(0, a // size - border), -(-b // size) + border) for a, b in zip(start, stop, strict=True))
         is_possible = self.steps[box].max(axis=(0, 1, 2)) > 0
         is_possible[0] = True
         return np.flatnonzero(is_possible)
+
+    def of_tile(self, tile: Tile, channels: NDArray[np.int64], device: torch.device) -> TilePrior:
+        """The prior of some channels in the box of a tile, on a device."""
+        spans, weights, spacing = [], [], self.spacing
+        for start, stop, cells in zip(tile.start, tile.stop, self.steps.shape[:3], strict=True):
+            first = max(0, min((start - spacing // 2) // spacing, cells - 1))
+            last = min(cells, (stop + 1) // spacing + 2)
+            spans.append(slice(first, last))
+            low, high, weight = neighbours(start - first * spacing, stop - start, last - first, spacing)
+            weights.append((low.to(device), high.to(device), weight.to(device)))
+        x, y, z = spans
+        steps = np.ascontiguousarray(self.steps[x, y, z][..., channels])
+        return TilePrior(torch.from_numpy(steps).to(device), tuple(weights))
+
+
+@dataclass(frozen=True, eq=False)
+class TilePrior:
+    """The prior of the channels of one tile, interpolated to 1 mm one slab at a time.
+
+    Attributes
+    ----------
+    steps : (x, y, z, C) uint8 tensor
+        Quantized log-frequencies of the cells in and around the tile.
+    neighbours : tuple of 3 tuple
+        Result of `neighbours` for the voxels of the tile along each axis.
+    """
+
+    steps: Tensor
+    neighbours: tuple[tuple[Tensor, Tensor, Tensor], ...]
+
+    def slab(self, start: int, stop: int) -> Tensor:
+        """(stop - start, Y, Z, C) float32 log-frequencies of some planes of the tile."""
+        low, high, weight = (part[start:stop] for part in self.neighbours[0])
+        first = int(low[0])
+        planes: Tensor = log_frequency(self.steps[first : int(high[-1]) + 1])
+        for axis, (a, b, fraction) in enumerate([(low - first, high - first, weight), *self.neighbours[1:]]):
+            along_axis = fraction.reshape(-1, *[1] * (planes.ndim - 1 - axis))
+            planes = torch.lerp(planes.index_select(axis, a), planes.index_select(axis, b), along_axis)
+        return planes
 
 
 def quantize(frequency: NDArray[np.floating]) -> NDArray[np.uint8]:

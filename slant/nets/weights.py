@@ -29,7 +29,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from slant.errors import LayoutError, ModelError, SettingsError
-from slant.files import file_sha256
+from slant.files import file_sha256, write_atomic
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.nets.network import Network, NetworkSettings
 from slant.nets.prior import Prior
@@ -272,7 +272,4 @@ def write_shards(
 
 def _write_manifest(folder: Path, names: list[str], manifest: dict[str, Any]) -> None:
     files = {name: file_sha256(folder / name) for name in names}
-    text = json.dumps({**manifest, "files": files}, indent=2) + "\n"
-    partial = folder / f"{MANIFEST}.part"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    write_atomic(folder / MANIFEST, json.dumps({**manifest, "files": files}, indent=2) + "\n")

@@ -39,6 +39,18 @@ class IntensityReference:
     values: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class LinearMap:
+    """The map ``slope * intensity + intercept``."""
+
+    slope: float
+    intercept: float
+
+    def then(self, following: LinearMap) -> LinearMap:
+        """The map that applies this one and then another."""
+        return LinearMap(following.slope * self.slope, following.slope * self.intercept + following.intercept)
+
+
 def z_score(volume: Volume, mask: LabelMap, *, mask_brain: bool = True) -> Volume:
     """Scale a volume to mean 0 and standard deviation 1 inside the mask.
 
@@ -55,14 +67,18 @@ def z_score(volume: Volume, mask: LabelMap, *, mask_brain: bool = True) -> Volum
     InputError
         If the mask is empty or the intensity in it is constant.
     """
-    inside = mask.data != 0
-    values = volume.data[inside].astype(np.float64)
+    mean, sd = _mean_and_sd(volume, mask)
+    scaled = (volume.data - mean) / sd
+    return Volume((np.where(mask.data != 0, scaled, 0) if mask_brain else scaled).astype(np.float32), volume.grid)
+
+
+def _mean_and_sd(volume: Volume, mask: LabelMap) -> tuple[np.float64, np.float64]:
+    values = volume.data[mask.data != 0].astype(np.float64)
     if not values.size or not values.std() > 0:
         raise InputError(
             f"the intensity of the {values.size} voxels in the brain is constant; check the scan and its mask"
         )
-    scaled = (volume.data - values.mean()) / values.std()
-    return Volume((np.where(inside, scaled, 0) if mask_brain else scaled).astype(np.float32), volume.grid)
+    return values.mean(), values.std()
 
 
 def sorted_intensities(volume: Volume, mask: LabelMap) -> NDArray[np.float64]:
@@ -78,7 +94,7 @@ def build_reference(vectors: list[NDArray[np.float64]]) -> IntensityReference:
 
 def normalize_intensity(
     volume: Volume, mask: LabelMap, reference: IntensityReference, *, mask_brain: bool = True
-) -> Volume:
+) -> tuple[Volume, LinearMap]:
     """Map the intensities in the brain to the scale of the reference.
 
     Parameters
@@ -93,8 +109,11 @@ def normalize_intensity(
 
     Returns
     -------
-    Volume
+    normalized : Volume
         Intensities inside the mask in units of the reference (z-scores).
+    line : LinearMap
+        The map from the intensities of ``volume`` to those of ``normalized``, which has made them up to float32
+        rounding.
 
     Raises
     ------
@@ -103,34 +122,17 @@ def normalize_intensity(
     """
     scored = z_score(volume, mask, mask_brain=mask_brain)
     own_values = np.interp(reference.quantiles, np.linspace(0, 1, QUANTILES), sorted_intensities(scored, mask))
-    slope, intercept = huber_line(own_values, reference.values)
-    normalized = Volume(slope * scored.data + intercept, volume.grid)
-    return normalized.masked(mask) if mask_brain else normalized
+    fit = huber_line(own_values, reference.values)
+    normalized = Volume(fit.slope * scored.data + fit.intercept, volume.grid)
+    mean, sd = map(float, _mean_and_sd(volume, mask))
+    return normalized.masked(mask) if mask_brain else normalized, LinearMap(1 / sd, -mean / sd).then(fit)
 
 
-def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and intercept of ``y = slope * x + intercept`` by robust regression with Huber's loss."""
+def huber_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> LinearMap:
+    """The map from x to y by robust regression with Huber's loss."""
 
     def residuals(line: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(line[0] * x + line[1] - y, dtype=np.float64)
 
     fit = least_squares(residuals, (1.0, 0.0), loss="huber", f_scale=HUBER_SCALE)
-    return float(fit.x[0]), float(fit.x[1])
-
-
-def line_between(before: Volume, after: Volume, mask: LabelMap) -> tuple[float, float]:
-    """Slope and intercept of the linear map from one image to another in the brain.
-
-    Parameters
-    ----------
-    before, after : Volume
-        Images on one grid. ``after`` is a linear function of ``before``, except for values clipped at either end.
-    mask : LabelMap
-        Brain mask on the same grid, not empty.
-    """
-    inside = mask.data != 0
-    x, y = before.data[inside].astype(np.float64), after.data[inside].astype(np.float64)
-    low, high = np.percentile(x, (5, 95))
-    unclipped = (x >= low) & (x <= high) if low < high else np.ones(x.shape, dtype=np.bool_)
-    slope, intercept = np.polyfit(x[unclipped], y[unclipped], 1)
-    return float(slope), float(intercept)
+    return LinearMap(float(fit.x[0]), float(fit.x[1]))

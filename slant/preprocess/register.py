@@ -83,19 +83,6 @@ def register_to_template(scan: Volume, brain: LabelMap, template: Template) -> R
     return Registration(native_from_moving @ moving_from_template, similarity)
 
 
-def write_transform(path: Path, native_from_template: Matrix) -> None:
-    """Write the affine as a transform for ANTs: ``antsApplyTransforms -t`` with it resamples the scan to MNI305.
-
-    Parameters
-    ----------
-    path : Path
-        Output file, ending in ``.mat``.
-    native_from_template : (4, 4) float64 array
-        Affine in RAS mm; the file stores it in LPS mm, as ITK does.
-    """
-    write_affine(path, native_from_template)
-
-
 def _centered_brain(scan: Volume, brain: LabelMap) -> tuple[Volume, Matrix]:
     """The brain at 2 mm with its centre at the world origin, and the matrix from there to native space."""
     voxels = np.argwhere(brain.data)
@@ -130,7 +117,7 @@ def _search(moving: Volume, template: Template) -> tuple[Matrix, float]:
 
 def _initial_transform(moving: Volume, template: Template) -> Matrix:
     """Moving-from-template matrix of the rotation, translation and scale with the highest similarity at 8 mm."""
-    score = _CoarseScore(moving, template)
+    score = _CoarseScore.between(moving, template)
     rotations = [Rotation.from_euler("xyz", r, degrees=True).as_rotvec() for r in product(ROTATIONS_DEG, repeat=3)]
     starts = [np.array([*rotation, 0.0, 0.0, 0.0, 0.0]) for rotation in rotations]
     ranked = sorted(starts, key=score)[:N_REFINED]
@@ -147,36 +134,64 @@ def _initial_transform(moving: Volume, template: Template) -> Matrix:
     return score.matrix(min(refined, key=lambda result: float(result.fun)).x)
 
 
+@dataclass(frozen=True, eq=False)
 class _CoarseScore:
-    """Negative correlation with the template at 8 mm, of a rotation (rad), translation (dm) and log scale."""
+    """Negative correlation with the template at 8 mm, of a rotation (rad), translation (dm) and log scale.
 
-    def __init__(self, moving: Volume, template: Template) -> None:
+    Attributes
+    ----------
+    coordinates : (N, 3) float64 array
+        Points in and near the template's brain, in RAS mm.
+    values : (N,) float64 array
+        Standardized intensities of the template at these points.
+    center : (3,) float64 array
+        Centre of the template's brain, in RAS mm.
+    moving : (X, Y, Z) float32 array
+        The smoothed brain of the scan.
+    voxel_from_ras : (4, 4) float64 array
+        World to voxel coordinates of ``moving``.
+    scale : float
+        Size of the scan's brain relative to the template's.
+    """
+
+    coordinates: NDArray[np.float64]
+    values: NDArray[np.float64]
+    center: NDArray[np.float64]
+    moving: NDArray[np.float32]
+    voxel_from_ras: Matrix
+    scale: float
+
+    @classmethod
+    def between(cls, moving: Volume, template: Template) -> _CoarseScore:
+        """The score of a scan's brain."""
         smooth = ndimage.gaussian_filter(template.image.data, COARSE_FACTOR / 2)
         points = tuple(slice(COARSE_FACTOR // 2, None, COARSE_FACTOR) for _ in range(3))
         inside = ndimage.binary_dilation(template.brain.data, iterations=COARSE_FACTOR)[points]
         index = np.stack(
             np.meshgrid(*(np.arange(n)[p] for n, p in zip(smooth.shape, points, strict=True)), indexing="ij"), -1
         )
-        self._coordinates = transform_points(template.image.grid.ras_from_voxel, index[inside])
-        self._values = _standardized(smooth[points][inside])
         brain = np.argwhere(template.brain.data)
-        self._center = transform_points(template.image.grid.ras_from_voxel, brain).mean(axis=0)
-        self._moving = ndimage.gaussian_filter(moving.data, COARSE_FACTOR / 2)
-        self._voxel_from_ras = moving.grid.voxel_from_ras
-        self._scale = (np.count_nonzero(moving.data) / len(brain)) ** (1 / 3)
+        return cls(
+            transform_points(template.image.grid.ras_from_voxel, index[inside]),
+            _standardized(smooth[points][inside]),
+            transform_points(template.image.grid.ras_from_voxel, brain).mean(axis=0),
+            ndimage.gaussian_filter(moving.data, COARSE_FACTOR / 2),
+            moving.grid.voxel_from_ras,
+            (np.count_nonzero(moving.data) / len(brain)) ** (1 / 3),
+        )
 
     def matrix(self, parameters: NDArray[np.float64]) -> Matrix:
         """(4, 4) moving-from-template matrix in RAS mm of (7,) parameters."""
-        linear = Rotation.from_rotvec(parameters[:3]).as_matrix() * (self._scale * np.exp(parameters[6]))
+        linear = Rotation.from_rotvec(parameters[:3]).as_matrix() * (self.scale * np.exp(parameters[6]))
         matrix = np.eye(4)
         matrix[:3, :3] = linear
-        matrix[:3, 3] = 100 * parameters[3:6] - linear @ self._center
+        matrix[:3, 3] = 100 * parameters[3:6] - linear @ self.center
         return matrix
 
     def __call__(self, parameters: NDArray[np.float64]) -> float:
-        coordinates = transform_points(self._voxel_from_ras @ self.matrix(parameters), self._coordinates)
-        values = ndimage.map_coordinates(self._moving, coordinates.T, order=1)
-        return -float(np.mean(_standardized(values) * self._values))
+        coordinates = transform_points(self.voxel_from_ras @ self.matrix(parameters), self.coordinates)
+        values = ndimage.map_coordinates(self.moving, coordinates.T, order=1)
+        return -float(np.mean(_standardized(values) * self.values))
 
 
 def _standardized(values: NDArray[np.floating]) -> NDArray[np.float64]:

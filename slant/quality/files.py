@@ -1,20 +1,23 @@
-"""Reads the normative reference of a model and grades finished results with it."""
+"""Reads and writes the normative reference of a model, and grades finished results with it."""
 
 from __future__ import annotations
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slant.errors import ModelError
+from slant.files import write_file
 from slant.io.models import model_folder
 from slant.io.templates import load_template
-from slant.quality.grade import grade_scan, plain_quality
+from slant.quality.grade import grade_scan
 from slant.quality.iqm import measure_quality
-from slant.quality.reference import NormativeReference, reference_of
+from slant.quality.reference import NormativeReference, plain_reference, reference_of
 
 if TYPE_CHECKING:
-    from slant.io.finished import Finished
+    from slant.io.quality import Quality
+    from slant.io.results import Result
 
 FILE = "quality.json"
 """Name of the reference file in the folder of a model."""
@@ -44,12 +47,30 @@ def load_reference(model: str) -> NormativeReference | None:
     return reference_of(plain, str(path))
 
 
-def grade(finished: Finished, model: str) -> dict[str, Any] | None:
-    """The quality of finished results as plain values for their record, or None if the model has no reference.
+def write_reference(folder: Path, reference: NormativeReference) -> Path:
+    """Write a normative reference into the folder of its model, in place of an existing one.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; an existing file is then unchanged.
+    """
+    write_file(folder / FILE, json.dumps(plain_reference(reference), indent=1) + "\n")
+    load_reference.cache_clear()
+    return folder / FILE
+
+
+def grade(result: Result, model: str) -> Quality | None:
+    """The quality of a finished scan, or None if the model has no reference.
 
     Parameters
     ----------
-    finished : Finished
+    result : Result
     model : str
         Name or folder of the model that labelled the scan.
 
@@ -61,5 +82,4 @@ def grade(finished: Finished, model: str) -> dict[str, Any] | None:
     reference = load_reference(model)
     if reference is None:
         return None
-    quality = grade_scan(measure_quality(finished, load_template()), reference, finished.protocol)
-    return {**plain_quality(quality), "compared_with": reference.about}
+    return grade_scan(measure_quality(result, load_template()), reference, result.protocol)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from slant.quality.grade import OUTLIER_Z, evidence, expected_dice, volume_z
 from slant.quality.iqm import QualityMetrics
 from slant.quality.reference import METRICS, DiceRule, Limits, Norm, NormativeReference
 from slant.robust import robust_sd
-
-LabelledMetrics = tuple[QualityMetrics, dict[int, float], str]
-"""Metrics of a scan, its Dice by region (nan where the reference labels lack the region), and its subject."""
 
 REVIEW, FAIL = 6.0, 12.0
 """Distances of the limits from the median, in robust SDs."""
@@ -49,6 +46,99 @@ _MIN_SD_LOG_AGGREGATE = 0.01
 _MIN_SD_EXPECTED_DICE = 0.02
 _RIDGE = 100.0  # ridge penalty of the weights, equivalent to this many regions with evidence 1 and no loss of Dice
 _SHRINKAGE = 0.3  # weight of the mean Dice of all regions, in subjects
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan of a subject held out from training, with its agreement with reference labels.
+
+    Attributes
+    ----------
+    metrics : QualityMetrics
+    dice : dict of int to float
+        Dice by region id; nan where the reference labels lack the region.
+    subject : str
+    clean : bool
+        Whether the scan is of good quality; otherwise it was perturbed, or is a bad scan of the same subject.
+    """
+
+    metrics: QualityMetrics
+    dice: dict[int, float]
+    subject: str
+    clean: bool = True
+
+
+@dataclass(frozen=True)
+class DiceBin:
+    """Regions whose expected Dice lies in one bin of width 0.1 from ``low``: their number, and their mean Dice."""
+
+    low: float
+    regions: int
+    expected: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Agreement of the expected Dice with the measured Dice, with each subject left out of the fit in turn.
+
+    Attributes
+    ----------
+    bins : tuple of DiceBin
+        Occupied bins of expected Dice.
+    calibration : float
+        Mean absolute difference of both means over the bins, weighted by their regions (expected calibration error,
+        Naeini et al. 2015).
+    absolute : float
+        Mean absolute error of a region.
+    scan : float
+        Mean absolute error of the mean of a scan.
+    """
+
+    bins: tuple[DiceBin, ...]
+    calibration: float
+    absolute: float
+    scan: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A normative reference, and the reliability of its expected Dice, None if there is no labelled scan."""
+
+    reference: NormativeReference
+    reliability: Reliability | None
+
+
+def fit_quality(good: Sequence[QualityMetrics], labelled: Sequence[LabelledScan], about: str) -> Fit:
+    """The normative reference of a model, with its model of expected Dice.
+
+    The latter is ``Dice = base - weights * evidence`` with weights of at least 0 (non-negative least squares, Lawson &
+    Hanson 1974), so that no evidence can raise the expected Dice of a region.
+
+    Parameters
+    ----------
+    good : sequence of QualityMetrics
+        Metrics of scans of good quality.
+    labelled : sequence of LabelledScan
+        Scans of subjects held out from training, clean and perturbed; may be empty.
+    about : str
+        Description of the scans of good quality.
+    """
+    reference = fit_reference(good, about)
+    if not labelled:
+        return Fit(reference, None)
+    checked = reliability(reference, labelled)
+    with_dice = replace(reference, dice=_fit_rule(reference, labelled, checked.absolute))
+    means = [_mean(expected_dice(scan.metrics, with_dice).values()) for scan in labelled if scan.clean]
+    norm = _norm(means, _MIN_SD_EXPECTED_DICE)
+    limits = Limits(norm.median, norm.median - FAIL * norm.robust_sd, norm.median - REVIEW * norm.robust_sd)
+    return Fit(replace(with_dice, limits={**with_dice.limits, "expected_dice": limits}), checked)
+
+
+def without_votes(metrics: QualityMetrics) -> QualityMetrics:
+    """The metrics without those of the votes, for models whose tiles do not vote."""
+    scan = {name: value for name, value in metrics.scan.items() if name != "vote_fraction"}
+    return replace(metrics, scan=scan, vote_fractions={})
 
 
 def fit_reference(good: Sequence[QualityMetrics], about: str) -> NormativeReference:
@@ -87,123 +177,66 @@ def fit_reference(good: Sequence[QualityMetrics], about: str) -> NormativeRefere
             for name in good[0].aggregates
         },
     )
-    outliers = {
-        "volume_outliers": [
-            sum(abs(volume_z(m.fractions[i], norm)) > OUTLIER_Z for i, norm in reference.volumes.items()) for m in good
-        ],
-        "asymmetry_outliers": [
-            sum(abs(norm.z(m.asymmetries[i])) > OUTLIER_Z for i, norm in reference.asymmetries.items()) for m in good
-        ],
+    return replace(reference, limits={**limits, **_outlier_limits(reference, good)})
+
+
+def _outlier_limits(reference: NormativeReference, good: Sequence[QualityMetrics]) -> dict[str, Limits]:
+    """Limits of the numbers of regions whose volume or asymmetry is an outlier."""
+    volumes, asymmetries = reference.volumes.items(), reference.asymmetries.items()
+    counts = {
+        "volume_outliers": [sum(abs(volume_z(m.fractions[i], norm)) > OUTLIER_Z for i, norm in volumes) for m in good],
+        "asymmetry_outliers": [sum(abs(norm.z(m.asymmetries[i])) > OUTLIER_Z for i, norm in asymmetries) for m in good],
     }
-    count_limits = {
-        name: Limits(
-            float(np.median(counts)),
-            high_review=max(_COUNT_LIMITS[name][0], max(counts) + 0.5),
-            high_fail=_COUNT_LIMITS[name][1],
-        )
-        for name, counts in outliers.items()
-    }
-    return replace(reference, limits={**limits, **count_limits})
+    limits = {}
+    for name, numbers in counts.items():
+        review, fail = _COUNT_LIMITS[name]
+        review = max(review, max(numbers) + 0.5)
+        limits[name] = Limits(float(np.median(numbers)), high_review=review, high_fail=max(review, fail))
+    return limits
 
 
-def fit_dice(
-    reference: NormativeReference, labelled: Sequence[LabelledMetrics], clean: Sequence[bool]
-) -> NormativeReference:
-    """Add the model of expected Dice, and limits of its mean, to a reference.
-
-    The model is ``Dice = base - weights * evidence`` with weights of at least 0 (non-negative least squares, Lawson &
-    Hanson 1974), so that no evidence can raise the expected Dice of a region.
-
-    Parameters
-    ----------
-    reference : NormativeReference
-    labelled : sequence of LabelledMetrics
-        Unperturbed and perturbed scans of subjects held out from training.
-    clean : sequence of bool
-        Whether each of these scans is unperturbed.
-    """
-    if not labelled:
-        return reference
-    _, error = reliability(reference, labelled, clean)
-    with_dice = replace(reference, dice=DiceRule(*_fit_rule(reference, labelled, clean), error["absolute"]))
-    means = [_mean(expected_dice(m, with_dice).values()) for m, _, _ in labelled]
-    norm = _norm([mean for mean, is_clean in zip(means, clean, strict=True) if is_clean], _MIN_SD_EXPECTED_DICE)
-    limits = Limits(norm.median, norm.median - FAIL * norm.robust_sd, norm.median - REVIEW * norm.robust_sd)
-    return replace(with_dice, limits={**with_dice.limits, "expected_dice": limits})
-
-
-def reliability(
-    reference: NormativeReference, labelled: Sequence[LabelledMetrics], clean: Sequence[bool]
-) -> tuple[list[tuple[float, int, float, float]], dict[str, float]]:
-    """Calibration of the expected Dice, with each subject left out of the fit in turn.
-
-    Returns
-    -------
-    bins : list of tuple
-        One row per occupied bin of expected Dice of width 0.1: lower edge, number of regions, mean expected Dice and
-        mean measured Dice.
-    errors : dict of str to float
-        ``calibration``: mean absolute difference of both means over the bins, weighted by their regions (expected
-        calibration error, Naeini et al. 2015); ``absolute``: mean absolute error of a region; ``scan``: mean absolute
-        error of the mean of a scan.
-    """
-    subjects = sorted({subject for _, _, subject in labelled})
+def reliability(reference: NormativeReference, labelled: Sequence[LabelledScan]) -> Reliability:
+    """How well the expected Dice agrees with the measured Dice, see `Reliability`."""
     expected, measured, scan_errors = [], [], []
-    for held_out in subjects:
-        kept = [(scan, is_clean) for scan, is_clean in zip(labelled, clean, strict=True) if scan[2] != held_out]
-        fitted = [scan for scan, _ in kept] or list(labelled)
-        fitted_clean = [is_clean for _, is_clean in kept] or list(clean)
-        with_dice = replace(reference, dice=DiceRule(*_fit_rule(reference, fitted, fitted_clean), 0.0))
-        for metrics, dice, subject in labelled:
-            if subject == held_out:
-                prediction = expected_dice(metrics, with_dice)
-                pairs = [(prediction[i], dice[i]) for i in prediction if not math.isnan(dice.get(i, math.nan))]
-                expected += [pair[0] for pair in pairs]
-                measured += [pair[1] for pair in pairs]
-                scan_errors.append(abs(_mean(pair[0] for pair in pairs) - _mean(pair[1] for pair in pairs)))
+    for held_out in sorted({scan.subject for scan in labelled}):
+        kept = [scan for scan in labelled if scan.subject != held_out] or labelled
+        with_dice = replace(reference, dice=_fit_rule(reference, kept, 0.0))
+        for scan in labelled:
+            if scan.subject == held_out:
+                prediction = expected_dice(scan.metrics, with_dice)
+                known = [i for i in prediction if not math.isnan(scan.dice.get(i, math.nan))]
+                expected += [prediction[i] for i in known]
+                measured += [scan.dice[i] for i in known]
+                scan_errors.append(abs(_mean(prediction[i] for i in known) - _mean(scan.dice[i] for i in known)))
     x, y = np.array(expected), np.array(measured)
     numbers = np.minimum((x * 10).astype(int), 9)
-    bins = [
-        (
-            number / 10,
-            int((numbers == number).sum()),
-            float(x[numbers == number].mean()),
-            float(y[numbers == number].mean()),
-        )
-        for number in np.unique(numbers)
-    ]
-    calibration = sum(count * abs(mean_x - mean_y) for _, count, mean_x, mean_y in bins) / max(1, len(y))
-    absolute = float(np.abs(x - y).mean())
-    return bins, {"calibration": calibration, "absolute": absolute, "scan": float(np.mean(scan_errors))}
+    inside = [(number / 10, numbers == number) for number in np.unique(numbers)]
+    bins = tuple(DiceBin(low, int(own.sum()), float(x[own].mean()), float(y[own].mean())) for low, own in inside)
+    calibration = sum(one.regions * abs(one.expected - one.measured) for one in bins) / max(1, len(y))
+    return Reliability(bins, calibration, float(np.abs(x - y).mean()), float(np.mean(scan_errors)))
 
 
-def _fit_rule(
-    reference: NormativeReference, labelled: Sequence[LabelledMetrics], clean: Sequence[bool]
-) -> tuple[dict[int, float], dict[str, float]]:
-    """Base Dice by region id, and weights by evidence."""
-    ids = labelled[0][1]
-    unperturbed = [dice for (_, dice, _), is_clean in zip(labelled, clean, strict=True) if is_clean] or [
-        dice for _, dice, _ in labelled
-    ]
-    base = {i: _mean(dice[i] for dice in unperturbed) for i in ids}
-    overall = _mean(base.values())
-    count = len(unperturbed)
+def _fit_rule(reference: NormativeReference, labelled: Sequence[LabelledScan], error: float) -> DiceRule:
+    clean = [scan.dice for scan in labelled if scan.clean] or [scan.dice for scan in labelled]
+    means = {i: _mean(dice[i] for dice in clean) for i in labelled[0].dice}
+    overall = _mean(means.values())
     base = {
-        i: (count * mean + _SHRINKAGE * overall) / (count + _SHRINKAGE)
-        for i, mean in base.items()
+        i: (len(clean) * mean + _SHRINKAGE * overall) / (len(clean) + _SHRINKAGE)
+        for i, mean in means.items()
         if not math.isnan(mean)
     }
     rows, losses = [], []
-    for metrics, dice, _ in labelled:
+    for scan in labelled:
         for i, mean in base.items():
-            if metrics.fractions.get(i) and not math.isnan(dice[i]):
-                rows.append(evidence(i, metrics, reference))
-                losses.append(mean - dice[i])
+            if scan.metrics.fractions.get(i) and not math.isnan(scan.dice[i]):
+                rows.append(evidence(i, scan.metrics, reference))
+                losses.append(mean - scan.dice[i])
     names = list(rows[0])
     table = np.array([[row[name] for name in names] for row in rows])
     ridge = math.sqrt(_RIDGE) * np.eye(len(names))
     weights, _ = nnls(np.vstack([table, ridge]), np.append(losses, np.zeros(len(names))))
-    return base, {name: -float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
+    negative = {name: -float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
+    return DiceRule(base, negative, error)
 
 
 def _norm(values: Iterable[float], min_sd: float, min_relative_sd: float = 0.0) -> Norm:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slant.io.quality import Check, Quality, RegionQuality
 from slant.quality.reference import METRICS, NormativeReference
 
 if TYPE_CHECKING:
     from slant.labels import LabelProtocol
     from slant.quality.iqm import QualityMetrics
     from slant.quality.reference import Norm
-
-Grade = Literal["pass", "review", "fail"]
 
 OUTLIER_Z = 4.0
 """Absolute robust z-score above which the volume or the asymmetry of a region is flagged."""
@@ -26,89 +24,13 @@ FRAGMENTED = 0.25
 LOW_EXPECTED_DICE = 0.15
 """Decrease of the expected Dice below the mean Dice of a region on held-out subjects above which it is flagged."""
 
-COLUMNS = ("expected_dice", "volume_z", "reference_low", "reference_high")
-"""Columns of ``regions`` and ``aggregates`` in a record, in this order; the first is None for aggregates."""
-
 _Z_95 = 1.96
+_DIGITS, _RANGE_DIGITS = 4, 7  # decimals in the record
 _MAX_EVIDENCE = 8.0  # robust SDs; evidence is clipped so that no single metric dominates
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check of the quality of a segmentation.
-
-    Attributes
-    ----------
-    label : str
-        Metric that was checked.
-    value : str
-        Value with its unit.
-    grade : {"pass", "review", "fail"}
-    reason : str
-        Why the grade is not ``pass``; empty otherwise.
-    """
-
-    label: str
-    value: str
-    grade: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class RegionQuality:
-    """Quality of one region.
-
-    Attributes
-    ----------
-    expected_dice : float
-        Mean Dice with manual labels of such regions on held-out subjects; nan if it is not known.
-    volume_z : float
-        Robust z-score of the logarithm of its fraction of the intracranial volume; nan if it was not found.
-    flag : str
-        Flags joined by commas; empty if there are none.
-    reference_range : tuple of 2 float
-        95 % reference range of its fraction of the intracranial volume; nan if it is not known.
-    """
-
-    expected_dice: float
-    volume_z: float
-    flag: str
-    reference_range: tuple[float, float] = (math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Quality of one scan.
-
-    Attributes
-    ----------
-    grade : {"pass", "review", "fail"}
-        The worst grade of the checks.
-    checks : tuple of Check
-        Checks, the worst first.
-    regions : dict of int to RegionQuality
-        Quality of each region, by id.
-    metrics : dict of str to float
-        Values of the metrics of the scan.
-    aggregates : dict of str to tuple of 3 float
-        Z-score of the volume and ends of the reference range, as of a region, for tissues, lobes and the brain, by
-        ``level:name``.
-    """
-
-    grade: Grade
-    checks: tuple[Check, ...]
-    regions: dict[int, RegionQuality]
-    metrics: dict[str, float]
-    aggregates: dict[str, tuple[float, float, float]]
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the grade is not ``pass``."""
-        return tuple(f"{check.label} {check.value}: {check.reason}" for check in self.checks if check.grade != "pass")
-
-
 def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol: LabelProtocol) -> Quality:
-    """Grade a scan by its metrics.
+    """Grade a scan by its metrics; the numbers are rounded to the digits that the record shows.
 
     Parameters
     ----------
@@ -136,14 +58,19 @@ def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol:
     checks = [_check(name, scan[name], reference) for name in METRICS if name in scan and name in reference.limits]
     order = ("fail", "review", "pass")
     checks.sort(key=lambda check: order.index(check.grade))
-    ranges = {i: reference_range(reference.volumes.get(i)) for i in z}
-    regions = {i: RegionQuality(dice.get(i, math.nan), z[i], flags[i], ranges[i]) for i in z}
-    aggregates = {
-        name: (volume_z(fraction, reference.aggregates.get(name)), *reference_range(reference.aggregates.get(name)))
-        for name, fraction in metrics.aggregates.items()
-    }
-    grade: Any = checks[0].grade if checks else "pass"
-    return Quality(grade, tuple(checks), regions, scan, aggregates)
+    return Quality(
+        checks[0].grade if checks else "pass",
+        tuple(checks),
+        {name: round(value, _DIGITS) for name, value in scan.items()},
+        {i: _region_quality(z[i], reference.volumes.get(i), dice.get(i, math.nan)) for i in z},
+        {
+            name: _region_quality(volume_z(fraction, norm), norm)
+            for name, fraction in metrics.aggregates.items()
+            for norm in [reference.aggregates.get(name)]
+        },
+        {i: flag for i, flag in flags.items() if flag},
+        reference.about,
+    )
 
 
 def expected_dice(metrics: QualityMetrics, reference: NormativeReference) -> dict[int, float]:
@@ -202,37 +129,13 @@ def reference_range(norm: Norm | None) -> tuple[float, float]:
     return math.exp(norm.median - _Z_95 * norm.robust_sd), math.exp(norm.median + _Z_95 * norm.robust_sd)
 
 
-def plain_quality(quality: Quality) -> dict[str, Any]:
-    """Quality as plain values for the record of a run, with None for what could not be measured."""
-    regions = {
-        str(i): [
-            _plain(entry.expected_dice),
-            _plain(entry.volume_z),
-            *(_plain(end, 7) for end in entry.reference_range),
-        ]
-        for i, entry in quality.regions.items()
-    }
-    aggregates = {
-        name: [None, _plain(z), _plain(low, 7), _plain(high, 7)] for name, (z, low, high) in quality.aggregates.items()
-    }
-    return {
-        "grade": quality.grade,
-        "reasons": list(quality.reasons),
-        "checks": [asdict(check) for check in quality.checks],
-        "metrics": {name: _plain(value) for name, value in quality.metrics.items()},
-        "columns": list(COLUMNS),
-        "regions": regions,
-        "aggregates": aggregates,
-        "flags": {str(i): entry.flag for i, entry in quality.regions.items() if entry.flag},
-    }
-
-
 def _clipped(z: float) -> float:
     return 0.0 if math.isnan(z) else min(_MAX_EVIDENCE, max(0.0, z))
 
 
-def _plain(value: float, digits: int = 4) -> float | None:
-    return None if math.isnan(value) else round(value, digits)
+def _region_quality(z: float, norm: Norm | None, dice: float = math.nan) -> RegionQuality:
+    low, high = (round(end, _RANGE_DIGITS) for end in reference_range(norm))
+    return RegionQuality(round(dice, _DIGITS), round(z, _DIGITS), low, high)
 
 
 def _pair_z(region: int, asymmetry_z: dict[int, float], protocol: LabelProtocol) -> float:

@@ -1,4 +1,4 @@
-"""Reference-free quality metrics of a finished scan."""
+"""Reference-free quality metrics of a finished scan, from its labels, brain mask and registration."""
 
 from __future__ import annotations
 
@@ -9,35 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from slant.quality.intensity_metrics import intensity_metrics
 from slant.resample import pick_labels
-from slant.robust import robust_sd
 from slant.template import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from slant.io.finished import Finished
-    from slant.volume import LabelMap, Volume
+    from slant.io.results import Result
+    from slant.volume import LabelMap
 
     Mask = NDArray[np.bool_]
     Array = NDArray[np.float32]
 
-BORDER_MM = 2
-"""Thickness of the border of the brain mask that should contain no white matter."""
-
-OUTLIER_SIGMA_MM = 1.5
-"""Standard deviation of the Gaussian that suppresses noise before intensity outliers are detected."""
-
-OUTLIER_ROBUST_SD = 4.0
-"""Distance from the median of its tissue, in robust SDs, above which a voxel is an intensity outlier."""
-
-DARK_WIDE_MM, DARK_THIN_MM, DARK_NEAR_MM = 4, 2, 8
-"""Radius of the ball that fits into an asymmetric hypointensity; radius of the ball that fits into a counterpart in the
-other hemisphere; maximum distance of the counterpart from the mirror image."""
-
-_BLOCK = 2  # voxels along each edge
 _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=np.bool_)
 
 
@@ -69,37 +53,38 @@ class QualityMetrics:
     aggregates: dict[str, float] = field(default_factory=dict)
 
 
-def measure_quality(finished: Finished, template: Template) -> QualityMetrics:
+def measure_quality(result: Result, template: Template) -> QualityMetrics:
     """Compute the quality metrics of a finished scan.
 
     Parameters
     ----------
-    finished : Finished
+    result : Result
     template : Template
         The template that the scan was registered to.
     """
-    ids = [region.id for region in finished.protocol.regions[1:]]
-    inside = finished.labels.data != 0
-    vote_fractions = _means(finished.labels.data[inside], finished.confidence.data[inside], ids)
-    fragmented = fragmentation(finished.template_labels, ids)
-    rows = {row.index: row for row in finished.volumes if row.level == "region" and row.index is not None}
-    brain = _mask_in_template(finished)
-    labelled = finished.template_labels.data != 0
-    counts = np.bincount(finished.template_labels.data.ravel(), minlength=256)
+    ids = [region.id for region in result.protocol.regions[1:]]
+    inside = result.labels.data != 0
+    vote_fractions = _means(result.labels.data[inside], result.confidence.data[inside], ids)
+    fragmented = fragmentation(result.template_labels, ids)
+    rows = {row.index: row for row in result.volumes if row.level == "region" and row.index is not None}
+    brain = _mask_in_template(result)
+    labelled = result.template_labels.data != 0
+    counts = np.bincount(result.template_labels.data.ravel(), minlength=256)
     disconnected = sum(counts[i] * fraction for i, fraction in fragmented.items() if not math.isnan(fraction))
+    registration, deformation = result.record.registration_similarity, result.record.deformation
     scan = {
-        "registration_similarity": float(finished.record.get("registration_similarity", math.nan)),
-        "deformation_similarity": float((finished.record.get("deformation") or {}).get("similarity", math.nan)),
-        "rotation": rotation_degrees(finished.native_from_template),
-        "scale": _head_size(finished.native_from_template),
-        "anisotropic_scaling": anisotropic_scaling(finished.native_from_template),
-        "vote_fraction": float(finished.confidence.data[inside].mean()) if inside.any() else math.nan,
+        "registration_similarity": math.nan if registration is None else registration,
+        "deformation_similarity": math.nan if deformation is None else deformation.similarity,
+        "rotation": rotation_degrees(result.native_from_template),
+        "scale": _head_size(result.native_from_template),
+        "anisotropic_scaling": anisotropic_scaling(result.native_from_template),
+        "vote_fraction": float(result.confidence.data[inside].mean()) if inside.any() else math.nan,
         "missing_regions": float(sum(row.volume_mm3 == 0 for row in rows.values())),
         "fragmentation": 100 * disconnected / max(1, labelled.sum()),
-        "mask_at_image_border": 100 * border_fraction(finished.brain),
+        "mask_at_image_border": 100 * border_fraction(result.brain),
         "unlabelled_brain": 100 * float((brain & ~labelled).sum()) / max(1, brain.sum()),
         "template_overlap": _overlap(labelled, template),
-        **intensity_metrics(finished.image.data, _tissues(finished), brain, finished),
+        **intensity_metrics(result, brain),
     }
     left = {i: row for i, row in rows.items() if row.hemisphere == "L"}
     return QualityMetrics(
@@ -110,7 +95,7 @@ def measure_quality(finished: Finished, template: Template) -> QualityMetrics:
         fragmented,
         {
             f"{row.level}:{row.name}": row.etiv_fraction
-            for row in finished.volumes
+            for row in result.volumes
             if row.level not in ("region", "intracranial") and row.hemisphere == "both"
         },
     )
@@ -154,143 +139,9 @@ def border_fraction(mask: LabelMap) -> float:
     return float(on_faces / max(1, on_faces + (surface & ~faces).sum()))
 
 
-def intensity_metrics(image: Array, tissues: Mapping[str, Mask], brain: Mask, finished: Finished) -> dict[str, float]:
-    """Contrast, noise, intensity outliers and asymmetric hypointensities of the scan in template space.
-
-    All are nan if white matter, gray matter or the ventricles have fewer than 1000 voxels.
-
-    Returns
-    -------
-    dict of str to float
-        ``wm_gm_contrast``: difference of the medians of white and gray matter, as a fraction of the median of white
-        matter; ``cjv``: sum of the robust SDs of white and gray matter divided by the absolute difference of their
-        medians (coefficient of joint variation, Ganzetti et al. 2016, lower is better); ``gm_csf_contrast``:
-        difference of the medians of gray matter and the ventricles, as a fraction of the median of white matter;
-        ``noise``: standard deviation from the finest diagonal Haar coefficients in white matter (Donoho & Johnstone
-        1994), as a fraction of the contrast; ``bright_mask_border``: percentage of the outermost voxels of the mask
-        that are brighter than the mean of the medians of white and gray matter; ``intensity_outlier``: cm3 of the
-        largest connected component in white or gray matter whose smoothed intensity is an outlier of its tissue;
-        ``asymmetric_hypointensity``: cm3 of the largest component in the brain, whatever its label, that is as dark as
-        CSF in one hemisphere only.
-    """
-    values = {name: image[mask] for name, mask in tissues.items()}
-    if any(part.size < 1000 for part in values.values()):
-        return dict.fromkeys(
-            (
-                "wm_gm_contrast",
-                "cjv",
-                "gm_csf_contrast",
-                "noise",
-                "bright_mask_border",
-                "intensity_outlier",
-                "asymmetric_hypointensity",
-            ),
-            math.nan,
-        )
-    median = {name: float(np.median(part)) for name, part in values.items()}
-    spread = {name: robust_sd(part) for name, part in values.items()}
-    difference = median["white"] - median["gray"]
-    scale = max(abs(difference), 1e-6)
-    border = brain & ~ndimage.binary_erosion(brain, iterations=BORDER_MM)
-    bright = (median["white"] + median["gray"]) / 2
-    return {
-        "wm_gm_contrast": difference / max(abs(median["white"]), 1e-6),
-        "cjv": (spread["white"] + spread["gray"]) / scale,
-        "gm_csf_contrast": (median["gray"] - median["csf"]) / max(abs(median["white"]), 1e-6),
-        "noise": native_noise(finished) / scale,
-        "bright_mask_border": 100 * float((image[border] > bright).mean()) if border.any() else math.nan,
-        "intensity_outlier": intensity_outlier_cm3(image, tissues, median, spread),
-        "asymmetric_hypointensity": asymmetric_hypointensity_cm3(
-            finished.image, brain, (median["gray"] + median["csf"]) / 2
-        ),
-    }
-
-
-def native_noise(finished: Finished) -> float:
-    """Standard deviation of the noise in white matter of the scan in native space, in normalized intensity.
-
-    The preprocessed image in template space is used if the scan is not available.
-    """
-    line = finished.record.get("intensity")
-    if finished.scan is None or not line:
-        data, slope = finished.image.data, 1.0
-        ids, labels = finished.protocol.groups("tissue"), finished.template_labels.data
-    else:
-        data, slope = finished.scan.data, abs(float(line["slope"]))
-        ids, labels = finished.protocol.groups("tissue"), finished.labels.data
-    inside = ndimage.binary_erosion(np.isin(labels, ids["white"]))
-    x, y, z = (n - n % 2 for n in data.shape)
-    blocks = np.stack(
-        [data[i:x:2, j:y:2, k:z:2] * (1 - 2 * ((i + j + k) % 2)) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    )
-    white = np.stack([inside[i:x:2, j:y:2, k:z:2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]).all(axis=0)
-    if white.sum() < 100:
-        return math.nan
-    coefficients = blocks.sum(axis=0)[white] / math.sqrt(8)
-    return slope * robust_sd(coefficients, center=0.0)
-
-
-def intensity_outlier_cm3(
-    image: Array, tissues: Mapping[str, Mask], median: Mapping[str, float], robust_sd: Mapping[str, float]
-) -> float:
-    """Volume in cm3 of the largest connected component whose smoothed intensity is an outlier of its tissue."""
-    smooth = ndimage.gaussian_filter(image, OUTLIER_SIGMA_MM)
-    outlier = np.zeros(image.shape, dtype=np.bool_)
-    for name in ("white", "gray"):
-        core = ndimage.binary_erosion(tissues[name])
-        outlier |= core & (np.abs(smooth - median[name]) > OUTLIER_ROBUST_SD * robust_sd[name])
-    components, count = ndimage.label(outlier)
-    return float(np.bincount(components.ravel())[1:].max()) / 1000 if count else 0.0
-
-
-def asymmetric_hypointensity_cm3(image: Volume, brain: Mask, level: float) -> float:
-    """Volume in cm3 of the largest connected component in the brain that is hypointense in one hemisphere only.
-
-    Ventricles, fissures and atrophy are hypointense in both hemispheres, and sulci are thin. So only those parts of
-    the hypointense area count into which a ball of radius `DARK_WIDE_MM` fits. Parts within `DARK_NEAR_MM` of the
-    mirror image of a hypointense area into which a ball of radius `DARK_THIN_MM` fits are excluded. Computed on blocks
-    of 2 x 2 x 2 voxels.
-
-    Parameters
-    ----------
-    image : Volume
-        Image in template space, where x = 0 is the midsagittal plane, with voxels of 1 mm.
-    brain : array of bool
-        Brain mask on the same grid; holes in the mask count as brain.
-    level : float
-        Intensity between CSF and gray matter below which a block is hypointense.
-    """
-    x, y, z = (n // _BLOCK for n in brain.shape)
-    blocks = image.data[: _BLOCK * x, : _BLOCK * y, : _BLOCK * z].reshape(x, _BLOCK, y, _BLOCK, z, _BLOCK)
-    inside = ndimage.binary_fill_holes(brain[::_BLOCK, ::_BLOCK, ::_BLOCK][:x, :y, :z])
-    dark = inside & (blocks.mean(axis=(1, 3, 5)) < level)
-    wide = ndimage.binary_opening(dark, _ball(DARK_WIDE_MM))
-    if not wide.any():
-        return 0.0
-    thin = ndimage.binary_opening(dark, _ball(DARK_THIN_MM))
-    midline = image.grid.voxel_from_ras[0, 3]
-    partners = np.rint((2 * midline - (_BLOCK - 1)) / _BLOCK - np.arange(x)).astype(int)
-    inside_grid = (partners >= 0) & (partners < x)
-    mirrored = np.zeros_like(thin)
-    mirrored[inside_grid] = thin[partners[inside_grid]]
-    components, count = ndimage.label(wide & ~ndimage.binary_dilation(mirrored, _ball(DARK_NEAR_MM)))
-    return float(np.bincount(components.ravel())[1:].max()) * _BLOCK**3 / 1000 if count else 0.0
-
-
-def _ball(radius_mm: int) -> Mask:
-    radius = radius_mm // _BLOCK
-    ball: Mask = np.linalg.norm(np.indices((2 * radius + 1,) * 3) - radius, axis=0) <= radius
-    return ball
-
-
-def _tissues(finished: Finished) -> dict[str, Mask]:
-    groups, labels = finished.protocol.groups("tissue"), finished.template_labels.data
-    return {tissue: np.isin(labels, groups.get(tissue, ())) for tissue in ("white", "gray", "csf")}
-
-
-def _mask_in_template(finished: Finished) -> Mask:
-    grid = finished.template_labels.grid
-    mask: Mask = pick_labels(finished.brain, grid, finished.native_from_template).data != 0
+def _mask_in_template(result: Result) -> Mask:
+    grid = result.template_labels.grid
+    mask: Mask = pick_labels(result.brain, grid, result.native_from_template).data != 0
     return mask
 
 

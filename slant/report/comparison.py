@@ -12,13 +12,13 @@ from slant.config import ReportSettings
 from slant.grid import Grid
 from slant.labels import LabelProtocol
 from slant.report.overlay import cut, labelled_box
-from slant.report.page import environment, plain_text, script_json, side_text
 from slant.report.paint import gray_range, line_colors, outlines
+from slant.report.palette import AMBER_MASK
+from slant.report.rendering import plain_text, render, script_json
 from slant.report.slices import Layer, PanelRow, grays, opaque, rows_of
 from slant.resample import IDENTITY, resample_labels
 from slant.volume import LabelMap, Volume
 
-_AMBER = np.array([[0, 0, 0, 0], [255, 176, 0, 255]], dtype=np.uint8)
 _ONE_SIDED = ((True, False), (False, True))
 
 
@@ -89,23 +89,19 @@ class Comparison:
 def draw_comparison(comparison: Comparison, settings: ReportSettings) -> bytes:
     """The HTML report; the same bytes for the same input."""
     lines = [(region, "#" + bytes(comparison.protocol.by_id(region.id).color).hex()) for region in comparison.regions]
-    text = (
-        environment()
-        .get_template("comparison.html.j2")
-        .render(
-            name=plain_text(comparison.name),
-            sources=plain_text([dict(source) for source in comparison.sources]),
-            convention_text=side_text(settings),
-            radiological=settings.radiological,
-            summary=summary(comparison),
-            notes=comparison.notes,
-            rows=comparison_rows(comparison, radiological=settings.radiological),
-            regions=lines,
-            regions_json=script_json([{"name": region.name, "color": color} for region, color in lines]),
-            scan_shown=comparison.scan is not None,
-        )
+    return render(
+        "comparison.html.j2",
+        name=plain_text(comparison.name),
+        sources=plain_text([dict(source) for source in comparison.sources]),
+        convention_text=settings.convention_text,
+        radiological=settings.radiological,
+        summary=summary(comparison),
+        notes=comparison.notes,
+        rows=comparison_rows(comparison, radiological=settings.radiological),
+        regions=lines,
+        regions_json=script_json([{"name": region.name, "color": color} for region, color in lines]),
+        scan_shown=comparison.scan is not None,
     )
-    return text.encode(errors="replace")
 
 
 def summary(comparison: Comparison) -> tuple[str, ...]:
@@ -143,7 +139,7 @@ def comparison_rows(comparison: Comparison, *, radiological: bool) -> tuple[Pane
             by_name[f"fill {side}"] = [Layer(panel, fill) for panel in labels]
             lines = outlines(labels, bright).astype(np.uint8)
             by_name[f"{side}_lines"] = [Layer(panel, opaque(bright)) for panel in lines]
-        by_name["diff"] = [Layer(panel, _AMBER) for panel in (first.data != second.data).T.astype(np.uint8)]
+        by_name["diff"] = [Layer(panel, AMBER_MASK) for panel in (first.data != second.data).T.astype(np.uint8)]
         return by_name
 
     return rows_of(layers, labelled_box(either), radiological=radiological)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slant.labels import LabelProtocol
+from slant.report.encode import figure_png
 from slant.report.overlay import ViewPlane, cut, labelled_box, view_grid
+from slant.report.paint import Picture
+from slant.report.palette import AMBER, DIM, LIGHT
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ _PIXELS_PER_MM = 1.0
 _CELL = (190, 400)  # width and height in pixels, text included
 _COLUMNS, _TEXT, _DPI = 7, 34, 100  # _TEXT: height of the text above the slices in pixels
 _OPACITY = 0.4
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,26 +78,23 @@ def draw_sheet(cells: Sequence[Thumbnail], title: str) -> bytes:
     cells : sequence of Thumbnail
     title : str
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     cell_width, cell_height = _CELL
     rows = -(-len(cells) // _COLUMNS)
     width, height = cell_width * _COLUMNS, cell_height * rows + _TEXT
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="black")
-    _text(figure, (8, _TEXT / 2), title, 11, "#f2f2f2")
+    _text(figure, (8, _TEXT / 2), title, 11, LIGHT)
     for index, cell in enumerate(cells):
         left, top = cell_width * (index % _COLUMNS) + 4, _TEXT + cell_height * (index // _COLUMNS)
-        _text(figure, (left, top + 8), cell.name, 8, "#f2f2f2")
-        _text(figure, (left, top + 22), cell.note, 7, "#ffb000" if cell.alert else "#a8a8a8")
+        _text(figure, (left, top + 8), cell.name, 8, LIGHT)
+        _text(figure, (left, top + 22), cell.note, 7, AMBER if cell.alert else DIM)
         top += _TEXT
         for panel in cell.panels:
             shown = panel[: cell_height - _TEXT, : cell_width - 8]
             figure.figimage(shown, xo=left, yo=height - top - shown.shape[0], origin="upper")
             top += shown.shape[0] + 4
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return content.getvalue()
+    return figure_png(figure)
 
 
 def _text(figure: Figure, position: tuple[float, float], text: str, points: float, color: str) -> None:

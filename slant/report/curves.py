@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from slant.files import write_atomic
+from slant.report.encode import figure_png
 
 _WINDOW = 25  # steps averaged for each point of the smoothed loss
 _STAGES = {"whole": "C0", "pretrain": "C1"}
@@ -35,7 +36,7 @@ def draw_curves(folder: Path) -> Path | None:
     tables = {path: table for path, table in tables.items() if len(table)}
     if not tables:
         return None
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), dpi=110, layout="constrained")
     losses, scores = figure.subplots(1, 2)
     tiles = [path for path in tables if path.parent != folder]
     for index, path in enumerate(tables):
@@ -52,7 +53,7 @@ def draw_curves(folder: Path) -> Path | None:
     if not scores.has_data() or not any(len(np.atleast_1d(line.get_xdata())) for line in scores.lines):
         scores.text(0.5, 0.5, "not measured\n(set validate_every and a fold)", ha="center", transform=scores.transAxes)
     path = folder / "curves.png"
-    _write(figure, path)
+    write_atomic(path, figure_png(figure))
     return path
 
 
@@ -70,12 +71,3 @@ def _legend(axes: object, *, merge_tiles: bool) -> None:
     if merge_tiles:
         shown.append((Line2D([], [], color="0.6"), "tiles"))
     axes.legend(*zip(*shown, strict=True), frameon=False)  # type: ignore[attr-defined]
-
-
-def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content.getvalue())
-    partial.replace(path)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slant.report.encode import figure_png
+from slant.report.palette import BLUE, VERMILION
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe & Ito, safe for colour vision deficiency
+_COLORS = (BLUE, VERMILION)
 _SHAPES = ("o", "D")
 _DPI, _WIDTH, _ROW, _MARGIN = 120, 13.0, 0.19, 1.5  # dots per inch; then width, height per row and margin in inches
 _MAX_NAME = 52  # characters
@@ -66,7 +67,7 @@ def draw_dice(methods: tuple[MethodDice, ...]) -> bytes:
     _label_axes(right, order, "Dice of each region, left and right pooled")
     scans = max(len(values) for values in methods[0].groups.values())
     right.legend(loc="upper left", fontsize=9, frameon=True, title=f"large: mean; small: single scans (n = {scans})")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _box_plots(axes: Axes, rows: list[tuple[float, ...]], number: int, offset: float) -> None:
@@ -125,14 +126,3 @@ def _label_axes(axes: Axes, names: list[str], title: str) -> None:
 def _shortened(name: str) -> str:
     text = name.encode(errors="replace").decode().replace("$", r"\$")
     return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 1]}…"
-
-
-def _png(figure: object) -> bytes:
-    """PNG without the name and version of the software; glyphs that the font lacks are drawn as boxes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[arg-type, no-untyped-call]
-    return buffer.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.report.page import environment, script_json
+from slant.report.encode import base64_text, webp
+from slant.report.palette import style_sheet
+from slant.report.rendering import render, script, script_json
 from slant.robust import robust_sd
 
 PAGE, DATA, THUMBNAILS = "group.html", "group_data.js", "group_thumbnails"
@@ -101,23 +101,20 @@ def draw_group(
         "volumes": _base64(np.where(np.isnan(volumes), -1, np.rint(volumes)).astype("<i4")),
         "etiv": _base64(np.where(np.isnan(etiv), -1, np.rint(etiv)).astype("<i4")),
     }
-    html = (
-        environment()
-        .get_template("group.html.j2")
-        .render(
-            title=title,
-            scans=len(scans),
-            grades=grades,
-            failures=failures,
-            runtime_s=float(np.median(runtimes)) if runtimes else None,
-            outlier_z=OUTLIER_Z,
-            regions=regions,
-            data=DATA,
-            group_css=(Path(__file__).parent / "templates" / "group.css").read_text("utf-8"),
-            group_js=(Path(__file__).parent / "templates" / "group.js").read_text("utf-8"),
-        )
+    page = render(
+        "group.html.j2",
+        title=title,
+        scans=len(scans),
+        grades=grades,
+        failures=failures,
+        runtime_s=float(np.median(runtimes)) if runtimes else None,
+        outlier_z=OUTLIER_Z,
+        regions=regions,
+        data=DATA,
+        group_css=style_sheet("group.css"),
+        group_js=script("group.js"),
     )
-    return {PAGE: html.encode(errors="replace"), DATA: f"window.slantGroup={script_json(data)};\n".encode()}
+    return {PAGE: page, DATA: f"window.slantGroup={script_json(data)};\n".encode()}
 
 
 def robust_z(volumes: NDArray[np.float64], etiv_mm3: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,13 +161,11 @@ def shrink(picture: Path) -> bytes:
         image.draft("RGB", _THUMBNAIL)
         small = image.convert("RGB")
         small.thumbnail(_THUMBNAIL)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=60, method=4)
-    return buffer.getvalue()
+    return webp(small, quality=60)
 
 
 def _base64(array: NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return base64_text(np.ascontiguousarray(array).tobytes())
 
 
 def _is_number(text: str) -> bool:

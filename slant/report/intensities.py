@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.io.finished import Finished
+from slant.io.results import Result
 from slant.preprocess.intensity import IntensityReference
 from slant.resample import pick_labels
 
@@ -52,23 +52,23 @@ class Plot:
     curves: tuple[Curve, ...]
 
 
-def intensity_plots(finished: Finished, reference: IntensityReference) -> tuple[Plot, ...]:
+def intensity_plots(result: Result, reference: IntensityReference) -> tuple[Plot, ...]:
     """Plots of the original intensities, and of the normalized ones with those of the training scans.
 
     The first plot is left out if the scan is not available, and the curve of the training scans if the record does not
     contain the scaling of z-scores.
     """
     plots = []
-    if finished.scan is not None:
-        original = finished.scan.data[finished.brain.data != 0]
+    if result.scan is not None:
+        original = result.scan.volume.data[result.brain.data != 0]
         if original.size:
             plots.append(_plot("before", "original intensity", {"this scan": original}))
-    brain = pick_labels(finished.brain, finished.image.grid, finished.native_from_template).data != 0
-    normalized = {"this scan": finished.image.data[brain]}
-    line = finished.record.get("intensity")
+    brain = pick_labels(result.brain, result.image.grid, result.native_from_template).data != 0
+    normalized = {"this scan": result.image.data[brain]}
+    line = result.record.intensity
     if line is not None:
         z = np.interp(np.linspace(0, 1, _SAMPLES), reference.quantiles, reference.values)
-        normalized["training scans"] = (z + line["z_offset"]) * line["z_scale"]
+        normalized["training scans"] = (z + line.z_offset) * line.z_scale
     if normalized["this scan"].size:
         plots.append(_plot("after", "normalized intensity", normalized))
     return tuple(plots)

@@ -7,9 +7,7 @@ the scanner axes, so that letters and positions are exact for oblique and anisot
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings as python_warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,9 @@ from numpy.typing import NDArray
 from slant.errors import GeometryError
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
+from slant.report.encode import figure_png
 from slant.report.paint import Picture, gray_range, line_colors, outlines
+from slant.report.palette import AMBER, DIM, LIGHT
 from slant.resample import IDENTITY, resample, resample_labels
 from slant.volume import LabelMap, Volume
 
@@ -56,7 +56,6 @@ _MAX_LINE, _MAX_TITLE = 180, 110  # characters
 _MARGIN_MM, _MIN_EDGE_MM = 5.0, 40.0  # margin around the labels, minimum length of every edge of the box
 _DPI, _HEIGHT_STEP = 100, 25  # dots per inch; quarters of an inch are exact in binary
 LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-_TEXT, _FAINT, _ALERT = "#f2f2f2", "#a8a8a8", "#ffb000"
 
 
 def draw_overlay(
@@ -118,7 +117,7 @@ def draw_overlay(
         for left, panel in zip(lefts, panels, strict=True):
             figure.figimage(panel, xo=left, yo=layout.height - top - panel.shape[0], origin="upper")
         _write_row(figure, plane, view, top, lefts)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def labelled_box(labels: LabelMap) -> Box:
@@ -239,10 +238,7 @@ def _cropped(labels: LabelMap) -> LabelMap:
     if ranges[0].size == 0:
         return labels
     part = tuple(slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
-    matrix = labels.grid.ras_from_voxel.copy()
-    matrix[:3, 3] = transform_points(matrix, [[r[0] for r in ranges]])[0]
-    data = labels.data[part]
-    return LabelMap(data, Grid(data.shape, matrix))
+    return LabelMap(labels.data[part], labels.grid.cropped(part))
 
 
 def _wrapped(warnings: tuple[str, ...]) -> list[str]:
@@ -252,7 +248,7 @@ def _wrapped(warnings: tuple[str, ...]) -> list[str]:
 def _write(figure: Figure, position: tuple[float, float], text: str, size: float, **style: object) -> None:
     """Write text at a position in pixels from the upper left corner, independent of the user's matplotlib settings."""
     x, y = position[0] / _WIDTH, 1 - position[1] / (figure.get_figheight() * _DPI)
-    all_style = {"color": _TEXT, "family": "DejaVu Sans", "parse_math": False, "va": "center", **style}
+    all_style = {"color": LIGHT, "family": "DejaVu Sans", "parse_math": False, "va": "center", **style}
     figure.text(x, y, text, size=size * 72 / _DPI, **all_style)  # type: ignore[arg-type]
 
 
@@ -263,9 +259,9 @@ def _write_header(figure: Figure, title: str, notes: list[str], regions: str, ra
         name = f"{name[: _MAX_TITLE // 2]} … {name[-_MAX_TITLE // 2 :]}"
     _write(figure, (_EDGE, 20), name, 20, weight="bold")
     subtitle = f"{regions}  ·  {side}  ·  sagittal slices from left to right  ·  positions in mm (RAS+)"
-    _write(figure, (_EDGE, 44), subtitle, 14, color=_FAINT)
+    _write(figure, (_EDGE, 44), subtitle, 14, color=DIM)
     for line, note in enumerate(notes):
-        _write(figure, (_EDGE, _TITLE + _LINE * (line + 0.4)), note, 14, color=_ALERT)
+        _write(figure, (_EDGE, _TITLE + _LINE * (line + 0.4)), note, 14, color=AMBER)
 
 
 def _write_row(figure: Figure, plane: ViewPlane, view: Grid, top: int, lefts: tuple[int, ...]) -> None:
@@ -274,22 +270,11 @@ def _write_row(figure: Figure, plane: ViewPlane, view: Grid, top: int, lefts: tu
 
     columns, rows, _ = view.shape
     halo = {"weight": "bold", "path_effects": [withStroke(linewidth=3, foreground="black")]}
-    _write(figure, (_EDGE + 6, top + rows / 2), plane.name, 16, color=_FAINT, rotation=90, ha="center")
+    _write(figure, (_EDGE + 6, top + rows / 2), plane.name, 16, color=DIM, rotation=90, ha="center")
     ends = LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
     for panel, left in enumerate(lefts):
         for end, x in zip(ends, (left + 11, left + columns - 11), strict=True):
             _write(figure, (x, top + 12), end, 15, ha="center", **halo)
         position_mm = transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, plane.axes[2]]
         caption = f"{'xyz'[plane.axes[2]]} = {round(position_mm, 1) + 0.0:g} mm"
-        _write(figure, (left + columns / 2, top + rows + 10), caption, 14, color=_FAINT, ha="center")
-
-
-def _png(figure: Figure) -> bytes:
-    """PNG without the name and version of the software; glyphs that the font lacks are drawn as boxes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    with python_warnings.catch_warnings():
-        python_warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+        _write(figure, (left + columns / 2, top + rows + 10), caption, 14, color=DIM, ha="center")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,24 +17,29 @@ MM = 72 / 25.4
 WIDTH, HEIGHT = 210 * MM, 297 * MM
 EDGE, GAP = 10 * MM, 0.7 * MM
 INSIDE = WIDTH - 2 * EDGE
-MIN_PICTURE_HEIGHT = 60 * MM  # kept free for pictures on the first page, however long the text is
-LINE_HEIGHT = 1.32  # of tables, relative to the font size
+_MIN_PICTURE_HEIGHT = 60 * MM  # kept free for pictures on the first page, however long the text is
+_LINE_HEIGHT = 1.32  # of tables, relative to the font size
 
 
-def new_canvas(buffer: io.BytesIO, title: str, subject: str) -> Canvas:
-    """A PDF canvas that writes the same bytes for the same contents."""
+def document(title: str, subject: str, pages: Iterable[Callable[[Canvas], None]]) -> bytes:
+    """A PDF whose pages are drawn by functions; the same bytes for the same contents."""
     from reportlab.pdfgen.canvas import Canvas
 
-    fonts()
+    _register_fonts()
+    buffer = io.BytesIO()
     canvas = Canvas(buffer, pagesize=(WIDTH, HEIGHT), invariant=True, pageCompression=1)
     canvas.setTitle(title)
     canvas.setAuthor("slant")
     canvas.setSubject(subject)
-    return canvas
+    for draw in pages:
+        draw(canvas)
+        canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
 
 
 @cache
-def fonts() -> None:
+def _register_fonts() -> None:
     """Register the DejaVu fonts of matplotlib, which cover more scripts than the standard fonts of PDF."""
     from matplotlib import get_data_path
     from reportlab.pdfbase import pdfmetrics
@@ -47,6 +53,14 @@ def fonts() -> None:
 def number(value: float, form: str = ".1f") -> str:
     """A formatted number; a dash for nan."""
     return "\u2013" if math.isnan(value) else format(value, form)
+
+
+def head(canvas: Canvas, texts: Iterable[tuple[str, float]]) -> float:
+    """Write paragraphs of given font sizes at the top of a page, with space for pictures; return the height below."""
+    top = HEIGHT - EDGE
+    for text, size in texts:
+        top = paragraph(canvas, text, size, top, bottom=EDGE + _MIN_PICTURE_HEIGHT)
+    return top
 
 
 def paragraph(canvas: Canvas, text: str, size: float, top: float, bottom: float) -> float:
@@ -101,13 +115,38 @@ def draw_panel(canvas: Canvas, panel: Panel, shown: dict[str, float], box: tuple
     canvas.drawCentredString(x + width / 2, y - 1.9 * MM, panel.caption)
 
 
+def two_columns(
+    canvas: Canvas, names: list[str], lines: list[list[str]], top: float, widths_mm: tuple[float, ...], *, free: float
+) -> float:
+    """Draw a table in two halves side by side, whose font leaves free space below; return the height below both.
+
+    Parameters
+    ----------
+    canvas : Canvas
+    names : list of str
+        Head of each half.
+    lines : list of list of str
+    top : float
+    widths_mm : tuple of float
+        Widths of the columns of each half.
+    free : float
+        Height of the free space, above the edge of the page.
+    """
+    half = math.ceil(len(lines) / 2)
+    size = min(7.0, (top - EDGE - free) / (half + 2) / _LINE_HEIGHT)
+    parts = enumerate((lines[:half], lines[half:]))
+    return min(
+        draw_table(canvas, [names, *part], EDGE + i * (INSIDE + 4 * MM) / 2, top, widths_mm, size) for i, part in parts
+    )
+
+
 def draw_table(
     canvas: Canvas, lines: list[list[str]], left: float, top: float, widths_mm: tuple[float, ...], size: float
 ) -> float:
     """Draw a table, the first line as its head; return the height below it. Text that is too wide is set smaller."""
     from reportlab.pdfbase.pdfmetrics import stringWidth
 
-    step = size * LINE_HEIGHT
+    step = size * _LINE_HEIGHT
     for row, line in enumerate(lines):
         baseline, x = top - step * (row + 0.8), left
         bold = row == 0 or not any(line[1:])

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from slant.grid import Grid
-from slant.io.finished import Finished
+from slant.io.results import Result
 from slant.report.overlay import ViewPlane, labelled_box
 from slant.report.paint import Picture, gray_range
+from slant.report.palette import AMBER_MASK
 from slant.report.slices import Layer, PanelRow, grays, rows_of
 from slant.resample import pick_labels, resample
 from slant.template import Template
@@ -20,7 +21,6 @@ from slant.volume import LabelMap, Volume
 _THREE = tuple(ViewPlane(name, axes, 3) for name, axes in (("axial", (0, 1, 2)), ("coronal", (0, 2, 1))))
 _REGISTRATION = (*_THREE, ViewPlane("sagittal", (1, 2, 0), 3))
 _VOTES = (ViewPlane("axial", (0, 1, 2), 6), ViewPlane("coronal", (0, 2, 1), 6))
-_EDGE_COLORS = np.array([[0, 0, 0, 0], [255, 176, 0, 255]], dtype=np.uint8)  # the amber of IBM's safe palette
 _STEPS = 100
 MIN_VOTE_FRACTION = 0.5
 """Lower end of the colour scale of the vote fraction."""
@@ -52,13 +52,13 @@ class BiasCheck:
 
 
 def registration_rows(
-    finished: Finished, registered: Volume, template: Template, *, radiological: bool
+    result: Result, registered: Volume, template: Template, *, radiological: bool
 ) -> tuple[PanelRow, ...]:
     """Slices of the scan in template space and of the template, with the edges of both.
 
     Parameters
     ----------
-    finished : Finished
+    result : Result
     registered : Volume
         The scan in template space, see `scan_in_template`.
     template : Template
@@ -69,27 +69,27 @@ def registration_rows(
     tuple of PanelRow
         Slices with the layers ``template``, ``scan``, ``template_edges`` and ``scan_edges``.
     """
-    edges = {"template_edges": template.image, "scan_edges": finished.image}
+    edges = {"template_edges": template.image, "scan_edges": result.image}
     levels = {name: tissue_levels(image) for name, image in edges.items()}
-    limits = {"template": _range(template.image), "scan": gray_range(registered, finished.template_labels)}
+    limits = {"template": _range(template.image), "scan": gray_range(registered, result.template_labels)}
     images = {"template": template.image, "scan": registered}
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
         made = {name: grays(resample(image, view), limits[name]) for name, image in images.items()}
         for name, image in edges.items():
             lines = contours(resample(image, view), levels[name])
-            made[name] = [Layer(panel, _EDGE_COLORS) for panel in lines]
+            made[name] = [Layer(panel, AMBER_MASK) for panel in lines]
         return made
 
     box = labelled_box(template.brain)
     return rows_of(layers, box, radiological=radiological, planes=_REGISTRATION, pixels_per_mm=1.3)
 
 
-def scan_in_template(finished: Finished) -> Volume:
+def scan_in_template(result: Result) -> Volume:
     """The scan resampled to the template, or the preprocessed image if the scan is not available."""
-    if finished.scan is None:
-        return finished.image
-    return resample(finished.scan, finished.image.grid, source_from_target=finished.native_from_template)
+    if result.scan is None:
+        return result.image
+    return resample(result.scan.volume, result.image.grid, source_from_target=result.native_from_template)
 
 
 def tissue_levels(brain: Volume) -> tuple[float, float, float]:
@@ -121,12 +121,12 @@ def contours(view: Volume, levels: tuple[float, ...]) -> Picture:
     return lines.astype(np.uint8)
 
 
-def bias_check(finished: Finished, registered: Volume, *, radiological: bool) -> BiasCheck | None:
+def bias_check(result: Result, registered: Volume, *, radiological: bool) -> BiasCheck | None:
     """Slices of the bias field, computed from the scan, the preprocessed image and the linear map of their intensities.
 
     Parameters
     ----------
-    finished : Finished
+    result : Result
     registered : Volume
         The scan in template space, see `scan_in_template`.
     radiological : bool
@@ -136,11 +136,11 @@ def bias_check(finished: Finished, registered: Volume, *, radiological: bool) ->
     BiasCheck or None
         None if the record has no linear map or the scan is not available.
     """
-    line = finished.record.get("intensity")
-    if finished.scan is None or line is None or not line["slope"]:
+    line = result.record.intensity
+    if result.scan is None or line is None or not line.slope:
         return None
-    corrected = Volume((finished.image.data - line["intercept"]) / line["slope"], finished.image.grid)
-    inside = _brain_in_template(finished, registered, corrected)
+    corrected = Volume((result.image.data - line.intercept) / line.slope, result.image.grid)
+    inside = _brain_in_template(result, registered, corrected)
     if not inside.data.any():
         return None
     logs = np.zeros(registered.data.shape)
@@ -169,16 +169,16 @@ def bias_check(finished: Finished, registered: Volume, *, radiological: bool) ->
     )
 
 
-def _brain_in_template(finished: Finished, registered: Volume, corrected: Volume) -> LabelMap:
+def _brain_in_template(result: Result, registered: Volume, corrected: Volume) -> LabelMap:
     """Brain voxels where the bias field can be computed: not dark, and above the minimum of the preprocessed image."""
-    brain = pick_labels(finished.brain, corrected.grid, finished.native_from_template).data != 0
-    minimum = finished.image.data[brain].min(initial=np.inf)
-    brain = brain & (registered.data > 0) & (finished.image.data > minimum + _ROUNDING)
+    brain = pick_labels(result.brain, corrected.grid, result.native_from_template).data != 0
+    minimum = result.image.data[brain].min(initial=np.inf)
+    brain = brain & (registered.data > 0) & (result.image.data > minimum + _ROUNDING)
     typical = np.median(corrected.data[brain]) if brain.any() else 1.0
     return LabelMap(brain & (corrected.data > _DARK * typical), corrected.grid)
 
 
-def votes_rows(finished: Finished, *, radiological: bool) -> tuple[PanelRow, ...]:
+def votes_rows(result: Result, *, radiological: bool) -> tuple[PanelRow, ...]:
     """Slices of the scan with the vote fraction, transparent where all votes agree.
 
     Returns
@@ -186,9 +186,9 @@ def votes_rows(finished: Finished, *, radiological: bool) -> tuple[PanelRow, ...
     tuple of PanelRow
         Slices with the layers ``base`` and ``votes``.
     """
-    base = base_in_native(finished)
-    shown = gray_range(base, finished.labels)
-    steps = LabelMap(_disagreement_steps(finished), finished.labels.grid)
+    base = base_in_native(result)
+    shown = gray_range(base, result.labels)
+    steps = LabelMap(_disagreement_steps(result), result.labels.grid)
     colors = color_scale()
     colors[1:, 3] = np.linspace(40, 255, len(colors) - 1)
 
@@ -196,23 +196,23 @@ def votes_rows(finished: Finished, *, radiological: bool) -> tuple[PanelRow, ...
         votes = [Layer(panel, colors) for panel in pick_labels(steps, view).data.T]
         return {"base": grays(resample(base, view), shown), "votes": votes}
 
-    box = labelled_box(finished.labels)
+    box = labelled_box(result.labels)
     return rows_of(layers, box, radiological=radiological, planes=_VOTES, pixels_per_mm=1.1)
 
 
-def _disagreement_steps(finished: Finished) -> Picture:
+def _disagreement_steps(result: Result) -> Picture:
     """(X, Y, Z) uint8: step of the colour scale, 0 at a vote fraction of 1, the last at `MIN_VOTE_FRACTION` or less."""
-    fraction = np.where(finished.labels.data != 0, finished.confidence.data, 1)
+    fraction = np.where(result.labels.data != 0, result.confidence.data, 1)
     steps = np.rint(_STEPS * np.clip((1 - fraction) / (1 - MIN_VOTE_FRACTION), 0, 1))
     return np.asarray(steps, dtype=np.uint8)
 
 
-def base_in_native(finished: Finished) -> Volume:
+def base_in_native(result: Result) -> Volume:
     """The scan, or the preprocessed image resampled to native space if the scan is not available."""
-    if finished.scan is not None:
-        return finished.scan
-    template_from_native = np.asarray(np.linalg.inv(finished.native_from_template), dtype=np.float64)
-    return resample(finished.image, finished.labels.grid, source_from_target=template_from_native)
+    if result.scan is not None:
+        return result.scan.volume
+    template_from_native = np.asarray(np.linalg.inv(result.native_from_template), dtype=np.float64)
+    return resample(result.image, result.labels.grid, source_from_target=template_from_native)
 
 
 def color_scale() -> Picture:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
+from slant.report.encode import base64_text, palette_png, webp
 from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cut, view_grid
 from slant.report.paint import Picture, line_colors, outlines
 from slant.volume import LabelMap, Volume
@@ -41,15 +40,9 @@ class Layer:
         """The layer as a data URI: grey levels as WebP, colours as PNG with a palette."""
         from PIL import Image
 
-        buffer = io.BytesIO()
         if self.colors is None:
-            Image.fromarray(self.pixels).save(buffer, "WEBP", quality=_QUALITY, method=4)
-            return _uri("image/webp", buffer.getvalue())
-        used, numbers = np.unique(self.pixels, return_inverse=True)
-        image = Image.fromarray(numbers.reshape(self.pixels.shape).astype(np.uint8), mode="P")
-        image.putpalette(self.colors[used, :3].tobytes())
-        image.save(buffer, "PNG", optimize=True, transparency=self.colors[used, 3].tobytes())
-        return _uri("image/png", buffer.getvalue())
+            return f"data:image/webp;base64,{base64_text(webp(Image.fromarray(self.pixels), _QUALITY))}"
+        return f"data:image/png;base64,{base64_text(palette_png(self.pixels, self.colors))}"
 
     @property
     def rgba(self) -> NDArray[np.float64]:
@@ -192,7 +185,3 @@ def _caption(plane: ViewPlane, view: Grid, panel: int) -> str:
     position_mm = round(float(transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, axis]), 1) + 0.0
     side = f" ({_SIDES[position_mm > 0]})" if axis == 0 and position_mm else ""
     return f"{'xyz'[axis]} = {position_mm:g} mm{side}"
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slant.grid import Grid
-from slant.io.finished import Finished
+from slant.io.quality import RegionQuality
+from slant.io.results import Result
 from slant.volumes import VolumeRow
 
 MAX_ASYMMETRY_PERCENT = 50.0
@@ -20,6 +21,7 @@ LOW_VOTE_FRACTION = 0.5
 
 _MIN_OBLIQUE_DEGREES = 0.5  # smaller angles are not reported
 
+_UNKNOWN = RegionQuality()
 _INTRACRANIAL = "Intracranial volume (eTIV)"
 _NAMES = {
     "gray": "Gray matter",
@@ -94,65 +96,50 @@ class SumLine:
     reference_range: tuple[float, float] = (math.nan, math.nan)
 
 
-def region_lines(finished: Finished, flags: Mapping[int, str] | None = None) -> tuple[RegionLine, ...]:
+def region_lines(result: Result, flags: Mapping[int, str] | None = None) -> tuple[RegionLine, ...]:
     """Every region of the protocol with its flag.
 
     Parameters
     ----------
-    finished : Finished
+    result : Result
     flags : mapping of int to str, optional
         Flags by region id; by default those of `simple_flags`.
     """
-    vote_fractions = mean_vote_fractions(finished)
-    flags = simple_flags(finished, vote_fractions) if flags is None else flags
-    quality = region_quality(finished)
-    rows = (row for row in finished.volumes if row.level == "region" and row.index is not None)
+    vote_fractions = mean_vote_fractions(result)
+    flags = simple_flags(result, vote_fractions) if flags is None else flags
+    quality = result.quality.regions if result.quality else {}
+    rows = (row for row in result.volumes if row.level == "region" and row.index is not None)
     return tuple(
         RegionLine(
             row,
-            "#" + bytes(finished.protocol.by_id(i).color).hex(),
+            "#" + bytes(result.protocol.by_id(i).color).hex(),
             vote_fractions[i],
             flags.get(i, ""),
-            quality.get(str(i), {}).get("expected_dice", math.nan),
-            _reference_percent(quality.get(str(i), {})),
+            quality.get(i, _UNKNOWN).expected_dice,
+            _reference_percent(quality.get(i, _UNKNOWN)),
         )
         for row in rows
         for i in [int(row.index or 0)]
     )
 
 
-def mean_vote_fractions(finished: Finished) -> dict[int, float]:
+def mean_vote_fractions(result: Result) -> dict[int, float]:
     """Mean vote fraction of every region by id; nan for regions that were not found."""
-    inside = finished.labels.data != 0
-    labels = finished.labels.data[inside]
+    inside = result.labels.data != 0
+    labels = result.labels.data[inside]
     counts = np.bincount(labels)
-    sums = np.bincount(labels, weights=finished.confidence.data[inside])
+    sums = np.bincount(labels, weights=result.confidence.data[inside])
     return {
         region.id: float(sums[region.id] / counts[region.id])
         if region.id < len(counts) and counts[region.id]
         else math.nan
-        for region in finished.protocol.regions[1:]
+        for region in result.protocol.regions[1:]
     }
 
 
-def region_quality(finished: Finished) -> dict[str, dict[str, float]]:
-    """Quality in the record of regions, by id, and of sums, by ``level:name``; nan for unknown values."""
-    quality = finished.record.get("quality")
-    if not quality:
-        return {}
-    rows = quality["regions"] | quality["aggregates"]
-    return {
-        key: {
-            name: math.nan if value is None else float(value)
-            for name, value in zip(quality["columns"], row, strict=True)
-        }
-        for key, row in rows.items()
-    }
-
-
-def _reference_percent(quality: Mapping[str, float]) -> tuple[float, float]:
+def _reference_percent(quality: RegionQuality) -> tuple[float, float]:
     """95 % reference range in percent of the intracranial volume."""
-    return 100 * quality.get("reference_low", math.nan), 100 * quality.get("reference_high", math.nan)
+    return 100 * quality.reference_low, 100 * quality.reference_high
 
 
 def oblique_degrees(grid: Grid) -> float:
@@ -161,10 +148,10 @@ def oblique_degrees(grid: Grid) -> float:
     return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), -1, 1)).max()))
 
 
-def simple_flags(finished: Finished, vote_fractions: Mapping[int, float]) -> dict[int, str]:
+def simple_flags(result: Result, vote_fractions: Mapping[int, float]) -> dict[int, str]:
     """Flags that need no normative reference: not found, low agreement, asymmetric."""
     flags = {}
-    for row in finished.volumes:
+    for row in result.volumes:
         if row.level == "region" and row.index is not None:
             conditions = {
                 "not found": row.volume_mm3 == 0,
@@ -175,11 +162,11 @@ def simple_flags(finished: Finished, vote_fractions: Mapping[int, float]) -> dic
     return flags
 
 
-def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
+def sum_lines(result: Result) -> tuple[SumLine, ...]:
     """Volumes of tissues, lobes, the brain and the intracranial volume."""
     lines = []
-    quality = region_quality(finished)
-    rows = {(row.level, row.name): row for row in finished.volumes if row.level != "region"}
+    quality = result.quality.aggregates if result.quality else {}
+    rows = {(row.level, row.name): row for row in result.volumes if row.level != "region"}
     for (level, name), both in rows.items():
         if both.hemisphere != "both":
             continue
@@ -193,7 +180,7 @@ def sum_lines(finished: Finished) -> tuple[SumLine, ...]:
                 both.volume_mm3 / 1000,
                 100 * both.etiv_fraction,
                 left.asymmetry_percent if left else math.nan,
-                reference_range=_reference_percent(quality.get(f"{level}:{name}", {})),
+                reference_range=_reference_percent(quality.get(f"{level}:{name}", _UNKNOWN)),
             )
         )
     return tuple(lines)
@@ -228,9 +215,9 @@ def _pair(name: str, sides: dict[str, RegionLine]) -> SumLine:
     )
 
 
-def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...]:
+def summary(result: Result, lines: tuple[RegionLine, ...]) -> tuple[str, ...]:
     """Sentences that summarize the results of a scan."""
-    sums = {line.name: line for line in sum_lines(finished)}
+    sums = {line.name: line for line in sum_lines(result)}
     found = sum(line.row.volume_mm3 > 0 for line in lines)
     texts = [
         f"All {found} regions were found." if found == len(lines) else f"{found} of {len(lines)} regions were found."
@@ -242,13 +229,13 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
         else ""
     )
     texts.append(f"Volume of the brain without ventricles: {brain.both_cm3:.0f} cm³{percent}.")
-    sizes = " x ".join(f"{edge:.3g}" for edge in finished.labels.grid.voxel_size_mm)
-    oblique = oblique_degrees(finished.labels.grid)
+    sizes = " x ".join(f"{edge:.3g}" for edge in result.labels.grid.voxel_size_mm)
+    oblique = oblique_degrees(result.labels.grid)
     texts.append(
         f"Voxel size (right, anterior, superior): {sizes} mm"
         + (f", oblique by {oblique:.0f}° to the scanner axes." if oblique >= _MIN_OBLIQUE_DEGREES else ".")
     )
-    similarity = finished.record.get("registration_similarity")
+    similarity = result.record.registration_similarity
     if similarity is not None:
         from slant.preprocess.register import MIN_SIMILARITY
 
@@ -256,19 +243,19 @@ def summary(finished: Finished, lines: tuple[RegionLine, ...]) -> tuple[str, ...
             f"Similarity of the registered scan to the template: {similarity:.2f} "
             f"(typical: 0.4 to 0.7; below {MIN_SIMILARITY:.2f} the scan is rejected)."
         )
-    deformation = finished.record.get("deformation")
+    deformation = result.record.deformation
     if deformation is not None:
-        before, after = deformation["affine_similarity"], deformation["similarity"]
+        before, after = deformation.affine_similarity, deformation.similarity
         texts.append(
             f"Local correlation of the scan with the deformed groupwise template: {after:.2f} "
             f"({before:.2f} before deformation)."
             + (
                 ""
-                if deformation["accepted"]
+                if deformation.accepted
                 else " This is too low, so the atlas prior was aligned by the affine registration only."
             )
         )
-    inside = finished.confidence.data[finished.labels.data != 0]
+    inside = result.confidence.data[result.labels.data != 0]
     if inside.size:
         texts.append(f"Mean vote fraction: {100 * inside.mean(dtype=np.float64):.0f} %.")
     flagged = sum(bool(line.flag) for line in lines)

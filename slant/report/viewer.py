@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from slant.grid import Grid, axis_aligned_grid
-from slant.io.finished import Finished
+from slant.io.results import Result
 from slant.io.write import small_nifti
+from slant.report.encode import base64_text
 from slant.report.overlay import labelled_box
 from slant.report.paint import gray_range
 from slant.report.qc_figures import base_in_native
@@ -43,24 +43,24 @@ class Viewer:
     niivue: str
 
 
-def viewer(finished: Finished) -> Viewer:
+def viewer(result: Result) -> Viewer:
     """The brain and its labels with voxels of 1 mm, or larger ones if there would be more than five million."""
-    grid = _grid(finished.labels)
-    base = base_in_native(finished)
-    black, white = gray_range(base, finished.labels)
-    inside = pick_labels(LabelMap((finished.brain.data != 0) | (finished.labels.data != 0), base.grid), grid).data
+    grid = _grid(result.labels)
+    base = base_in_native(result)
+    black, white = gray_range(base, result.labels)
+    inside = pick_labels(LabelMap((result.brain.data != 0) | (result.labels.data != 0), base.grid), grid).data
     fraction = np.clip((resample(base, grid).data - black) / max(white - black, 1e-30), 0, 1)
     levels = np.where(inside != 0, _GRAY_STEP * np.rint(255 / _GRAY_STEP * fraction), 0)
     image = LabelMap(np.minimum(levels, 255).astype(np.uint8), grid)
-    labels = pick_labels(finished.labels, grid)
-    channels = LabelMap(finished.protocol.channels_from_ids(labels.data), grid)
-    return Viewer(_base64(small_nifti(image)), _base64(small_nifti(channels)), niivue())
+    labels = pick_labels(result.labels, grid)
+    channels = LabelMap(result.protocol.channels_from_ids(labels.data), grid)
+    return Viewer(base64_text(small_nifti(image)), base64_text(small_nifti(channels)), niivue())
 
 
 @cache
 def niivue() -> str:
     """The NiiVue bundle, compressed with gzip and encoded in base64."""
-    return _base64(NIIVUE.read_bytes())
+    return base64_text(NIIVUE.read_bytes())
 
 
 def _grid(labels: LabelMap) -> Grid:
@@ -68,7 +68,3 @@ def _grid(labels: LabelMap) -> Grid:
     edge = max(_VOXEL_MM, float((np.prod(high - low) / _MAX_VOXELS) ** (1 / 3)))
     x, y, z = (int(n) for n in np.ceil((high - low) / edge))
     return axis_aligned_grid((x, y, z), edge, low + edge / 2)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

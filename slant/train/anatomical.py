@@ -7,6 +7,7 @@ only the image. As in `slant.train.augment`, each change is a function of its ge
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,14 +17,32 @@ from torch.nn import functional
 from slant.train.augment import AugmentSettings, gaussian_blur, pick_labels, smooth_field, uniform
 
 if TYPE_CHECKING:
-    from slant.grid import Shape
     from slant.train.data import LabelledScan
 
-VENTRICLE_FIELD, SULCAL_FIELD = (4, 9.0), (2, 2.5)
-"""Template voxels (1 mm) per voxel of the deformation, and standard deviation in mm of its Gaussian smoothing."""
+VENTRICLE_SPACING, SULCAL_SPACING = 4, 2
+"""Template voxels (1 mm) per voxel of the deformation."""
+
+VENTRICLE_SIGMA_MM, SULCAL_SIGMA_MM = 9.0, 2.5
+"""Standard deviation of the Gaussian smoothing of the deformation."""
 
 LESION_MM = 9.0
 """Distance in mm between the control points of the random field whose peaks become lesions."""
+
+
+@dataclass(frozen=True)
+class Widening:
+    """Distances in mm by which the walls of CSF spaces move apart; negative values narrow them.
+
+    Attributes
+    ----------
+    ventricles_mm, sulci_mm : float
+    shrink_brain : bool
+        Whether the brain also shrinks away from the border of its mask, as in atrophy; see `fill_with_csf`.
+    """
+
+    ventricles_mm: float
+    sulci_mm: float
+    shrink_brain: bool = False
 
 
 def simulate_atrophy(
@@ -52,17 +71,11 @@ def simulate_atrophy(
     limits = (settings.ventricle_dilation_mm, settings.sulcal_widening_mm)
     ventricles, sulci = (mm * (1.2 * uniform(generator) - 0.2) for mm in limits)
     shrink_brain = settings.sulcal_widening_mm > 0 and uniform(generator) < 0.5
-    return dilate_csf(coordinates, scan, csf, (ventricles, sulci), generator, shrink_brain=shrink_brain)
+    return dilate_csf(coordinates, scan, csf, Widening(ventricles, sulci, shrink_brain), generator)
 
 
 def dilate_csf(
-    coordinates: Tensor,
-    scan: LabelledScan,
-    csf: Tensor,
-    widening_mm: tuple[float, float],
-    generator: Generator,
-    *,
-    shrink_brain: bool = False,
+    coordinates: Tensor, scan: LabelledScan, csf: Tensor, widening: Widening, generator: Generator
 ) -> Tensor:
     """Deform sampling coordinates so that the walls of ventricles and sulci move apart by about the given distances.
 
@@ -73,35 +86,29 @@ def dilate_csf(
     scan : LabelledScan
     csf : (C,) bool tensor
         Whether each channel is CSF, that is a ventricle.
-    widening_mm : pair of float
-        Widening of the ventricles and of the sulci; negative values narrow them. It varies smoothly by a third.
+    widening : Widening
+        It varies smoothly by a third.
     generator : torch.Generator
-    shrink_brain : bool
-        Whether the brain also shrinks away from the border of its mask, as in atrophy; see `fill_with_csf`.
 
     Returns
     -------
     (X, Y, Z, 3) float32 tensor
     """
     ventricles = _in_channels(scan.channels, csf)
-    sulci = (scan.channels == 0) & ((scan.image > 0) | shrink_brain)
+    sulci = (scan.channels == 0) & ((scan.image > 0) | widening.shrink_brain)
     sizes = torch.tensor(scan.image.shape, dtype=torch.float32)
     unit = (coordinates[::2, ::2, ::2] * (2 / (sizes - 1)) - 1).flip(-1)[None]
     coarse = torch.zeros(1, 3, *unit.shape[1:4])
-    for mask, (spacing, sigma_mm), widening in zip(
-        (ventricles, sulci), (VENTRICLE_FIELD, SULCAL_FIELD), widening_mm, strict=True
+    for mask, spacing, sigma_mm, mm in (
+        (ventricles, VENTRICLE_SPACING, VENTRICLE_SIGMA_MM, widening.ventricles_mm),
+        (sulci, SULCAL_SPACING, SULCAL_SIGMA_MM, widening.sulci_mm),
     ):
-        field = _vectors_towards(mask, spacing, sigma_mm) * widening
-        field *= 1 + 0.3 * smooth_field(_shape(field[0]), 60 / spacing, 1, generator)
+        field = _vectors_towards(mask, spacing, sigma_mm) * mm
+        field *= 1 + 0.3 * smooth_field(field[0].shape, 60 / spacing, 1, generator)
         coarse += functional.grid_sample(field[None], unit, padding_mode="border", align_corners=True)
     x, y, z, _ = coordinates.shape
     displacement = functional.interpolate(coarse, size=(x, y, z), mode="trilinear", align_corners=False)
     return coordinates + displacement[0].permute(1, 2, 3, 0)
-
-
-def _shape(image: Tensor) -> Shape:
-    x, y, z = image.shape
-    return x, y, z
 
 
 def _vectors_towards(mask: Tensor, spacing: int, sigma_mm: float) -> Tensor:
@@ -120,16 +127,16 @@ def _in_channels(channels: Tensor, selected: Tensor) -> Tensor:
     return table[channels.int()]
 
 
-def fill_with_csf(image: Tensor, scan: LabelledScan, coordinates: tuple[Tensor, Tensor], csf: Tensor) -> Tensor:
+def fill_with_csf(image: Tensor, scan: LabelledScan, before: Tensor, after: Tensor, csf: Tensor) -> Tensor:
     """Fill the gap between the border of the brain mask and a brain that has shrunk with the intensity of CSF.
 
     Parameters
     ----------
     image : (X, Y, Z) float32
-        Sampled at the second coordinates.
+        Sampled at the coordinates ``after``.
     scan : LabelledScan
-    coordinates : pair of (X, Y, Z, 3) float32
-        Before and after `simulate_atrophy`.
+    before, after : (X, Y, Z, 3) float32
+        Coordinates before and after `simulate_atrophy`.
     csf : (C,) bool tensor
         Whether each channel is CSF; the mean intensity of these channels fills the gap.
 
@@ -137,7 +144,6 @@ def fill_with_csf(image: Tensor, scan: LabelledScan, coordinates: tuple[Tensor, 
     -------
     (X, Y, Z) float32 tensor
     """
-    before, after = coordinates
     if before is after:
         return image
     mask = (scan.image > 0).to(torch.uint8)
@@ -148,7 +154,12 @@ def fill_with_csf(image: Tensor, scan: LabelledScan, coordinates: tuple[Tensor, 
 
 
 def add_lesions(
-    image: Tensor, labels: tuple[Tensor, Tensor], coordinates: Tensor, settings: AugmentSettings, generator: Generator
+    image: Tensor,
+    scan: LabelledScan,
+    coordinates: Tensor,
+    white_matter: Tensor,
+    settings: AugmentSettings,
+    generator: Generator,
 ) -> Tensor:
     """Add spots to the white matter, with some probability, that are as dark as gray matter or darker.
 
@@ -156,10 +167,11 @@ def add_lesions(
     ----------
     image : (X, Y, Z) float32
         Already deformed.
-    labels : (A, B, C) uint8 and (K,) bool tensors
-        Channels of the scan in template space, and whether each channel is white matter.
+    scan : LabelledScan
     coordinates : (X, Y, Z, 3) float32
         Template voxel at which each voxel was sampled.
+    white_matter : (C,) bool tensor
+        Whether each channel is white matter.
     settings : AugmentSettings
         Its ``lesion_probability`` is the probability of lesions.
     generator : torch.Generator
@@ -170,12 +182,10 @@ def add_lesions(
     """
     if uniform(generator) >= settings.lesion_probability:
         return image
-    channels, white_matter = labels
-    coarse_channels = pick_labels(channels, coordinates[::2, ::2, ::2])
-    field = smooth_field(_shape(coarse_channels), LESION_MM / 2, 1, generator)[0]
+    coarse_channels = pick_labels(scan.channels, coordinates[::2, ::2, ::2])
+    field = smooth_field(coarse_channels.shape, LESION_MM / 2, 1, generator)[0]
     threshold = 0.6 + 0.8 * uniform(generator)
     darkening = 0.15 + 0.3 * uniform(generator)
     spots = (4 * (field - threshold)).clamp(0, 1) * _in_channels(coarse_channels, white_matter)
-    x, y, z = _shape(image)
-    lesions = functional.interpolate(spots[None, None], size=(x, y, z), mode="trilinear", align_corners=False)[0, 0]
+    lesions = functional.interpolate(spots[None, None], size=image.shape, mode="trilinear", align_corners=False)[0, 0]
     return image * (1 - darkening * lesions)

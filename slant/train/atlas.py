@@ -16,9 +16,10 @@ from slant.train.data import own_frequency, total_frequency
 from slant.train.loss import IGNORED
 
 if TYPE_CHECKING:
-    from slant.nets.prior import Prior
+    from slant.train.context import StageContext
     from slant.train.data import Groupwise, LabelledScan
-    from slant.train.step import Field, StageContext
+    from slant.train.prepare import TrainingScans
+    from slant.train.step import View
 
 ERROR_SPACING = 20
 """Voxels between the control points of the random error that training adds to the coordinates of the prior."""
@@ -43,30 +44,27 @@ class StepPrior:
     cells: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
 class Atlas:
     """The prior that all training scans form together.
 
-    Parameters
+    Attributes
     ----------
-    scans : list of LabelledScan
-        All training scans.
+    scans : TrainingScans
+    frequency : (X/4, Y/4, Z/4, C) float32 tensor
+        Sum of the label frequencies of all scans, on the device.
     groupwise : Groupwise, optional
-        Groupwise template for the deformable prior.
-    prior : Prior, optional
-        Affine prior of another model, used instead of that of the scans.
+        Groupwise template for the deformable prior, with its votes on the device.
     device : torch.device
-        Device that stores frequencies and votes.
     """
 
-    def __init__(
-        self, scans: list[LabelledScan], groupwise: Groupwise | None, prior: Prior | None, device: torch.device
-    ) -> None:
-        self._scans, self._external_prior, self.device = scans, prior, device
-        self._frequency = total_frequency(scans, prior).to(device)
-        self._groupwise = None if groupwise is None else replace(groupwise, votes=groupwise.votes.to(device))
+    scans: TrainingScans
+    frequency: Tensor
+    groupwise: Groupwise | None
+    device: torch.device
 
     def of_step(
-        self, scan: LabelledScan, coordinates: Tensor, seen: Field, flip: bool, generator: torch.Generator
+        self, scan: LabelledScan, coordinates: Tensor, context: StageContext, flip: bool, generator: torch.Generator
     ) -> StepPrior:
         """The prior that follows the coordinates of a step, with a random error; the affine prior in some steps.
 
@@ -75,35 +73,43 @@ class Atlas:
         scan : LabelledScan
         coordinates : (X, Y, Z, 3) float32 tensor
             Template voxel at which each voxel of the crop is sampled.
-        seen : Field
+        context : StageContext
         flip : bool
             Whether the image is flipped left-right.
         generator : torch.Generator
         """
-        if self._groupwise is None or augment.uniform(generator) < self._groupwise.settings.affine_probability:
+        seen = context.seen
+        if self.groupwise is None or augment.uniform(generator) < self.groupwise.settings.affine_probability:
             return StepPrior(box_coordinate_channels(seen.template_shape, seen.start, seen.shape).to(self.device))
         x, y, z, _ = coordinates.shape
         coarse = coordinates.reshape(x // 2, 2, y // 2, 2, z // 2, 2, 3).mean(dim=(1, 3, 5))
-        cells = coarse + displacement_at(self._groupwise.displacements[scan.name], coarse)
-        strength = self._groupwise.settings.prior_error_mm * augment.uniform(generator)
+        cells = coarse + displacement_at(self.groupwise.displacements[scan.name], coarse)
+        strength = self.groupwise.settings.prior_error_mm * augment.uniform(generator)
         error = augment.smooth_field((x // 2, y // 2, z // 2), ERROR_SPACING / 2, 3, generator) * strength
         cells = cells + error.permute(1, 2, 3, 0)
-        network_cells = augment.flip_coordinates(cells, seen.mirror_x) if flip else cells
+        network_cells = augment.flip_coordinates(cells, context.run.mirror_x) if flip else cells
         return StepPrior(coordinate_channels(network_cells, seen.template_shape).to(self.device), cells.to(self.device))
 
-    def logits(
-        self, step: StepPrior, scan: LabelledScan, drawn: patches.Patches, context: StageContext, flip: bool
-    ) -> Tensor:
-        """(B * 512, C) log-frequencies at the voxels of patches, without the labels of the scan itself."""
-        if step.cells is None or self._groupwise is None:
-            own = own_frequency(scan, self._scans, self._external_prior)
-            return patches.prior_logits(self._frequency, own, drawn, FLOOR).to(self.device)
+    def logits(self, view: View, drawn: patches.Patches, mirrored: Tensor) -> Tensor:
+        """(B * 512, C) log-frequencies at the voxels of patches, without the labels of the scan itself.
+
+        Parameters
+        ----------
+        view : View
+        drawn : Patches
+        mirrored : (C,) uint8 tensor
+            Channel of the region on the other side, for each channel.
+        """
+        step = view.prior
+        if step.cells is None or self.groupwise is None:
+            own = own_frequency(view.scan, self.scans.training, self.scans.external_prior)
+            return patches.prior_logits(self.frequency, own, drawn, FLOOR).to(self.device)
         x, y, z, _ = step.cells.shape
         rows = patches.flat_indices(drawn.starts // SPACING - 1, EDGE_CELLS, (x, y, z)).to(self.device)
         coordinates = (step.cells.reshape(-1, 3).index_select(0, rows) - (SPACING - 1) / 2) / SPACING
-        votes = self._votes_without(self._groupwise, scan, coordinates)
-        if flip:
-            votes = votes[:, context.regions.mirrored.long().to(self.device)]
+        votes = self._votes_without(self.groupwise, view.scan, coordinates)
+        if view.flip:
+            votes = votes[:, mirrored.long().to(self.device)]
         fraction = votes / votes.sum(dim=1, keepdim=True).clamp(min=FLOOR)
         logs = torch.log(fraction.clamp(min=FLOOR)).reshape(-1, EDGE_CELLS, EDGE_CELLS, EDGE_CELLS, votes.shape[1])
         weights = interpolation_matrix(SPACING, patches.EDGE, EDGE_CELLS, SPACING).to(logs)
@@ -125,3 +131,14 @@ class Atlas:
                 channels = torch.where(channels == IGNORED, channel_count, channels)
                 padded.scatter_add_(1, channels, -weight[:, corner, None].expand(-1, channels.shape[1]))
         return padded[:, :channel_count].clamp(min=0)
+
+
+def atlas_of(scans: TrainingScans, device: torch.device) -> Atlas:
+    """The prior of all scans on a device; automatic labels locate a region as well as manual ones do."""
+    groupwise = scans.groupwise
+    return Atlas(
+        scans,
+        total_frequency(scans.training, scans.external_prior).to(device),
+        None if groupwise is None else replace(groupwise, votes=groupwise.votes.to(device)),
+        device,
+    )

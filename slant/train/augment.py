@@ -8,6 +8,7 @@ are (X, Y, Z) float32 in network units: 0 outside the brain, about 1 on average 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from slant.errors import SettingsError
-from slant.grid import Shape
+
+if TYPE_CHECKING:
+    from slant.train.context import Field
 
 
 @dataclass(frozen=True)
@@ -95,39 +98,34 @@ def mixup_weight(settings: AugmentSettings, generator: Generator) -> float:
     return min(weight, 1 - weight)
 
 
-def smooth_field(shape: Shape, spacing: float, channels: int, generator: Generator) -> Tensor:
+def smooth_field(shape: tuple[int, ...], spacing: float, channels: int, generator: Generator) -> Tensor:
     """(channels, X, Y, Z) field that is roughly standard normal at control points ``spacing`` voxels apart."""
     points = [max(3, int(n / spacing) + 2) for n in shape]
     coarse = normal(generator, 1, channels, *points)
     return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0]
 
 
-def random_coordinates(
-    box: tuple[Shape, Shape], template_shape: Shape, settings: AugmentSettings, generator: Generator
-) -> Tensor:
-    """(X, Y, Z, 3) float32 template coordinates, in voxels, at which each voxel of a box is sampled.
+def random_coordinates(seen: Field, settings: AugmentSettings, generator: Generator) -> Tensor:
+    """(X, Y, Z, 3) float32 template coordinates, in voxels, at which each voxel of a field of view is sampled.
 
     Parameters
     ----------
-    box : pair of 3 int each
-        First voxel and size of the box, in template voxels.
-    template_shape : tuple of 3 int
-        Size of the template in voxels; its center is the center of rotation.
+    seen : Field
+        Its template's center is the center of rotation.
     settings : AugmentSettings
     generator : torch.Generator
     """
-    start, shape = box
     angles = normal(generator, 3) * np.deg2rad(settings.rotation_deg)
     scales = torch.exp(normal(generator, 3) * settings.scaling)
     shear = normal(generator, 3, 3) * settings.scaling * 0.3
     matrix = _rotation(angles) @ torch.diag(scales) + shear
-    axes = [torch.arange(n, dtype=torch.float32) + s for n, s in zip(shape, start, strict=True)]
+    axes = [torch.arange(n, dtype=torch.float32) + s for n, s in zip(seen.shape, seen.start, strict=True)]
     coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    center = torch.tensor(template_shape) / 2
+    center = torch.tensor(seen.template_shape) / 2
     transformed = (coordinates - center) @ matrix.T + (center + normal(generator, 3) * settings.translation_mm)
     strength = settings.elastic_mm * uniform(generator)
-    displacement = smooth_field(shape, 32, 3, generator) * strength
-    displacement += smooth_field(shape, 12, 3, generator) * (strength / 5)
+    displacement = smooth_field(seen.shape, 32, 3, generator) * strength
+    displacement += smooth_field(seen.shape, 12, 3, generator) * (strength / 5)
     return transformed + displacement.permute(1, 2, 3, 0)
 
 
@@ -180,7 +178,7 @@ def vary_intensity(image: Tensor, settings: AugmentSettings, generator: Generato
     if uniform(generator) < 0.25:
         image = _add_ghost(image, settings, generator)
     if uniform(generator) < 0.5:
-        image = image * torch.exp(smooth_field(_shape(image), 50, 1, generator)[0] * settings.bias_field)
+        image = image * torch.exp(smooth_field(image.shape, 50, 1, generator)[0] * settings.bias_field)
     if uniform(generator) < 0.4:
         image = gaussian_blur(image, uniform(generator) * settings.blur_mm)
     if uniform(generator) < 0.25:
@@ -189,11 +187,6 @@ def vary_intensity(image: Tensor, settings: AugmentSettings, generator: Generato
         image = image + normal(generator, *image.shape) * (settings.noise * uniform(generator))
     shift, scale = normal(generator, 2).tolist()
     return torch.where(brain, image * float(np.exp(scale * 0.05)) + shift * 0.05, torch.zeros(()))
-
-
-def _shape(image: Tensor) -> Shape:
-    x, y, z = image.shape
-    return x, y, z
 
 
 def _gamma(image: Tensor, settings: AugmentSettings, generator: Generator) -> Tensor:
@@ -248,11 +241,11 @@ def _thick_slices(image: Tensor, settings: AugmentSettings, generator: Generator
 def _perturb_mask(image: Tensor, generator: Generator) -> Tensor:
     """Add a border of smooth non-brain tissue to parts of the brain surface, or remove a border from parts of it."""
     brain = image > 0
-    selector = smooth_field(_shape(image), 25, 1, generator)[0]
+    selector = smooth_field(image.shape, 25, 1, generator)[0]
     radius = int(torch.randint(1, 5, (1,), generator=generator))
     if uniform(generator) < 0.7:
         border = _dilate(brain, radius) & ~brain
-        tissue = 0.4 + 0.4 * uniform(generator) + 0.35 * smooth_field(_shape(image), 6, 1, generator)[0]
+        tissue = 0.4 + 0.4 * uniform(generator) + 0.35 * smooth_field(image.shape, 6, 1, generator)[0]
         threshold = uniform(generator) * 1.5 - 0.5
         return torch.where(border & (selector > threshold), tissue.clamp(min=0.02), image)
     removed = _dilate(~brain, 1) & (selector > 0.8)

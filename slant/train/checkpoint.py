@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from slant._version import __version__
 from slant.errors import ModelError, TrainingError
-from slant.nets.registry import build_network
+from slant.files import replacing
 from slant.nets.unet import channels_last
 
 if TYPE_CHECKING:
     from slant.nets.network import Network
+    from slant.train.context import StageContext
+    from slant.train.network import NetworkSpec
     from slant.train.settings import StageSettings
 
 
@@ -41,6 +42,12 @@ class Identity:
     network: dict[str, Any]
     protocol: str
     subjects: tuple[str, ...]
+
+
+def identity_of(context: StageContext) -> Identity:
+    """The properties of a training that its checkpoints store."""
+    subjects = tuple(scan.name for scan in context.scans.training)
+    return Identity(context.run.network.plain, context.run.settings.protocol, subjects)
 
 
 @dataclass
@@ -69,14 +76,13 @@ class State:
 
 
 def new_state(
-    network: tuple[str, Any], stage: StageSettings, weights: dict[str, Tensor] | None, device: str = "cpu"
+    network: NetworkSpec, stage: StageSettings, weights: dict[str, Tensor] | None, device: str = "cpu"
 ) -> State:
     """A new training state, with random weights or with those of another stage.
 
     Parameters
     ----------
-    network : str and settings
-        Kind and settings of the network.
+    network : NetworkSpec
     stage : StageSettings
     weights : dict of Tensor, optional
         Initial weights; random ones by default.
@@ -88,7 +94,7 @@ def new_state(
         If the weights do not fit the network.
     """
     torch.manual_seed(stage.seed)
-    nets = [channels_last(build_network(*network)) for _ in range(2)]
+    nets = [channels_last(network.build()) for _ in range(2)]
     if weights is not None:
         load_weights(nets[0], weights, "the initial weights")
     nets[1].load_state_dict(nets[0].state_dict())
@@ -168,19 +174,15 @@ def save_round(path: Path, checkpoint: Path, steps: int) -> None:
 
 
 def _write(path: Path, stored: dict[str, Any], description: str) -> None:
-    partial = path.with_name(path.name + ".part")
     try:
-        torch.save(stored, partial)
-        partial.replace(path)
+        with replacing(path, unique=False) as partial:
+            torch.save(stored, partial)
     except (OSError, RuntimeError) as error:
         previous = "the previous one is kept" if path.is_file() else "there is no earlier one"
         raise TrainingError(
             f"cannot write {description}: {error}; {previous}; check free space and write permission, then run the "
             "same command to resume"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, state: State, identity: Identity) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from slant.errors import InputError
+from slant.io.prepared import load_arrays
 from slant.nets.prior import SPACING, Prior, quantize
 from slant.train.loss import IGNORED
 
@@ -106,7 +107,7 @@ def load_scans(
     Parameters
     ----------
     images, labels : Path
-        Folders of ``NAME.npz`` and ``NAME.labels.npz``.
+        Folders of prepared scans, see `slant.io.prepared.prepared_scan`, and of ``NAME.labels.npz``.
     names : list of str
     covered : mapping of str to (C,) bool tensor
         Channels that the labels of a scan cover; None for all.
@@ -118,17 +119,29 @@ def load_scans(
     """
     scans = []
     for name in names:
-        files = images / f"{name}.npz", labels / f"{name}.labels.npz"
-        for path in files:
-            if not path.is_file():
-                raise InputError(f"prepared scan {path} does not exist; run the stage prepare of `slant train` first")
-        with np.load(files[0]) as stored:
-            image = torch.from_numpy(stored["image"].astype(np.float32))
-        with np.load(files[1]) as stored:
-            channels, frequency = stored["channels"], torch.from_numpy(stored["frequency"])
+        known = ("channels", "frequency", "scan_sha256")
+        stored = load_stored(labels / f"{name}.labels.npz", "prepared scan", "prepare", known)
+        image = load_stored(images / f"{stored['scan_sha256']}.npz", "prepared scan", "prepare", ("image",))["image"]
+        channels, frequency = stored["channels"], torch.from_numpy(stored["frequency"])
         near = nearest_labels(channels) if (channels == IGNORED).any() else None
-        scans.append(LabelledScan(name, image, torch.from_numpy(channels), frequency, near, covered.get(name)))
+        tensors = torch.from_numpy(image.astype(np.float32)), torch.from_numpy(channels)
+        scans.append(LabelledScan(name, *tensors, frequency, near, covered.get(name)))
     return _balance_coverage(scans)
+
+
+def load_stored(path: Path, content: str, stage: str, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Load arrays, by default all, of a file that a stage has written; ``content`` is named in the error message.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist, is damaged or lacks an array.
+    """
+    arrays = load_arrays(path, names)
+    if arrays is None:
+        problem = "is damaged or outdated" if path.exists() else "does not exist"
+        raise InputError(f"{content} {path} {problem}; run the stage {stage} of `slant train` first")
+    return arrays
 
 
 def nearest_labels(channels: NDArray[np.uint8]) -> Tensor:
@@ -221,21 +234,3 @@ def build_prior(scans: list[LabelledScan]) -> Prior:
     frequency = total / total.sum(dim=-1, keepdim=True).clamp(min=1e-3 * len(scans))
     x, y, z = scans[0].channels.shape
     return Prior(quantize(np.asarray(frequency)), (x, y, z))
-
-
-def stored_identity(path: Path) -> str:
-    """The stored identity of the inputs of a prepared file; empty if the file is absent or of another version."""
-    if not path.is_file():
-        return ""
-    with np.load(path) as stored:
-        return str(stored["identity"]) if "identity" in stored else ""
-
-
-def save_arrays(path: Path, **arrays: Any) -> None:
-    """Write an .npz file atomically."""
-    partial = path.with_name(f"{path.stem}.part.npz")
-    try:
-        np.savez_compressed(partial, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

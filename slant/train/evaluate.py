@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from tqdm import tqdm
 
+from slant.evaluation.settings import EvaluateSettings
+from slant.evaluation.statistics import bootstrap_interval
+from slant.files import write_atomic
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
 from slant.pipeline import segment
@@ -21,6 +23,8 @@ from slant.volumes import dice_per_region
 
 if TYPE_CHECKING:
     from slant.train.settings import TrainSettings
+
+_BOOTSTRAP = EvaluateSettings()
 
 
 def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
@@ -53,12 +57,12 @@ def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
         predicted = LabelMap(np.where(ignored, 0, predicted.data), predicted.grid)
         dice = dice_per_region(predicted, LabelMap(known, reference.grid), [r.id for r in regions])
         table[name] = [dice[r.id] for r in regions]
-    with_intervals(table).to_csv(folder / "dice.tsv", sep="\t", index=False, float_format="%.4f")
+    write_atomic(folder / "dice.tsv", with_intervals(table).to_csv(sep="\t", index=False, float_format="%.4f"))
     return table
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the ``mean`` of each region over the subjects and its 95 % confidence interval, ``ci_low`` to ``ci_high``.
+    """Add the ``mean`` of each region over the scans and its 95 % confidence interval, ``ci_low`` to ``ci_high``.
 
     Parameters
     ----------
@@ -68,12 +72,12 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The interval is that of Student's t, clipped to 0..1; NaN if fewer than two subjects have the region.
+        The interval is that of ``slant evaluate`` with its default settings, see
+        `slant.evaluation.statistics.bootstrap_interval`; NaN if fewer than two scans have the region.
     """
-    subjects = table.drop(columns=["index", "name"])
-    mean, count = subjects.mean(axis=1), subjects.count(axis=1)
-    half_width = stats.t.ppf(0.975, count - 1) * subjects.std(axis=1) / np.sqrt(count)
-    return table.assign(mean=mean, ci_low=(mean - half_width).clip(0, 1), ci_high=(mean + half_width).clip(0, 1))
+    scans = table.drop(columns=["index", "name"])
+    low, high = bootstrap_interval(scans.to_numpy(dtype=float).T, _BOOTSTRAP.resamples, _BOOTSTRAP.seed)
+    return table.assign(mean=scans.mean(axis=1), ci_low=low, ci_high=high)
 
 
 def mean_by_subject(table: pd.DataFrame) -> pd.Series:

@@ -10,21 +10,19 @@ import torch
 from slant._version import __version__
 from slant.errors import ModelError
 from slant.io.models import manifest_of
-from slant.io.resources import load_protocol
-from slant.nets.registry import KINDS
 from slant.nets.weights import write_model
-from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
+from slant.train.context import whole_layout
 from slant.train.groupwise import template_of
-from slant.train.prepare import TrainingScans, load_training
-from slant.train.stages import network_of
-from slant.train.validate import whole_tile
 
 if TYPE_CHECKING:
+    from slant.tiles import TileLayout
+    from slant.train.context import RunContext
+    from slant.train.prepare import TrainingScans
     from slant.train.settings import TrainSettings
 
 
-def export(settings: TrainSettings) -> list[Path]:
+def export(run: RunContext, scans: TrainingScans) -> list[Path]:
     """Write the trained networks as model folders for ``slant segment --model``.
 
     Returns
@@ -38,50 +36,36 @@ def export(settings: TrainSettings) -> list[Path]:
     ModelError
         If no network is trained, or a stage is not finished.
     """
-    scans = load_training(settings)
-    whole, _ = whole_tile(settings.layout)
-    checkpoints = {tile.name: settings.run / settings.name / f"{tile.name}.pt" for tile in settings.layout}
-    if settings.whole.crop:
-        whole = settings.layout
-    candidates = {
-        "whole": (whole, {tile.name: settings.run / "whole.pt" for tile in whole}),
-        settings.name: (settings.layout, checkpoints),
-    }
-    folders = [
-        _export_one(settings, name, tiles, scans)
-        for name, tiles in candidates.items()
-        if all(path.is_file() for path in tiles[1].values())
+    settings = run.settings
+    whole = settings.layout if settings.whole.crop else whole_layout(settings.layout)
+    layouts = {"whole": whole, settings.name: settings.layout}
+    ready = [
+        name for name in layouts if all(path.is_file() for path in _checkpoints(run, name, layouts[name]).values())
     ]
-    if not folders:
+    if not ready:
         raise ModelError(
             f"{settings.run} contains neither whole.pt nor the checkpoints of all tiles of {settings.name!r}; run the "
             "stage whole or tiles first"
         )
-    return folders
+    return [_export_one(run, scans, name, layouts[name]) for name in ready]
 
 
-def _export_one(
-    settings: TrainSettings, name: str, tiles: tuple[TileLayout, dict[str, Path]], scans: TrainingScans
-) -> Path:
-    layout, checkpoints = tiles
+def _checkpoints(run: RunContext, name: str, layout: TileLayout) -> dict[str, Path]:
+    """Checkpoint of every tile of a model."""
+    return {t.name: run.checkpoint("whole") if name == "whole" else run.tile_checkpoint(t.name) for t in layout}
+
+
+def _export_one(run: RunContext, scans: TrainingScans, name: str, layout: TileLayout) -> Path:
+    settings = run.settings
     folder = settings.run / f"model-{name}"
-    kind, network = network_of(settings)
-    steps = settings.whole.steps if name == "whole" else settings.tile.steps
-    manifest = manifest_of(
-        name,
-        {
-            "layout": layout.plain,
-            "kind": kind,
-            "settings": network.as_dict(),
-        },
-        load_protocol(settings.protocol),
-        _provenance(settings, name, scans),
-        settings.licence,
-    )
+    networks = {"layout": layout.plain, **run.network.plain}
+    manifest = manifest_of(name, networks, run.protocol, _provenance(settings, name, scans), settings.licence)
     manifest["mirror"] = settings.mirror
+    checkpoints = _checkpoints(run, name, layout)
+    steps = settings.whole.steps if name == "whole" else settings.tile.steps
     loaded = {path: averaged_weights(path, steps) for path in set(checkpoints.values())}
     weights = {tile: loaded[path] for tile, path in checkpoints.items()}
-    prior = scans.prior if KINDS[kind].network.prior else None
+    prior = scans.prior if run.network.type.prior else None
     groupwise = None if scans.groupwise is None else template_of(scans.groupwise.mean, scans.groupwise.votes)
     write_model(folder, weights, prior, manifest, groupwise)
     return folder

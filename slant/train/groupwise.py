@@ -8,10 +8,10 @@ labels, resampled to the template, are counted as votes.
 
 from __future__ import annotations
 
-import hashlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, sample_linear, sample_nearest
-from slant.errors import InputError, TrainingError
+from slant.errors import TrainingError
+from slant.io.prepared import digest, kept
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.resample import IDENTITY
-from slant.syn import coarsened, register_syn
-from slant.train.data import save_arrays, stored_identity
+from slant.syn import coarsened, parameters, register_syn
+from slant.train.data import load_stored
 from slant.train.loss import IGNORED
 from slant.volume import Volume
 
@@ -39,15 +40,31 @@ MAX_VOTES = 255
 """Maximum number of votes in a cell of a template; the votes of more scans are scaled down."""
 
 
-def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
+@dataclass(frozen=True)
+class ScanFiles:
+    """Files of a prepared scan that is registered to a template.
+
+    Attributes
+    ----------
+    name : str
+    image : Path
+        Prepared scan, see `slant.io.prepared.prepared_scan`.
+    labels : Path, optional
+        Prepared labels; None for a scan that does not vote.
+    """
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+def make_template(images: list[Path], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
     """Make the template image from prepared scans and write it to ``template.npz``, unless it is up to date.
 
     Parameters
     ----------
-    prepared : Path
-        Folder of ``NAME.npz``.
-    names : list of str
-        Names of the scans that make the template, none of a held-out subject.
+    images : list of Path
+        Files of the prepared scans that make the template, none of a held-out subject.
     folder : Path
         Folder for the template; created if missing.
     grid : Grid
@@ -59,21 +76,21 @@ def make_template(prepared: Path, names: list[str], folder: Path, grid: Grid, se
     TrainingError
         If there are fewer than two scans.
     """
-    if len(names) < 2:
+    if len(images) < 2:
         raise TrainingError(
-            f"a groupwise template needs at least 2 scans whose labels are complete, found {len(names)}; remove "
+            f"a groupwise template needs at least 2 scans whose labels are complete, found {len(images)}; remove "
             "[groupwise] to train with the affine prior"
         )
-    identity = _hash([stored_identity(prepared / f"{name}.npz") for name in names], repr(settings))
-    path = folder / "template.npz"
-    if stored_identity(path) == identity:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    scans = [_coarse_image(prepared, name, grid) for name in names]
-    mean = Volume(np.mean([scan.data for scan in scans], axis=0), scans[0].grid)
-    for _ in tqdm(range(settings.rounds), desc="groupwise template", unit="round", file=sys.stderr):
-        mean = _next_mean(mean, scans, settings.syn)
-    save_arrays(path, image=mean.data, identity=np.array(identity))
+
+    def compute() -> dict[str, Any]:
+        scans = [_coarse_image(path, grid) for path in images]
+        mean = Volume(np.mean([scan.data for scan in scans], axis=0), scans[0].grid)
+        for _ in tqdm(range(settings.rounds), desc="groupwise template", unit="round", file=sys.stderr):
+            mean = _next_mean(mean, scans, settings.syn)
+        return {"image": mean.data}
+
+    identity = digest("template", [path.stem for path in images], settings.rounds, parameters(settings.syn))
+    kept(folder / "template.npz", identity, compute)
 
 
 def _next_mean(mean: Volume, scans: list[Volume], syn: SynSettings) -> Volume:
@@ -110,23 +127,17 @@ def _deformed(image: NDArray[np.float32], field: DisplacementField) -> NDArray[n
     return sample_linear(image, CompositeTransform(IDENTITY, field, IDENTITY).voxels(field.grid, field.grid))
 
 
-def _coarse_image(prepared: Path, name: str, grid: Grid) -> Volume:
-    with np.load(prepared / f"{name}.npz") as stored:
-        image = stored["image"].astype(np.float32)
+def _coarse_image(path: Path, grid: Grid) -> Volume:
+    image = load_stored(path, "prepared scan", "prepare", ("image",))["image"].astype(np.float32)
     return coarsened(Volume(image, grid), float(SPACING))
 
 
-def register_scans(
-    prepared: Path, names: list[tuple[str, Path | None]], folder: Path, grid: Grid, settings: GroupwiseSettings
-) -> None:
+def register_scans(scans: list[ScanFiles], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
     """Register every scan to the template and resample the labels of the voting scans to it, unless up to date.
 
     Parameters
     ----------
-    prepared : Path
-        Folder of ``NAME.npz``.
-    names : list of (str, Path)
-        Names of the scans, each with the file of its prepared labels, or None if the scan does not vote.
+    scans : list of ScanFiles
     folder : Path
         Folder of ``template.npz``, to which ``NAME.npz`` is written.
     grid : Grid
@@ -134,29 +145,27 @@ def register_scans(
     settings : GroupwiseSettings
     """
     done = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(_register_scan)(prepared, scan, folder, grid, settings.syn) for scan in names
+        delayed(_register_scan)(scan, folder, grid, settings.syn) for scan in scans
     )
-    for _ in tqdm(done, total=len(names), desc="register", unit="scan", file=sys.stderr):
+    for _ in tqdm(done, total=len(scans), desc="register", unit="scan", file=sys.stderr):
         pass
 
 
-def _register_scan(prepared: Path, scan: tuple[str, Path | None], folder: Path, grid: Grid, syn: SynSettings) -> None:
-    name, labels = scan
-    path = folder / f"{name}.npz"
-    parts = [stored_identity(folder / "template.npz"), stored_identity(prepared / f"{name}.npz")]
-    identity = _hash([*parts, "" if labels is None else stored_identity(labels)], repr(syn))
-    if stored_identity(path) == identity:
-        return
-    torch.set_num_threads(1)
-    template, image = load_mean(folder, grid), _coarse_image(prepared, name, grid)
-    template_from_scan, scan_from_template = register_syn(image, template, syn)
-    arrays = {"displacement": template_from_scan.displacement_mm.astype(np.float16), "identity": np.array(identity)}
-    if labels is not None:
-        with np.load(labels) as stored:
-            channels = stored["channels"]
-        coordinates = CompositeTransform(IDENTITY, scan_from_template, IDENTITY).voxels(grid, grid)
-        arrays["labels"] = blocks(sample_nearest(channels, coordinates))
-    save_arrays(path, **arrays)
+def _register_scan(scan: ScanFiles, folder: Path, grid: Grid, syn: SynSettings) -> None:
+    def compute() -> dict[str, Any]:
+        torch.set_num_threads(1)
+        image, mean = _coarse_image(scan.image, grid), load_mean(folder, grid)
+        template_from_scan, scan_from_template = register_syn(image, mean, syn)
+        arrays: dict[str, Any] = {"displacement": template_from_scan.displacement_mm.astype(np.float16)}
+        if scan.labels is not None:
+            channels = load_stored(scan.labels, "prepared scan", "prepare", ("channels",))["channels"]
+            coordinates = CompositeTransform(IDENTITY, scan_from_template, IDENTITY).voxels(grid, grid)
+            arrays["labels"] = blocks(sample_nearest(channels, coordinates))
+        return arrays
+
+    files = [folder / "template.npz", *([] if scan.labels is None else [scan.labels])]
+    identities = [str(load_stored(path, "file", "prepare", ("identity",))["identity"]) for path in files]
+    kept(folder / f"{scan.name}.npz", digest(scan.image.stem, identities, parameters(syn)), compute)
 
 
 def load_mean(folder: Path, grid: Grid) -> Volume:
@@ -167,11 +176,8 @@ def load_mean(folder: Path, grid: Grid) -> Volume:
     InputError
         If the template does not exist.
     """
-    path = folder / "template.npz"
-    if not path.is_file():
-        raise InputError(f"groupwise template {path} does not exist; run the stage groupwise of `slant train` first")
-    with np.load(path) as stored:
-        return Volume(stored["image"], grid.with_voxels_mm(float(SPACING)))
+    image = load_stored(folder / "template.npz", "groupwise template", "groupwise", ("image",))["image"]
+    return Volume(image, grid.with_voxels_mm(float(SPACING)))
 
 
 def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:
@@ -182,13 +188,9 @@ def load_deformed(folder: Path, name: str) -> tuple[Tensor, Tensor | None]:
     InputError
         If the scan has not been registered.
     """
-    path = folder / f"{name}.npz"
-    if not path.is_file():
-        raise InputError(f"displacement {path} does not exist; run the stage groupwise of `slant train` first")
-    with np.load(path) as stored:
-        displacement = torch.from_numpy(stored["displacement"].astype(np.float32))
-        labels = torch.from_numpy(stored["labels"]) if "labels" in stored else None
-    return displacement, labels
+    stored = load_stored(folder / f"{name}.npz", "displacement", "groupwise")
+    displacement = torch.from_numpy(stored["displacement"].astype(np.float32))
+    return displacement, torch.from_numpy(stored["labels"]) if "labels" in stored else None
 
 
 def blocks(channels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -218,7 +220,3 @@ def template_of(mean: Volume, votes: Tensor) -> GroupwiseTemplate:
     if largest > MAX_VOTES:
         counts = np.round(counts * (MAX_VOTES / largest))
     return GroupwiseTemplate(mean, counts.astype(np.uint8))
-
-
-def _hash(parts: list[str], settings: str) -> str:
-    return hashlib.sha256("\n".join([*parts, settings]).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Callable
@@ -15,12 +14,15 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from slant.train.checkpoint import Identity, State, save_checkpoint
+from slant.files import write_atomic
+from slant.train.checkpoint import State, identity_of, save_checkpoint
 from slant.train.loop import schedule
+from slant.train.validate import held_out_dice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from slant.train.context import StageContext
     from slant.train.settings import StageSettings
 
 SAVE_SECONDS = 120
@@ -28,12 +30,7 @@ SAVE_SECONDS = 120
 
 
 @contextmanager
-def logged_stage(
-    path: Path,
-    state: State,
-    setup: tuple[StageSettings, Identity, Callable[[State], float | None]],
-    until: float | None,
-) -> Iterator[Callable[[State], bool]]:
+def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Callable[[State], bool]]:
     """Context manager that yields the function which `train_stage` calls after every step, and saves at the end.
 
     Parameters
@@ -42,12 +39,9 @@ def logged_stage(
         File of the checkpoint, ``.../NAME.pt``. The table is ``NAME.tsv`` in the same folder; the events are in
         ``tensorboard/NAME``.
     state : State
-    setup : StageSettings, Identity and callable
-        The callable returns the mean Dice of the held-out subjects, or None if there are none.
-    until : float, optional
-        Value of `time.monotonic` at which training stops.
+    context : StageContext
     """
-    stage, identity, validate = setup
+    stage, identity, deadline = context.stage, identity_of(context), context.run.deadline
     saved = time.monotonic()
     first = state.step
     with (
@@ -62,7 +56,7 @@ def logged_stage(
             events.add_scalar("loss", state.losses[-1], state.step)
             events.add_scalar("learning_rate", _rate(state.step - 1, stage), state.step)
             if stage.validate_every and (state.step % stage.validate_every == 0 or state.step == stage.steps):
-                score = validate(state)
+                score = held_out_dice(state.average, context)
                 if score is not None:
                     state.scores.append((state.step, round(score, 5)))
                     events.add_scalar("val_dice", score, state.step)
@@ -70,7 +64,7 @@ def logged_stage(
                 save_checkpoint(path, state, identity)
                 write_table(path.with_suffix(".tsv"), state, stage)
                 saved = time.monotonic()
-            return until is None or time.monotonic() < until
+            return deadline is None or time.monotonic() < deadline
 
         yield after_step
     save_checkpoint(path, state, identity)
@@ -103,8 +97,4 @@ def write_table(path: Path, state: State, stage: StageSettings) -> None:
             "val_dice": [scores.get(int(step), np.nan) for step in steps],
         }
     )
-    text = io.StringIO()
-    table.to_csv(text, sep="\t", index=False, float_format="%.6g")
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, table.to_csv(sep="\t", index=False, float_format="%.6g"))

@@ -14,44 +14,31 @@ import torch
 
 from slant.errors import TrainingError
 from slant.train import augment
-from slant.train.atlas import Atlas
-from slant.train.step import StageContext, step_loss
+from slant.train.atlas import atlas_of
+from slant.train.step import step_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from slant.nets.prior import Prior
     from slant.train.checkpoint import State
-    from slant.train.data import Groupwise, LabelledScan
+    from slant.train.context import StageContext
+    from slant.train.data import LabelledScan
     from slant.train.settings import StageSettings
 
 WARM_UP = 20
 """Number of steps over which the learning rate rises."""
 
 
-def train_stage(
-    state: State,
-    scans: tuple[list[LabelledScan], list[LabelledScan]],
-    context: StageContext,
-    after_step: Callable[[State], bool],
-    anchor: tuple[float, dict[str, Tensor]] | None = None,
-    priors: tuple[Groupwise | None, Prior | None] = (None, None),
-) -> State:
+def train_stage(state: State, context: StageContext, after_step: Callable[[State], bool]) -> State:
     """Train until ``stage.steps`` or until ``after_step`` returns False.
 
     Parameters
     ----------
     state : State
         Modified in place.
-    scans : pair of list of LabelledScan
-        Scans with manual and with automatic labels.
     context : StageContext
     after_step : callable
         Receives the state after each step; False stops the training.
-    anchor : float and dict of Tensor, optional
-        Soft sharing: the fraction of the distance to these weights by which the network is moved after each step.
-    priors : pair of Groupwise and Prior, each optional
-        Groupwise template of the run; affine prior that replaces that of the scans.
 
     Returns
     -------
@@ -63,32 +50,26 @@ def train_stage(
     TrainingError
         If the loss is not finite, or memory runs out; the last checkpoint is kept.
     """
-    stage = context.stage
-    device = next(state.net.parameters()).device
-    # All scans make the affine prior: automatic labels locate a region as well as manual ones do.
-    atlas = Atlas([*scans[0], *scans[1]], *priors, device)
+    stage, scan_count = context.stage, 2 if context.run.settings.augment.mixup_alpha else 1
+    atlas = atlas_of(context.scans, torch.device(context.device))
     with _explained_memory_errors():
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
-            scan = _draw_scan(scans, stage, generator)
-            second = _draw_scan(scans, stage, generator) if context.augmentation.mixup_alpha else None
-            loss = step_loss(state.net, (scan, second), atlas, (context.drawn(generator), generator))
-            _optimizer_step(state, loss, stage)
-            if anchor is not None:
-                _move_towards(state, *anchor)
+            scans = tuple(_draw_scan(context, generator) for _ in range(scan_count))
+            _optimizer_step(state, step_loss(state.net, scans, atlas, context.drawn(generator), generator), stage)
+            if context.shared_weights is not None:
+                _move_towards(state, context.shared_weights, context.run.settings.tile.soft_sharing)
             _update_average(state, min(stage.ema_decay, (1 + state.step) / (10 + state.step)))
             if not after_step(state):
                 break
     return state
 
 
-def _draw_scan(
-    scans: tuple[list[LabelledScan], list[LabelledScan]], stage: StageSettings, generator: torch.Generator
-) -> LabelledScan:
-    manual, auxiliary = scans
-    group = manual
-    if auxiliary and stage.auxiliary_probability > 0:
-        group = auxiliary if augment.uniform(generator) < stage.auxiliary_probability else manual
+def _draw_scan(context: StageContext, generator: torch.Generator) -> LabelledScan:
+    group, auxiliary = context.scans.manual, context.scans.auxiliary
+    probability = context.stage.auxiliary_probability
+    if auxiliary and probability > 0 and augment.uniform(generator) < probability:
+        group = auxiliary
     return group[int(torch.randint(len(group), (1,), generator=generator))]
 
 
@@ -120,7 +101,7 @@ def schedule(step: int, stage: StageSettings) -> float:
 
 
 @torch.no_grad()
-def _move_towards(state: State, fraction: float, weights: dict[str, Tensor]) -> None:
+def _move_towards(state: State, weights: dict[str, Tensor], fraction: float) -> None:
     for name, parameter in state.net.named_parameters():
         parameter.lerp_(weights[name].to(parameter.device), fraction)
 

@@ -27,13 +27,12 @@ class Patches:
     ----------
     starts : (B, 3) int64
         First voxel of each patch in the crop; multiples of 4.
-    crop_start, crop_shape : tuple of 3 int
-        First voxel and size of the crop, in template voxels.
+    crop_start : tuple of 3 int
+        First voxel of the crop, in template voxels.
     """
 
     starts: Tensor
     crop_start: Shape
-    crop_shape: Shape
 
 
 def candidate_starts(crop_shape: Shape, margin: int = 2) -> Tensor:

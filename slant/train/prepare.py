@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,11 @@ from joblib import Parallel, delayed
 from torch import Tensor
 from tqdm import tqdm
 
-from slant.errors import InputError, ModelError, ProtocolError, SlantError
-from slant.files import file_sha256
-from slant.io.models import load_inputs, load_model
+from slant.errors import InputError, ModelError, OutputError, ProtocolError, SlantError
+from slant.io.models import load_model
+from slant.io.prepared import PreparedScan, digest, input_sha256, kept, prepared_scan
 from slant.io.read import read_labels, read_scan
-from slant.io.resources import load_protocol
 from slant.io.templates import load_template
-from slant.pipeline import prepare
 from slant.resample import pick_labels
 from slant.train.data import (
     Groupwise,
@@ -28,10 +26,9 @@ from slant.train.data import (
     label_frequency,
     labelled_names,
     load_scans,
-    save_arrays,
-    stored_identity,
+    load_stored,
 )
-from slant.train.groupwise import count_votes, load_deformed, load_mean, make_template, register_scans
+from slant.train.groupwise import ScanFiles, count_votes, load_deformed, load_mean, make_template, register_scans
 from slant.train.loss import IGNORED
 from slant.train.splits import auxiliary_names, read_table, split
 from slant.volume import LabelMap
@@ -41,9 +38,8 @@ if TYPE_CHECKING:
 
     from slant.labels import LabelProtocol
     from slant.nets.prior import Prior
+    from slant.train.context import RunContext
     from slant.train.settings import GroupwiseSettings, TrainSettings
-
-_FORMAT = 2  # of prepared files: change it with the arrays that they hold, so that older files are made again
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,25 +63,31 @@ class TrainingScans:
     groupwise: Groupwise | None = None
 
     @property
+    def training(self) -> list[LabelledScan]:
+        """All training scans."""
+        return [*self.manual, *self.auxiliary]
+
+    @property
     def prior(self) -> Prior:
         """The external prior, or else the prior of all training scans."""
-        return self.external_prior or build_prior([*self.manual, *self.auxiliary])
+        return self.external_prior or build_prior(self.training)
 
 
-def prepare_scans(settings: TrainSettings) -> None:
+def prepare_scans(run: RunContext) -> None:
     """Prepare all scans whose files or settings have changed; a scan that fails does not stop the others.
 
     Raises
     ------
     InputError
         If scans could not be prepared; the message lists their names and the reasons.
+    OutputError
+        If a file cannot be written.
     """
+    settings = run.settings
     manual = labelled_names(settings.data)
-    jobs = [(settings, settings.data, name) for name in manual]
+    jobs = [(run, settings.data, name) for name in manual]
     if settings.auxiliary_dir is not None:
-        jobs += [(settings, settings.auxiliary_dir, name) for name in auxiliary_names(settings, manual)]
-    for folder in {_labels_folder(settings, job[1]) for job in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
+        jobs += [(run, settings.auxiliary_dir, name) for name in auxiliary_names(settings, manual)]
     done = Parallel(n_jobs=-1, return_as="generator")(delayed(_prepare)(*job) for job in jobs)
     bar = tqdm(done, total=len(jobs), desc="prepare", unit="scan", file=sys.stderr)
     failed = [f"{job[2]}: {reason}" for job, reason in zip(jobs, bar, strict=True) if reason]
@@ -93,7 +95,7 @@ def prepare_scans(settings: TrainSettings) -> None:
         raise InputError(f"{len(failed)} of {len(jobs)} scans could not be prepared: " + "; ".join(failed))
 
 
-def load_training(settings: TrainSettings) -> TrainingScans:
+def load_training(run: RunContext) -> TrainingScans:
     """Load the prepared scans of a run.
 
     Raises
@@ -101,7 +103,7 @@ def load_training(settings: TrainSettings) -> TrainingScans:
     InputError
         If a scan has not been prepared.
     """
-    protocol = load_protocol(settings.protocol)
+    settings, protocol = run.settings, run.protocol
     manual = labelled_names(settings.data)
     trained, held_out = split(settings, manual)
     regions = read_table(settings.scans).regions
@@ -117,7 +119,7 @@ def load_training(settings: TrainSettings) -> TrainingScans:
     scans = TrainingScans(training, auxiliary, validation, _external_prior(settings, protocol))
     if settings.groupwise is None:
         return scans
-    return replace(scans, groupwise=_load_groupwise(settings, settings.groupwise, scans))
+    return replace(scans, groupwise=_load_groupwise(run, settings.groupwise, scans))
 
 
 def template_scans(settings: TrainSettings) -> list[str]:
@@ -140,21 +142,29 @@ def prepare_groupwise(settings: TrainSettings) -> None:
     manual = labelled_names(settings.data)
     voting = template_scans(settings)
     images, folder = settings.work_dir / "prepared", settings.run / "groupwise"
-    others = [] if settings.auxiliary_dir is None else auxiliary_names(settings, manual)
+
+    def files(source: Path, name: str) -> ScanFiles:
+        labels = _labels_folder(settings, source) / f"{name}.labels.npz"
+        sha256 = load_stored(labels, "prepared scan", "prepare", ("scan_sha256",))["scan_sha256"]
+        return ScanFiles(name, images / f"{sha256}.npz", labels if name in voting else None)
+
+    scans = [files(settings.data, name) for name in manual]
+    if settings.auxiliary_dir is not None:
+        scans += [files(settings.auxiliary_dir, name) for name in auxiliary_names(settings, manual)]
     grid = load_template().grid
-    make_template(images, voting, folder, grid, settings.groupwise)
-    jobs = [(name, images / f"{name}.labels.npz" if name in voting else None) for name in [*manual, *others]]
-    register_scans(images, jobs, folder, grid, settings.groupwise)
+    make_template([scan.image for scan in scans if scan.labels is not None], folder, grid, settings.groupwise)
+    register_scans(scans, folder, grid, settings.groupwise)
 
 
-def _load_groupwise(settings: TrainSettings, groupwise: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
+def _load_groupwise(run: RunContext, groupwise: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
+    settings = run.settings
     folder, subject = settings.run / "groupwise", read_table(settings.scans).subject
-    names = [scan.name for scan in [*scans.manual, *scans.auxiliary, *scans.held_out]]
+    names = [scan.name for scan in [*scans.training, *scans.held_out]]
     deformed = {name: load_deformed(folder, name) for name in names}
     voting = template_scans(settings)
     labels = {name: blocks for name in voting if (blocks := deformed[name][1]) is not None}
     own = {name: tuple(labels[other] for other in labels if subject(other) == subject(name)) for name in names}
-    votes = count_votes(list(labels.values()), len(load_protocol(settings.protocol)))
+    votes = count_votes(list(labels.values()), len(run.protocol))
     displacements = {name: displacement for name, (displacement, _) in deformed.items()}
     return Groupwise(load_mean(folder, load_template().grid), votes, displacements, own, groupwise)
 
@@ -203,56 +213,36 @@ def _labels_folder(settings: TrainSettings, folder: Path) -> Path:
     return settings.work_dir / "prepared" if folder == settings.data else settings.run / "auxiliary"
 
 
-def _prepare(settings: TrainSettings, folder: Path, name: str) -> str:
+def _prepare(run: RunContext, folder: Path, name: str) -> str:
     """Prepare one scan; the error message if that fails, else an empty string."""
     try:
-        _prepare_image(settings, folder, name)
-        _prepare_labels(settings, folder, name)
+        scan = prepared_scan(folder / f"{name}_T1w.nii.gz", run.settings.work_dir / "prepared")
+        _prepare_labels(run, folder, name, scan)
+    except OutputError:  # it would stop the others, too
+        raise
     except SlantError as error:
         return str(error)
     return ""
 
 
-def _prepare_image(settings: TrainSettings, folder: Path, name: str) -> None:
-    source, path = folder / f"{name}_T1w.nii.gz", settings.work_dir / "prepared" / f"{name}.npz"
-    identity = f"{_FORMAT} {file_sha256(source)}"
-    if stored_identity(path) == identity:
-        return
-    prepared = prepare(read_scan(source).volume, load_inputs())
-    save_arrays(
-        path,
-        image=prepared.image.data.astype(np.float16),
-        native_from_template=prepared.native_from_template,
-        identity=np.array(identity),
-    )
+def _prepare_labels(run: RunContext, folder: Path, name: str, scan: PreparedScan) -> None:
+    settings, protocol = run.settings, run.protocol
+    source = folder / f"{name}_dseg.nii.gz"
 
+    def compute() -> dict[str, Any]:
+        labels = read_labels(source, read_scan(folder / f"{name}_T1w.nii.gz"))
+        channels = LabelMap(channels_of(labels, protocol, settings), labels.grid)
+        resampled = pick_labels(channels, scan.image.grid, scan.native_from_template).data.astype(np.uint8)
+        if not ((resampled > 0) & (resampled != IGNORED)).any():
+            raise InputError(
+                f"{source} contains no region of protocol {protocol.name!r}; remove the scan or correct its labels"
+            )
+        frequency = label_frequency(resampled, len(protocol))
+        return {"channels": resampled, "frequency": frequency, "scan_sha256": np.array(scan.sha256)}
 
-def _prepare_labels(settings: TrainSettings, folder: Path, name: str) -> None:
-    image = settings.work_dir / "prepared" / f"{name}.npz"
-    source, path = folder / f"{name}_dseg.nii.gz", _labels_folder(settings, folder) / f"{name}.labels.npz"
-    inputs = (
-        file_sha256(source),
-        stored_identity(image),
-        settings.protocol,
-        settings.unknown_ids,
-        settings.ignore_label,
-    )
-    identity = " ".join(map(str, inputs))
-    if stored_identity(path) == identity:
-        return
-    labels = read_labels(source, read_scan(folder / f"{name}_T1w.nii.gz"))
-    protocol = load_protocol(settings.protocol)
-    with np.load(image) as stored:
-        native_from_template = stored["native_from_template"]
-    channels = LabelMap(channels_of(labels, protocol, settings), labels.grid)
-    resampled = pick_labels(channels, load_inputs().template.grid, native_from_template).data.astype(np.uint8)
-    if not ((resampled > 0) & (resampled != IGNORED)).any():
-        raise InputError(
-            f"{source} contains no region of protocol {protocol.name!r}; remove the scan or correct its labels"
-        )
-    save_arrays(
-        path, channels=resampled, frequency=label_frequency(resampled, len(protocol)), identity=np.array(identity)
-    )
+    how = (protocol.ids.tolist(), settings.unknown_ids, settings.ignore_label)
+    identity = digest("labels", scan.sha256, input_sha256(source), *how)
+    kept(_labels_folder(settings, folder) / f"{name}.labels.npz", identity, compute)
 
 
 def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettings) -> NDArray[np.uint8]:

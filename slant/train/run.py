@@ -6,22 +6,26 @@ import sys
 from typing import TYPE_CHECKING
 
 from slant.errors import SettingsError
-from slant.nets.registry import KINDS
 from slant.report.curves import draw_curves
+from slant.train.context import run_context
 from slant.train.evaluate import evaluate, mean_by_subject
 from slant.train.export import export
-from slant.train.prepare import prepare_groupwise, prepare_scans
-from slant.train.stages import network_of, train_tiles, train_whole
+from slant.train.prepare import load_training, prepare_groupwise, prepare_scans
+from slant.train.stages import train_tiles, train_whole
 from slant.train.tile_order import select_tiles
-from slant.train.validate import usable_devices
 
 if TYPE_CHECKING:
+    from slant.train.context import RunContext
     from slant.train.settings import TrainSettings
 
 STAGES = ("prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate")
 
+_NEED_SCANS = {"pretrain", "whole", "tiles", "export"}
 
-def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[str, ...], until: float | None) -> bool:
+
+def run_stages(
+    settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[str, ...], deadline: float | None
+) -> bool:
     """Run the selected stages, all by default, in their order.
 
     Parameters
@@ -31,7 +35,7 @@ def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[st
         Names from `STAGES`.
     tiles : tuple of str
         Names of the tiles to fine-tune; all by default.
-    until : float, optional
+    deadline : float, optional
         Value of `time.monotonic` at which training stops; another call resumes it.
 
     Returns
@@ -40,22 +44,16 @@ def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[st
         Whether all selected stages are finished.
     """
     selected = stages or STAGES
-    _check(settings, tiles)
+    run = run_context(settings, deadline)
+    _check(run, tiles)
     if "prepare" in selected:
-        prepare_scans(settings)
+        prepare_scans(run)
     if "groupwise" in selected:
         prepare_groupwise(settings)
-    try:
-        for name in ("pretrain", "whole"):
-            if name in selected and not train_whole(settings, name, until):
-                return False
-        if "tiles" in selected and not train_tiles(settings, tiles, until):
-            return False
-    finally:
-        draw_curves(settings.run)
-    if "export" in selected:
-        for folder in export(settings):
-            sys.stdout.write(f"model  {folder}\n")
+    if not {"pretrain", "whole", "tiles", "export"}.isdisjoint(selected) and not _train_and_export(
+        run, selected, tiles
+    ):
+        return False
     if "evaluate" in selected and settings.fold is not None:
         for folder in sorted(settings.run.glob("model-*")):
             means = mean_by_subject(evaluate(settings, folder))
@@ -64,15 +62,31 @@ def run_stages(settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[st
     return True
 
 
-def _check(settings: TrainSettings, tiles: tuple[str, ...]) -> None:
+def _train_and_export(run: RunContext, selected: tuple[str, ...], tiles: tuple[str, ...]) -> bool:
+    """Run the stages that need the prepared scans; whether all of them are finished."""
+    scans = load_training(run)
+    try:
+        for name in ("pretrain", "whole"):
+            if name in selected and not train_whole(run, scans, name):
+                return False
+        if "tiles" in selected and not train_tiles(run, scans, tiles):
+            return False
+    finally:
+        draw_curves(run.settings.run)
+    if "export" in selected:
+        for folder in export(run, scans):
+            sys.stdout.write(f"model  {folder}\n")
+    return True
+
+
+def _check(run: RunContext, tiles: tuple[str, ...]) -> None:
     """Check the settings before any work starts."""
-    kind, _ = network_of(settings)
-    if settings.groupwise is not None and not KINDS[kind].network.prior:
+    settings = run.settings
+    if settings.groupwise is not None and not run.network.type.prior:
         raise SettingsError(
-            f"[groupwise] makes a prior, but the network {kind!r} uses no prior; remove [groupwise] or choose another "
-            "kind"
+            f"[groupwise] makes a prior, but the network {run.network.kind!r} uses no prior; remove [groupwise] or "
+            "choose another kind"
         )
     select_tiles(settings.layout, tiles)
-    usable_devices(settings.devices)
     if not settings.data.is_dir():
         raise SettingsError(f"{settings.data} is not a folder; give the folder of labelled scans with --data FOLDER")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from slant.config import SynSettings
 from slant.errors import SettingsError
@@ -14,12 +13,10 @@ from slant.nets.memory import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
+from slant.train.network import NetworkChoice
 
 MIN_TILE_SIZE = 16
 """Minimum number of voxels of a tile along each axis, so that a patch of 8 mm and its halo fit into it."""
-
-TASKS = ("tissue", "lobe", "brain")
-"""Tasks that a network can learn in addition to the regions."""
 
 
 @dataclass(frozen=True)
@@ -156,43 +153,6 @@ class GroupwiseSettings:
             )
         if self.syn.resolution_mm != SPACING:
             raise SettingsError(f"[groupwise.syn] resolution_mm must be {SPACING}, found {self.syn.resolution_mm}")
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """The network to train; fields that are None take the defaults of the kind.
-
-    Attributes
-    ----------
-    kind : str
-        Name from `slant.nets.registry.KINDS`.
-    widths : tuple of int, optional
-        Numbers of channels of the levels.
-    image_channels, upsampled_channels, head_channels : int, optional
-        Numbers of channels at 1 mm, see `slant.nets.unet.UNetSettings`.
-    tasks : tuple of str
-        Tasks learned in addition to the regions (hard sharing, Caruana 1997): any of tissue, lobe, brain.
-    """
-
-    kind: str = "compact"
-    widths: tuple[int, ...] | None = None
-    image_channels: int | None = None
-    head_channels: int | None = None
-    tasks: tuple[str, ...] = ()
-    upsampled_channels: int | None = None
-
-    def __post_init__(self) -> None:
-        for task in self.tasks:
-            if task not in TASKS:
-                near = difflib.get_close_matches(task, TASKS, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise SettingsError(f"[network] unknown task {task!r}{hint}; known tasks: {', '.join(TASKS)}")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise SettingsError(f"[network] tasks must be different, found {', '.join(self.tasks)}")
-
-    def explicit(self) -> dict[str, Any]:
-        """The fields that were set, except the kind and the tasks."""
-        return {k: v for k, v in asdict(self).items() if v is not None and k not in ("kind", "tasks")}
 
 
 @dataclass(frozen=True)

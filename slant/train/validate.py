@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from slant.nets.predict import Predictor, choose_device, label_tile, tile_votes
+from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.train.groupwise import template_of
 from slant.train.loss import IGNORED
 from slant.vote import VoteCounter
@@ -16,65 +15,56 @@ from slant.vote import VoteCounter
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slant.nets.predict import Mirroring
+    from slant.nets.network import Network
     from slant.nets.prior import Prior
-    from slant.tiles import Tile, TileLayout
-    from slant.train.checkpoint import State
-    from slant.train.data import LabelledScan
-    from slant.train.prepare import TrainingScans
+    from slant.train.context import StageContext
+    from slant.train.data import Groupwise, LabelledScan
 
 
-def validator_of(
-    scans: TrainingScans, layout: TileLayout, tile: Tile | None = None, mirroring: Mirroring | None = None
-) -> Callable[[State], float | None]:
-    """A function that returns the mean Dice of the averaged weights of a state, or None if no subject is held out.
+def held_out_dice(network: Network, context: StageContext) -> float | None:
+    """Mean Dice of a network on the held-out subjects, in its tile or in the vote of all tiles if it labels all.
 
     Parameters
     ----------
-    scans : TrainingScans
-    layout : TileLayout
-    tile : Tile, optional
-        Tile in which Dice is computed. By default it is that of the vote of all tiles, which share one network.
-    mirroring : Mirroring, optional
-        Settings with which every second tile labels the mirror image.
+    network : Network
+        It is in training mode afterwards.
+    context : StageContext
+
+    Returns
+    -------
+    float or None
+        None if no subject is held out; NaN if the reference labels contain no region there.
     """
+    scans = context.scans
     if not scans.held_out:
-        return lambda _: None
-    prior = scans.prior
-
-    def validate(state: State) -> float:
-        network = state.average
-        device = next(network.parameters()).device
-        scores = []
-        for scan in scans.held_out:
-            reference = scan.channels.numpy()
-            own, displacement = deformed_prior(scans, scan) or (prior, None)
-            predictor = Predictor(
-                layout,
-                own if network.prior else None,
-                lambda _: network,
-                displacement=displacement,
-                mirroring=mirroring,
-            )
-            if tile is None:
-                scores.append(mean_dice_of(_voted(predictor, scan.image.numpy(), device), reference))
-            else:
-                labels = label_tile(predictor, tile, scan.image.numpy(), device)
-                scores.append(mean_dice_of(labels, reference[tile.box]))
-        network.train()
-        finite = [score for score in scores if not np.isnan(score)]
-        return float(np.mean(finite)) if finite else np.nan
-
-    return validate
-
-
-def deformed_prior(scans: TrainingScans, scan: LabelledScan) -> tuple[Prior, NDArray[np.float32]] | None:
-    """The deformable atlas prior of a scan and its displacement; None if the run has no groupwise template."""
-    if scans.groupwise is None:
         return None
-    template = template_of(scans.groupwise.mean, scans.groupwise.votes)
-    displacement = scans.groupwise.displacements[scan.name].numpy()
-    return template.prior_at(displacement, scan.image.numpy() > 0), displacement
+    scores = [_dice_of_scan(network, scan, context) for scan in scans.held_out]
+    network.train()
+    finite = [score for score in scores if not np.isnan(score)]
+    return float(np.mean(finite)) if finite else np.nan
+
+
+def _dice_of_scan(network: Network, scan: LabelledScan, context: StageContext) -> float:
+    groupwise, displacement, prior = context.scans.groupwise, None, context.prior
+    if groupwise is not None:
+        displacement, prior = groupwise.displacements[scan.name].numpy(), deformed_prior(groupwise, scan)
+    predictor = Predictor(
+        context.layout,
+        prior if network.prior else None,
+        lambda _: network,
+        displacement=displacement,
+        mirroring=context.run.mirroring if context.tile is None else None,
+    )
+    image, reference, device = scan.image.numpy(), scan.channels.numpy(), torch.device(context.device)
+    if context.tile is None:
+        return mean_dice_of(_voted(predictor, image, device), reference)
+    return mean_dice_of(label_tile(predictor, context.tile, image, device), reference[context.tile.box])
+
+
+def deformed_prior(groupwise: Groupwise, scan: LabelledScan) -> Prior:
+    """The deformable atlas prior of a scan."""
+    template = template_of(groupwise.mean, groupwise.votes)
+    return template.prior_at(groupwise.displacements[scan.name].numpy(), scan.image.numpy() > 0)
 
 
 def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
@@ -105,20 +95,3 @@ def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> 
     if not len(regions):
         return np.nan
     return float(np.mean(2 * overlap[regions] / (predicted_voxels[regions] + reference_voxels[regions])))
-
-
-def usable_devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The torch names of the given devices.
-
-    Raises
-    ------
-    DeviceError
-        If a device is not available.
-    """
-    return tuple(str(choose_device(name)) for name in names)
-
-
-def whole_tile(layout: TileLayout) -> tuple[TileLayout, Tile]:
-    """A layout with one tile that covers the whole grid, and that tile."""
-    whole = type(layout)(layout.shape, layout.shape, (1, 1, 1))
-    return whole, whole.tiles[0]

@@ -88,7 +88,7 @@ def test_a_full_disk_with_force_keeps_the_old_results(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("slant.io.results._write_volumes", full)
+    monkeypatch.setattr("slant.io.results.format_volumes", full)
     assert segment_toy(scan, out, "--threads", 2, "--force") == 2
     assert "No space left on device; check free space" in the_line(capsys)
     assert content(out) == before

@@ -18,7 +18,8 @@ from toy import the_line, toy_model_folder, use_light_found, write_toy_scan
 
 import slant
 from slant.cli.bids import main
-from slant.cohort.bids import Selection, list_bids_jobs, write_dataset
+from slant.cohort.bids import Selection, list_bids_jobs
+from slant.cohort.bids_dataset import write_dataset
 from slant.errors import InputError, OutputError, SettingsError
 
 SCANS = (
@@ -32,7 +33,7 @@ MODEL = {"name": "toy", "sha256": "ab" * 32, "licence": "CC0"}
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slant.cli.cohort._pool", lambda *_: InlinePool())
+    monkeypatch.setattr("slant.engine.pools.LocalPool", lambda *_: InlinePool())
 
 
 def dataset(folder: Path, scans: tuple[str, ...] = SCANS) -> Path:

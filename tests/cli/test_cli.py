@@ -35,8 +35,8 @@ import slant
 from slant.config import SegmentSettings
 from slant.io import models
 from slant.io.luts import format_lut
+from slant.io.names import ResultNames
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
 
 HEAVY = {"torch", "ants", "nibabel", "scipy", "pandas", "matplotlib", "deepbet", "numpy"}
 UNUSUAL_NAME = "sub 01 (re-test).v1.5 Jürgen 脳"

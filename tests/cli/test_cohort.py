@@ -14,13 +14,13 @@ from toy import content, run_slant, the_line, toy_model_folder, use_light_found,
 
 from slant.cohort.task import SegmentTask, model_sha256
 from slant.config import SegmentSettings
-from slant.engine.job import Job
+from slant.engine.job import Job, Worker
 from slant.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slant.cli.cohort._pool", lambda *_: InlinePool())
+    monkeypatch.setattr("slant.engine.pools.LocalPool", lambda *_: InlinePool())
 
 
 @pytest.fixture
@@ -192,10 +192,10 @@ RECORD: dict[str, Any] = {
 def test_a_record_fits_if_model_and_label_settings_are_the_same(
     settings: dict[str, Any], volume: int | None, model: str, expected: bool
 ) -> None:
-    task = SegmentTask(SegmentSettings(**settings), model, volume)
-    assert task.fits(RECORD) == expected
-    assert not task.fits({**RECORD, "requested": None})
-    same = SegmentTask(SegmentSettings(), "m").key == task.key
+    task, job = SegmentTask(SegmentSettings(**settings), model, volume), Job("a", Path("a"), Path("out"), "a")
+    assert task.fits(job, RECORD) == expected
+    assert not task.fits(job, {**RECORD, "requested": None})
+    same = SegmentTask(SegmentSettings(), "m").key(job) == task.key(job)
     assert same == (expected and "device" not in settings)
 
 
@@ -203,7 +203,7 @@ def test_a_model_that_changed_during_the_run_is_an_error(scans: Path, tmp_path: 
     task = SegmentTask(SegmentSettings(model=str(toy_model_folder())), "0" * 64)
     job = Job("a", scans / "p1" / "T1_T1w.nii.gz", tmp_path / "out", "a")
     with pytest.raises(ModelError, match=r"has the hash .* here, expected 000000000000; it changed"):
-        task(job, tmp_path / "staging", 1)
+        task(job, tmp_path / "staging", Worker(1))
     assert model_sha256(str(toy_model_folder())) != "0" * 64
 
 

@@ -14,9 +14,9 @@ import pytest
 from toy import content
 
 from slant.io.models import embedded_models
+from slant.io.names import ResultNames
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
 from slant.volume import LabelMap
 from slant.volumes import mean_dice
 

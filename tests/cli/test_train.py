@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import SEEN, toy_settings
+from phantoms import SHAPE, toy_settings
 from toy import run_slant, the_line
 
 from slant.nets.weights import read_model
-from slant.train import run, stages
+from slant.train import context, run
 from slant.train.settings import TrainSettings
 
 CONFIG = """\
@@ -57,7 +57,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
 
 
 def small_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages.train_whole, "__defaults__", (*stages.train_whole.__defaults__[:-1], SEEN))
+    monkeypatch.setattr(context, "WHOLE_START", (0, 0, 0))
+    monkeypatch.setattr(context, "WHOLE_SHAPE", SHAPE)
 
 
 def options(toy: TrainSettings) -> list[object]:
@@ -109,7 +110,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("the work was started")
 
-    for name in ("prepare_scans", "train_whole", "train_tiles", "export"):
+    for name in ("prepare_scans", "load_training", "train_whole", "train_tiles", "export"):
         monkeypatch.setattr(run, name, never)
 
 
@@ -171,13 +172,12 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from phantoms import SEEN
+from phantoms import SHAPE
 from slant.cli import main
-from slant.train import log, stages
+from slant.train import context, log
 torch.set_num_threads(1)
 log.SAVE_SECONDS = -1.0
-defaults = stages.train_whole.__defaults__
-stages.train_whole.__defaults__ = (*defaults[:-1], SEEN)
+context.WHOLE_START, context.WHOLE_SHAPE = (0, 0, 0), SHAPE
 if sys.argv[2] != "never":
     real, left = torch.save, int(sys.argv[2])
     def save(stored, target):

@@ -1,4 +1,4 @@
-"""Lists of jobs from folders, patterns, tables and files; numbers of workers and threads."""
+"""Lists of jobs from folders, patterns, tables and files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from slant.cohort.jobs import list_jobs
-from slant.engine import resources
-from slant.engine.resources import WorkerPlan, plan
 from slant.errors import InputError, SettingsError
 
 
@@ -120,61 +118,3 @@ def test_an_unreadable_folder_is_listed_and_the_others_are_read(
     assert job_list.unreadable == {str(closed): "the folder cannot be read: Permission denied; check its permissions"}
     with pytest.raises(InputError, match="cannot be read: Permission denied"):
         list_jobs([str(closed)], tmp_path / "out")
-
-
-# Workers
-
-
-@pytest.mark.parametrize(
-    ("cores", "gib", "options", "expected"),
-    [
-        (8, 64, {}, WorkerPlan(8, 1)),
-        (8, 7, {}, WorkerPlan(3, 2)),
-        (8, 1, {}, WorkerPlan(1, 8)),
-        (8, 64, {"jobs": 3}, WorkerPlan(3, 2)),
-        (8, 1, {"jobs": 3}, WorkerPlan(3, 2)),
-        (8, 64, {"mem_gb": 5.0}, WorkerPlan(2, 4)),
-        (8, 1, {"mem_gb": 5.0, "jobs": 4}, WorkerPlan(2, 4)),
-        (8, 64, {"threads": 4}, WorkerPlan(2, 4)),
-        (8, 64, {"threads": 3, "jobs": 5}, WorkerPlan(5, 3)),
-    ],
-)
-def test_workers_fit_cores_and_memory(
-    monkeypatch: pytest.MonkeyPatch, cores: int, gib: float, options: dict[str, float], expected: WorkerPlan
-) -> None:
-    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
-    monkeypatch.setattr(resources, "available_gib", lambda: gib)
-    assert plan(100, **options) == expected  # type: ignore[arg-type]
-    assert plan(1, **options).workers == 1  # type: ignore[arg-type]
-
-
-def test_too_few_jobs_or_too_little_memory_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="--jobs must be at least 1, found 0"):
-        plan(3, jobs=0)
-    for too_little in (1.0, float("nan")):
-        with pytest.raises(SettingsError, match="--mem-gb must be at least 2, the memory of one worker, found"):
-            plan(3, mem_gb=too_little)
-
-
-@pytest.mark.parametrize(
-    ("line", "files"),
-    [
-        ("0::/job/step\n", {"job/memory.max": "3221225472", "job/memory.current": "1073741824"}),
-        (
-            "5:cpu:/\n4:memory:/job\n",
-            {"memory/job/memory.limit_in_bytes": "3221225472", "memory/job/memory.usage_in_bytes": "1073741824"},
-        ),
-    ],
-)
-def test_the_memory_limit_of_a_batch_job_is_respected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str]
-) -> None:
-    for name, text in {**files, "proc": line, "job/step/memory.max": "max", "job/step/memory.current": "1"}.items():
-        touch(tmp_path / name)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
-    monkeypatch.setattr(resources, "_PROC_CGROUP", tmp_path / "proc")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
-    assert resources.available_gib() == 2.0
-    (tmp_path / "proc").unlink()
-    assert resources.available_gib() == 1024.0

@@ -18,7 +18,7 @@ from slant.errors import OutputError
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slant.cli.cohort._pool", lambda *_: InlinePool())
+    monkeypatch.setattr("slant.cohort.run.choose_pool", lambda *_, **__: InlinePool())
     use_light_found(monkeypatch)
     monkeypatch.setattr("slant.report.page.reports_of", requested_reports)
 

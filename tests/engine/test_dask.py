@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import FakeTask, make_jobs, results, run_fake
+from fake_task import fake_task, make_jobs, results, run_fake
 
-from slant.engine.dask import ClusterSettings, DaskPool, read_cluster
-from slant.engine.job import JobList
+from slant.engine import slurm as ours
+from slant.engine.dask import DaskPool
+from slant.engine.job import JobList, Workload
 from slant.engine.layout import OutputLayout
-from slant.engine.run import Cohort, run_cohort
+from slant.engine.run import run_jobs
+from slant.engine.slurm import ClusterSettings, read_cluster
 from slant.errors import SettingsError, SlantError
 from slant.extras import MissingExtraError
 
@@ -40,8 +42,8 @@ def test_dask_writes_the_same_files_as_joblib(cluster: Any, tmp_path: Path) -> N
     texts = {f"s{i:02d}": "ok" for i in range(8)} | {"bad": "truncated", "boom": "kill"}
     one, two, tally = tmp_path / "one", tmp_path / "two", tmp_path / "tally.txt"
     jobs = make_jobs(tmp_path / "in", texts, one)
-    cohort = Cohort(JobList(jobs, {}), FakeTask(tally=tally), OutputLayout(one, tmp_path / "work"))
-    summary = run_cohort(cohort, DaskPool(cluster.scheduler_address, tmp_path / "work"))
+    workload = Workload(JobList(jobs, {}), fake_task(tally=tally), OutputLayout(one, tmp_path / "work"))
+    summary = run_jobs(workload, DaskPool(cluster.scheduler_address, tmp_path / "work"))
     assert set(summary.done) | set(summary.kept) == {f"s{i:02d}" for i in range(8)}
     assert [f.name for f in summary.failed] == ["bad", "boom"]
     assert "the worker ended unexpectedly while processing this scan" in summary.failed[1].reason
@@ -50,7 +52,7 @@ def test_dask_writes_the_same_files_as_joblib(cluster: Any, tmp_path: Path) -> N
     assert [f.name for f in local.failed] == ["bad", "boom"]
     assert results(one) == results(two)
     assert list((tmp_path / "work" / "locks").iterdir()) == []
-    again = run_cohort(cohort, DaskPool(cluster.scheduler_address, tmp_path / "work"))
+    again = run_jobs(workload, DaskPool(cluster.scheduler_address, tmp_path / "work"))
     assert len(again.kept) == 8
 
 
@@ -62,7 +64,7 @@ def test_a_cluster_without_workers_is_an_error_after_some_time(tmp_path: Path, m
     with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
         pool = DaskPool(cluster.scheduler_address)
         with pytest.raises(SlantError, match=r"has had no workers for 1 s; start some; finished scans are kept"):
-            run_cohort(Cohort(JobList(jobs, {}), FakeTask(), OutputLayout(tmp_path / "out")), pool)
+            run_jobs(Workload(JobList(jobs, {}), fake_task(), OutputLayout(tmp_path / "out")), pool)
 
 
 def test_a_scheduler_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ def test_slurm_jobs_write_the_same_files_as_joblib(slurm: Path, tmp_path: Path) 
     pytest.importorskip("dask_jobqueue")
     texts = {f"s{i:02d}": "ok" for i in range(6)} | {"bad": "truncated"}
     one, two, tally = tmp_path / "one", tmp_path / "two", tmp_path / "tally.txt"
-    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), FakeTask(tally=tally), OutputLayout(one))
+    workload = Workload(JobList(make_jobs(tmp_path / "in", texts, one), {}), fake_task(tally=tally), OutputLayout(one))
     options = {
         "cores": 2,
         "memory": "1GB",
@@ -149,7 +151,7 @@ def test_slurm_jobs_write_the_same_files_as_joblib(slurm: Path, tmp_path: Path) 
         "interface": "lo",
         "log_directory": str(tmp_path / "logs"),
     }
-    summary = run_cohort(cohort, DaskPool(ClusterSettings(1, options)))
+    summary = run_jobs(workload, DaskPool(ClusterSettings(1, options)))
     assert set(summary.done) | set(summary.kept) == {f"s{i:02d}" for i in range(6)}
     assert [f.name for f in summary.failed] == ["bad"]
     script = (slurm / "sbatch.script").read_text()
@@ -166,14 +168,14 @@ def test_jobs_beyond_a_limit_are_a_warning_and_the_other_jobs_process_all(
 ) -> None:
     pytest.importorskip("dask_jobqueue")
     out = tmp_path / "out"
-    cohort = Cohort(
+    workload = Workload(
         JobList(make_jobs(tmp_path / "in", dict.fromkeys("abcdef", "ok"), out), {}),
-        FakeTask(seconds=2),
+        fake_task(seconds=2),
         OutputLayout(out),
     )
     options = {"cores": 1, "memory": "1GB", "queue": "limited", "interface": "lo"}
     settings = ClusterSettings(3, {**options, "log_directory": str(tmp_path / "logs")})
-    assert set(run_cohort(cohort, DaskPool(settings)).done) == set("abcdef")
+    assert set(run_jobs(workload, DaskPool(settings)).done) == set("abcdef")
     reason = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
     warning = f"slant: warning: SLURM rejected further jobs: {reason}; continuing with 1 of 3"
     assert warning in capsys.readouterr().err.splitlines()
@@ -183,36 +185,34 @@ def test_jobs_beyond_a_limit_are_a_warning_and_the_other_jobs_process_all(
 def test_a_run_without_jobs_is_an_error_with_the_reason(slurm: Path, tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue")
     out = tmp_path / "out"
-    cohort = Cohort(JobList(make_jobs(tmp_path / "in", {"a": "ok", "b": "ok"}, out), {}), FakeTask(), OutputLayout(out))
+    workload = Workload(
+        JobList(make_jobs(tmp_path / "in", {"a": "ok", "b": "ok"}, out), {}), fake_task(), OutputLayout(out)
+    )
     (slurm / "sbatch.accepted").mkdir()
     options = {"cores": 1, "memory": "1GB", "queue": "limited", "interface": "lo"}
     settings = ClusterSettings(2, {**options, "log_directory": str(tmp_path / "logs")})
     with pytest.raises(
         SlantError, match=r"SLURM rejected every job: .*QOSMaxSubmitJobPerUserLimit; finished scans are kept"
     ):
-        run_cohort(cohort, DaskPool(settings))
+        run_jobs(workload, DaskPool(settings))
     assert not any(out.glob("*/*_record.json"))
 
 
 def test_without_sbatch_the_error_says_where_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask_jobqueue")
-    from slant.engine import dask as ours
-
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SettingsError, match="sbatch not found; run on a login node"):
-        ours._slurm(ClusterSettings(1, {"cores": 1, "memory": "1GB"}))
+        ours.start_cluster(ClusterSettings(1, {"cores": 1, "memory": "1GB"}))
 
 
 def test_slurm_jobs_are_passed_to_dask(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one process per job, and unknown arguments of SLURMCluster are rejected."""
     pytest.importorskip("dask_jobqueue")
-    from slant.engine import dask as ours
-
     with pytest.raises(SettingsError, match=r"sbatch rejected the \[slurm\] settings: .*invalid partition"):
-        ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "nosuch"}))
+        ours.start_cluster(ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "nosuch"}))
     settings = ClusterSettings(3, {"cores": 2, "memory": "6GB", "queue": "short", "colour": "red"})
     with pytest.raises(SettingsError, match=r"the \[slurm\] settings are invalid: .*colour"):
-        ours._slurm(settings)
+        ours.start_cluster(settings)
     passed: dict[str, Any] = {}
 
     class Recorded:
@@ -226,7 +226,7 @@ def test_slurm_jobs_are_passed_to_dask(slurm: Path, monkeypatch: pytest.MonkeyPa
             return ""
 
     monkeypatch.setattr("dask_jobqueue.slurm.SLURMCluster", Recorded)
-    ours._slurm(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
+    ours.start_cluster(ClusterSettings(3, {"cores": 2, "memory": "6GB", "processes": 2}))
     assert passed.pop("scheduler_options") == {"dashboard_address": ":0"}
     assert passed.pop("target_duration") == "0.1 s"
     passed.pop("job_cls")

@@ -72,7 +72,8 @@ def test_sigterm_stops_cleanly_and_the_next_run_resumes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     jobs = make_jobs(tmp_path / "in", {**SCANS, "s05": "sleep 60", "s06": "sleep 60"}, out)
     run = start(tmp_path, out)
-    wait_for(lambda: len(unfinished_folders(out)) >= 4)  # both sleeping scans have written half of their files
+    layout = OutputLayout(out)
+    wait_for(lambda: all(any(layout.staging_of(s).glob("*")) for s in ("s05", "s06")))  # files without a record
     run.send_signal(signal.SIGTERM)
     _, stderr = run.communicate(timeout=30)
     assert run.returncode == 143
@@ -130,7 +131,7 @@ FULL = """
 mount -t tmpfs -o size=256k tmpfs "$1/out" && exec "$2" -c "
 import sys
 from pathlib import Path
-from fake_task import FakeTask, make_jobs, results, run_fake
+from fake_task import fake_task, make_jobs, results, run_fake
 from slant.engine.failures import write_failures
 from slant.errors import OutputError
 

@@ -6,22 +6,24 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from fake_task import FakeTask, make_jobs
+from fake_task import fake_task, make_jobs
 
-from slant.cohort.task import SegmentTask
+from slant.cohort import task
+from slant.cohort.task import GpuLabeller, SegmentTask, model_sha256, start_gpu_server
 from slant.config import SegmentSettings
-from slant.engine import gpu_server
 from slant.engine.gpu_server import GpuServer
-from slant.engine.job import JobList
+from slant.engine.job import JobList, Worker, Workload
 from slant.engine.layout import OutputLayout
 from slant.engine.pools import LocalPool
 from slant.engine.resources import WorkerPlan
-from slant.engine.run import Cohort, run_cohort
-from slant.errors import DeviceError, InputError, SlantError
+from slant.engine.run import run_jobs
+from slant.errors import DeviceError, InputError, ModelError, SlantError
 
 
 def answer(word: str) -> tuple[str, int]:
@@ -68,8 +70,6 @@ def test_a_killed_server_is_restarted_and_only_its_current_scan_fails(server: Gp
 def test_a_worker_sends_the_preprocessed_scan(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toy import light_found, toy_model_folder, toy_prepared, use_light_found
 
-    from slant.cohort.task import model_sha256
-
     use_light_found(monkeypatch)
     (job,) = make_jobs(tmp_path / "in", {"a": "x"}, tmp_path / "out")
     job = type(job)("a", scan, job.folder, "a")
@@ -78,24 +78,41 @@ def test_a_worker_sends_the_preprocessed_scan(scan: Path, tmp_path: Path, monkey
     class Recorder:
         device = "cuda:1"
 
-        def label(self, *request: Any) -> Any:
+        def call(self, *request: Any) -> Any:
             received.extend(request)
             return light_found()
 
     monkeypatch.setattr("slant.pipeline.prepare", lambda *_: toy_prepared())
     monkeypatch.setattr("slant.pipeline.segment", None)
-    monkeypatch.setattr(gpu_server, "_client", Recorder())
     folder = str(toy_model_folder())
     job.folder.mkdir(parents=True)
-    SegmentTask(SegmentSettings(model=folder), model_sha256(folder))(job, tmp_path / "staging", 2)
-    prepared, model, settings = received
+    recorder: Any = Recorder()
+    SegmentTask(SegmentSettings(model=folder), model_sha256(folder))(job, tmp_path / "staging", Worker(2, recorder))
+    prepared, model, identity, settings = received
     assert prepared is toy_prepared()
-    assert (model, settings.device, settings.threads) == (folder, "cuda:1", 2)
+    assert (model, identity, settings.device, settings.threads) == (folder, model_sha256(folder), "cuda:1", 2)
     assert (job.folder / "a_record.json").is_file()
 
 
 def test_an_unavailable_device_is_an_error_before_the_run(tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path / "in", {"a": "ok"}, tmp_path / "out")
-    cohort = Cohort(JobList(jobs, {}), FakeTask(), OutputLayout(tmp_path / "out"))
+    workload = Workload(JobList(jobs, {}), fake_task(), OutputLayout(tmp_path / "out"))
     with pytest.raises(DeviceError, match="cuda:9"):
-        run_cohort(cohort, LocalPool(WorkerPlan(1, 1), device="cuda:9"))
+        run_jobs(workload, LocalPool(WorkerPlan(1, 1), start_server=partial(start_gpu_server, "cuda:9")))
+
+
+@pytest.mark.slow
+def test_the_server_of_a_cohort_runs_the_networks() -> None:
+    from toy import toy_found, toy_model_folder, toy_prepared
+
+    folder = str(toy_model_folder())
+    server = GpuServer("cpu", task._label)
+    try:
+        labeller, settings = GpuLabeller(server.client, model_sha256(folder)), SegmentSettings(device="cpu", threads=1)
+        found = labeller.label(toy_prepared(), folder, settings)
+        other = GpuLabeller(server.client, "0" * 64)
+        with pytest.raises(ModelError, match="it changed since the run began"):
+            other.label(toy_prepared(), folder, settings)
+    finally:
+        server.stop()
+    assert np.array_equal(found.labels.data, toy_found().labels.data)

@@ -1,4 +1,4 @@
-"""Resuming, failures, locks and the index of a cohort."""
+"""Resuming, failures, locks and the index of a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import FakeTask, make_jobs, results, run_fake
+from fake_task import fake_task, make_jobs, results, run_fake
 
 from slant.engine.failures import read_failures
 from slant.engine.index import Entry, append, read_index
+from slant.engine.job import Worker
 from slant.engine.layout import OutputLayout, key
 from slant.engine.lock import exclusive
 from slant.engine.worker import process
@@ -93,8 +94,8 @@ def test_another_task_and_force_process_all_scans_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     jobs = make_jobs(tmp_path / "in", GOOD, out)
     run_fake(jobs, out)
-    assert run_fake(jobs, out, task=FakeTask("b")).done == ("a", "b", "c")
-    assert run_fake(jobs, out, task=FakeTask("b"), force=True).done == ("a", "b", "c")
+    assert run_fake(jobs, out, task=fake_task("b")).done == ("a", "b", "c")
+    assert run_fake(jobs, out, task=fake_task("b"), force=True).done == ("a", "b", "c")
 
 
 def test_touched_and_moved_scans_are_not_processed_again(tmp_path: Path) -> None:
@@ -184,12 +185,12 @@ def test_a_scan_that_another_run_processes_is_left_alone(tmp_path: Path) -> None
     layout.staging_of("a").mkdir()
     with exclusive(layout.lock("a")) as owner:
         assert owner == ""
-        outcome = process(job, FakeTask(), layout, 1)
+        outcome = process(job, fake_task(), layout, Worker(1))
         assert outcome.status == "busy"
         assert f"process {os.getpid()} on " in outcome.reason
         assert layout.staging_of("a").is_dir()
         assert not (out / "a").exists()
-    assert process(job, FakeTask(), layout, 1).status == "done"
+    assert process(job, fake_task(), layout, Worker(1)).status == "done"
 
 
 def test_a_busy_scan_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_task import FakeTask, make_jobs, results, run_fake
+from fake_task import fake_task, make_jobs, results, run_fake
 
-from slant.engine.dask import ClusterSettings, DaskPool
-from slant.engine.job import JobList
+from slant.engine.dask import DaskPool
+from slant.engine.job import JobList, Workload
 from slant.engine.layout import OutputLayout
-from slant.engine.run import Cohort, run_cohort
+from slant.engine.run import run_jobs
+from slant.engine.slurm import ClusterSettings
 from slant.errors import SettingsError
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -80,9 +81,9 @@ def test_every_job_processes_scans_and_the_files_are_those_of_joblib(tmp_path: P
     """Jobs have several cores: dask must not send two scans to one job and none to the other."""
     texts = {f"s{i:02d}": "ok" for i in range(6)} | {"bad": "truncated"}
     one, two, tally = tmp_path / "one", tmp_path / "two", tmp_path / "tally.txt"
-    task = FakeTask(seconds=3, tally=tally)
-    cohort = Cohort(JobList(make_jobs(tmp_path / "in", texts, one), {}), task, OutputLayout(one))
-    summary = run_cohort(cohort, DaskPool(settings(tmp_path)))
+    task = fake_task(seconds=3, tally=tally)
+    workload = Workload(JobList(make_jobs(tmp_path / "in", texts, one), {}), task, OutputLayout(one))
+    summary = run_jobs(workload, DaskPool(settings(tmp_path)))
     assert [f.name for f in summary.failed] == ["bad"]
     assert {line.split()[1] for line in tally.read_text().splitlines()} == {"2"}
     workers = {(one / "logs" / f"s{i:02d}.log").read_text().split()[5] for i in range(6)}
@@ -102,17 +103,18 @@ def test_settings_that_slurm_rejects_are_an_error(tmp_path: Path) -> None:
 RUN = """
 import sys
 from pathlib import Path
-from fake_task import FakeTask, make_jobs
+from fake_task import fake_task, make_jobs
 from slant.cli.app import guarded
-from slant.engine.dask import DaskPool, read_cluster
-from slant.engine.job import JobList
+from slant.engine.dask import DaskPool
+from slant.engine.job import JobList, Workload
 from slant.engine.layout import OutputLayout
-from slant.engine.run import Cohort, run_cohort
+from slant.engine.run import run_jobs
+from slant.engine.slurm import read_cluster
 
 top = Path(sys.argv[1])
 jobs = make_jobs(top / "in", {f"s{i}": "sleep 8" for i in range(4)}, top / "out")
 pool = DaskPool(read_cluster(top / "cluster.toml"))
-guarded(lambda: run_cohort(Cohort(JobList(jobs, {}), FakeTask(), OutputLayout(top / "out")), pool))
+guarded(lambda: run_jobs(Workload(JobList(jobs, {}), fake_task(), OutputLayout(top / "out")), pool))
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from slant.evaluation.maps import align_maps, find_shift
 from slant.evaluation.metrics import (
     METRICS,
     compare_groups,
-    compare_maps,
     compare_regions,
     groups_of,
     surface_distances_mm,
@@ -36,6 +36,13 @@ def grid(shape: tuple[int, int, int], first: tuple[float, float, float] = (0, 0,
 
 def label_map(data: np.ndarray, first: tuple[float, float, float] = (0, 0, 0)) -> LabelMap:
     return LabelMap(data, grid(data.shape, first))
+
+
+def compare_maps(
+    prediction: LabelMap, reference: LabelMap, align: Literal["header", "shift"] = "header", *, surfaces: bool = True
+) -> pd.DataFrame:
+    """Agreement of every region of two label maps, as in docs/how-to/evaluate.md."""
+    return compare_regions(align_maps(prediction, reference, PROTOCOL, align), PROTOCOL, surfaces=surfaces)
 
 
 def brute_force(mask: np.ndarray, other: np.ndarray, size: tuple[float, float, float]) -> tuple[float, float]:
@@ -68,7 +75,7 @@ def test_metrics_of_regions_follow_their_formulas() -> None:
     prediction[0, 0, 0] = 4  # not in the reference
     reference[7, 7, 7] = 30  # not predicted
     reference[7, 0, 0] = 15  # outside the protocol
-    table = compare_maps(label_map(prediction), label_map(reference), PROTOCOL).set_index("index")
+    table = compare_maps(label_map(prediction), label_map(reference)).set_index("index")
     row = table.loc[23]
     assert row["dice"] == pytest.approx(2 * 48 / (48 + 64))
     assert row["iou"] == pytest.approx(48 / 64)
@@ -87,7 +94,7 @@ def test_metrics_of_regions_follow_their_formulas() -> None:
 
 def test_the_mean_is_the_mean_dice_of_the_package() -> None:
     reference, prediction = label_map(blocks()), label_map(np.roll(blocks(), 1, axis=0))
-    table = compare_maps(prediction, reference, PROTOCOL, surfaces=False)
+    table = compare_maps(prediction, reference, surfaces=False)
     assert table["dice"].mean() == pytest.approx(mean_dice(prediction, reference, IDS))
     assert table["assd_mm"].isna().all()
 
@@ -96,9 +103,7 @@ def test_distances_on_an_oblique_grid(oblique_grid: Grid) -> None:
     reference = np.zeros(oblique_grid.shape, dtype=np.int32)
     reference[1:5, 2:6, 2:7] = 36
     prediction = np.roll(reference, 1, axis=1)
-    table = compare_maps(LabelMap(prediction, oblique_grid), LabelMap(reference, oblique_grid), PROTOCOL).set_index(
-        "index"
-    )
+    table = compare_maps(LabelMap(prediction, oblique_grid), LabelMap(reference, oblique_grid)).set_index("index")
     expected = brute_force(prediction == 36, reference == 36, oblique_grid.voxel_size_mm)
     assert tuple(table.loc[36, ["assd_mm", "hausdorff95_mm"]]) == pytest.approx(expected, rel=1e-5)
 
@@ -106,7 +111,7 @@ def test_distances_on_an_oblique_grid(oblique_grid: Grid) -> None:
 def test_groups_are_evaluated_as_mean_and_as_union() -> None:
     maps = align_maps(label_map(np.roll(blocks(), 1, axis=1)), label_map(blocks()), PROTOCOL)
     regions = compare_regions(maps, PROTOCOL, surfaces=False)
-    groups = compare_groups(maps, PROTOCOL, regions, surfaces=False).set_index(["name", "aggregation"])
+    groups = compare_groups(maps, PROTOCOL, regions).set_index(["name", "aggregation"])
     subcortex = regions[(regions["lobe"] == "subcortical") & (regions["tissue"] == "gray")]
     assert groups.loc[("subcortex", "mean"), "dice"] == pytest.approx(subcortex["dice"].mean())
     ids = subcortex["index"].tolist()
@@ -128,7 +133,7 @@ def test_a_crop_is_aligned_by_its_header() -> None:
     assert (maps.shift.voxels, maps.shift.source) == ((4, 2, 3), "header")
     outside = np.count_nonzero(whole) - np.count_nonzero(crop.data)
     assert np.count_nonzero(maps.reference.data != maps.prediction.data) == outside > 0
-    table = compare_maps(label_map(whole), crop, PROTOCOL, surfaces=False)
+    table = compare_maps(label_map(whole), crop, surfaces=False)
     assert table["prediction_mm3"].sum() == pytest.approx(np.count_nonzero(whole) * 3)
 
 
@@ -154,7 +159,7 @@ def test_a_lost_shift_is_found() -> None:
 def test_other_voxels_are_rejected(matrix: np.ndarray, align: str, message: str) -> None:
     prediction = LabelMap(blocks(), Grid(blocks().shape, matrix))
     with pytest.raises(GeometryError, match=message):
-        compare_maps(prediction, label_map(blocks()), PROTOCOL, align=align)
+        compare_maps(prediction, label_map(blocks()), align=align)
 
 
 @pytest.mark.parametrize(
@@ -171,15 +176,15 @@ def test_error_guesses_the_label_scheme_of_foreign_ids(ids: list[int], resembles
     data[5, 5, 5 : 5 + len(ids)] = ids
     data[(data != 0) & ~np.isin(data, ids)] = ids[0]
     with pytest.raises(ProtocolError, match=f"ids outside protocol 'braincolor': .*{resembles}"):
-        compare_maps(label_map(data), label_map(blocks()), PROTOCOL)
+        compare_maps(label_map(data), label_map(blocks()))
 
 
 def test_maps_without_regions_are_rejected() -> None:
     empty = label_map(np.zeros_like(blocks()))
     with pytest.raises(InputError, match="reference has no region"):
-        compare_maps(label_map(blocks()), empty, PROTOCOL)
+        compare_maps(label_map(blocks()), empty)
     with pytest.raises(InputError, match="prediction has no region"):
-        compare_maps(empty, label_map(blocks()), PROTOCOL)
+        compare_maps(empty, label_map(blocks()))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +273,7 @@ def test_holm_is_that_of_r() -> None:
 def test_dice_of_the_original_slant_on_its_reference_scan(data_dir: Path) -> None:
     prediction, _ = read_label_map(data_dir / "slant-reference" / "1000_native_dseg.nii.gz")
     reference, _ = read_label_map(data_dir / "miccai2012-train" / "1000_dseg.nii.gz")
-    table = compare_maps(prediction, reference, PROTOCOL, align="shift")
+    table = compare_maps(prediction, reference, align="shift")
     assert table["dice"].mean() == pytest.approx(0.795, abs=0.0005)
     assert table["dice"].count() == 132
     assert isinstance(table, pd.DataFrame)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,10 +37,15 @@ from toy import (
 
 import slant
 from slant.config import SegmentSettings
-from slant.errors import OutputError
+from slant.errors import InputError, OutputError
 from slant.io.luts import format_lut
-from slant.io.results import ResultNames, SegmentationRun, record, write_results
+from slant.io.names import RESULT_FILES, ResultNames
+from slant.io.quality import Check, Quality, RegionQuality
+from slant.io.read_results import read_result
+from slant.io.record import DeformationRecord, InputRecord, Record
+from slant.io.results import Result, make_result, write_results
 from slant.io.staging import check_output, staged
+from slant.io.volume_table import format_volumes, read_volumes
 
 NAMES = ResultNames("toy")
 SUFFIXES = (
@@ -56,18 +65,21 @@ NATIVE = (SUFFIXES[0], SUFFIXES[3], SUFFIXES[4])
 TEMPLATE = (SUFFIXES[1], SUFFIXES[2])
 
 
-def toy_run() -> SegmentationRun:
-    return SegmentationRun(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+PICTURES = {"overlay": b"a picture"}
 
 
-def light_run() -> SegmentationRun:
-    return SegmentationRun(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1), b"a picture")
+def toy_result() -> Result:
+    return make_result(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1))
+
+
+def light_result() -> Result:
+    return make_result(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "made" / "here"
-    files = write_results(toy_run(), out)
+    files = write_results(toy_result(), out, PICTURES)
     assert sorted(files.values()) == sorted(out.iterdir())
     return out
 
@@ -174,7 +186,79 @@ def test_record_describes_how_the_results_were_made(folder: Path) -> None:
     expected = ["brain", "register", "bias", "intensity", "networks and vote", "resample labels", "volumes"]
     assert steps == expected
     assert all(timing["runtime_s"] >= 0 and timing["peak_mib"] > 0 for timing in written["timings"])
-    assert record(toy_run()) == written
+    assert toy_result().record.plain() == written
+
+
+def test_a_record_survives_a_round_trip_through_json(folder: Path) -> None:
+    text = (folder / NAMES.record).read_text("utf-8")
+    assert Record.from_json(text).to_json() == text
+    plain = toy_result().record
+    full = replace(
+        plain,
+        input=InputRecord("caf\udce9.nii.gz", "0" * 64, {"images": 53}),
+        warnings=('a "quoted" µ',),
+        deformation=DeformationRecord(0.9, 0.7, accepted=True),
+        quality=Quality(
+            "review",
+            (Check("Noise", "3 %", "review", "noisy"), Check("Head size", "0", "pass", "")),
+            {"noise": math.nan, "scale": -0.1},
+            {4: RegionQuality(0.8, -1.5, 0.0003, 0.0009), 11: RegionQuality()},
+            {"tissue:csf": RegionQuality(volume_z=0.5)},
+            {4: "small"},
+            "42 scans",
+        ),
+    )
+    written = full.to_json()
+    written.encode()
+    again = Record.from_json(written)
+    assert again.to_json() == written
+    assert again.input == full.input
+    assert again.quality is not None
+    assert again.quality.reasons == ("Noise 3 %: noisy",)
+    assert again.quality.regions[4] == RegionQuality(0.8, -1.5, 0.0003, 0.0009)
+    assert math.isnan(again.quality.metrics["noise"])
+
+
+@pytest.mark.parametrize("key", ["model", "timings"])
+def test_a_record_that_lacks_an_entry_is_an_error(key: str) -> None:
+    plain = toy_result().record.plain()
+    with pytest.raises(InputError, match=f"here is not the record of `slant segment`: it lacks {key}; segment"):
+        Record.from_json(json.dumps({k: v for k, v in plain.items() if k != key}), "here")
+    with pytest.raises(InputError, match="here cannot be read as the record of a run"):
+        Record.from_json(json.dumps({**plain, key: 1}), "here")
+
+
+def test_the_table_of_volumes_survives_a_round_trip(folder: Path) -> None:
+    rows = read_volumes(folder / NAMES.volumes)
+    assert format_volumes(rows) == (folder / NAMES.volumes).read_text("utf-8")
+    assert [row.name for row in rows] == [row.name for row in toy_result().volumes]
+    (folder / "other.tsv").write_text("level\tindex\nregion\t4\n")
+    with pytest.raises(ValueError, match="the table of volumes lacks name, abbreviation"):
+        read_volumes(folder / "other.tsv")
+    (folder / "other.tsv").unlink()
+
+
+def test_results_from_files_are_written_with_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    result = read_result(folder / NAMES.record)
+    write_results(result, tmp_path, PICTURES)
+    assert content(tmp_path) == content(folder)
+    with pytest.raises(OutputError, match="its scan, whose geometry they have, is missing"):
+        write_results(replace(result, scan=None), tmp_path, PICTURES)
+
+
+def test_names_know_their_kinds() -> None:
+    assert [*NAMES.optional, *NAMES.all] == [NAMES.of(kind) for kind in RESULT_FILES]
+    assert NAMES.all == tuple(f"toy_{suffix}" for suffix in SUFFIXES)
+    with pytest.raises(AttributeError, match="'lables' is not a kind of result file, expected one of report, pdf"):
+        _ = NAMES.lables
+    assert copy(NAMES) == NAMES
+
+
+def test_every_kind_of_file_is_documented() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "outputs.md"
+    table = page.read_text("utf-8").partition("## Volumes of one scan")[0]
+    suffixes = re.findall(r"^\| `NAME(\S+)`", table, re.MULTILINE)
+    assert sorted(suffixes) == sorted(file.suffix for file in RESULT_FILES.values())
 
 
 def test_labels_are_placed_first_and_the_record_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,15 +269,15 @@ def test_labels_are_placed_first_and_the_record_last(tmp_path: Path, monkeypatch
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", note)
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     final = [path.name for path in placed if path.parent == tmp_path]
     assert final == [f"toy_{suffix}" for suffix in SUFFIXES]
 
 
 def test_same_bytes_again_and_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_results(light_run(), tmp_path / "one")
+    write_results(light_result(), tmp_path / "one", PICTURES)
     monkeypatch.chdir(tmp_path)
-    write_results(light_run(), Path("other ü"))
+    write_results(light_result(), Path("other ü"), PICTURES)
     assert content(tmp_path / "one") == content(tmp_path / "other ü")
 
 
@@ -211,10 +295,10 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_file_that_is_too_large_leaves_old_results_unchanged(tmp_path: Path) -> None:
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     before = content(tmp_path)
     with largest_file(100_000), pytest.raises(OutputError, match=r"File too large.*check free space"):
-        write_results(toy_run(), tmp_path)
+        write_results(toy_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
 
 
@@ -222,7 +306,7 @@ def test_a_file_that_is_too_large_leaves_old_results_unchanged(tmp_path: Path) -
 def test_a_failure_at_any_file_leaves_old_results_unchanged(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     before = content(tmp_path)
 
     def full(path: Path) -> None:
@@ -232,31 +316,28 @@ def test_a_failure_at_any_file_leaves_old_results_unchanged(
     opened, replaced = Path.open, Path.replace
     monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
     monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
-    for writer in ("slant.preprocess.register.write_transform", "slant.io.results._write_volumes"):
-        monkeypatch.setattr(writer, lambda path, _: path.write_text("new"))
+    monkeypatch.setattr("slant.io.transforms.write_affine", lambda path, _: path.write_text("new"))
     with pytest.raises(OutputError, match="No space left on device; check free space"):
-        write_results(light_run(), tmp_path)
+        write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
 
 
 def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     before = content(tmp_path)
-    monkeypatch.setattr(
-        "slant.preprocess.register.write_transform", lambda path, _: path.touch()
-    )  # as ITK does on a full disk
+    monkeypatch.setattr("slant.io.transforms.write_affine", lambda path, _: path.touch())  # as ITK does on a full disk
     with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
-        write_results(light_run(), tmp_path)
+        write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
 
 
 def test_a_folder_with_the_name_of_a_result_is_not_changed(tmp_path: Path) -> None:
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     (tmp_path / NAMES.overlay).unlink()
     (tmp_path / NAMES.overlay).mkdir()
     before = content(tmp_path)
     with pytest.raises(OutputError, match=r"overlay\.png is a folder"):
-        write_results(light_run(), tmp_path)
+        write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
 
 
@@ -270,7 +351,7 @@ def test_folders_created_for_a_failed_run_are_removed(tmp_path: Path) -> None:
 def test_other_files_are_never_changed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".slant-other").mkdir()
-    write_results(light_run(), tmp_path)
+    write_results(light_result(), tmp_path, PICTURES)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / ".slant-other").is_dir()
 

@@ -226,7 +226,7 @@ def test_folder_that_is_a_file(tmp_path: Path, scan: Scan) -> None:
 
 
 def test_unwritable_folder(tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
@@ -241,7 +241,7 @@ def test_full_disk_leaves_the_old_file_and_no_partial_file(
     path.parent.mkdir()
     path.write_text("old")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)

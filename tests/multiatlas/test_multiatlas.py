@@ -6,53 +6,18 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import ndimage
-from toy import (
-    QFORM_CODE,
-    SFORM_CODE,
-    SHAPE,
-    native_from_template,
-    patches_1mm,
-    quick_stages,
-    run_slant,
-    save,
-    the_line,
-    toy_grid,
-    toy_head,
-    write_toy_scan,
-)
+from fake_task import InlinePool
+from toy import SHAPE, quick_stages, run_slant, the_line
+from toy_atlases import NAMES, OPTIONS, write_labels
 
-from slant.displacement import sample_linear, sample_nearest
 from slant.io.resources import load_protocol
-from slant.io.templates import load_template
-from slant.multiatlas.scans import load_arrays, save_arrays
-from slant.resample import pick_labels
-from slant.volume import LabelMap
-
-NAMES = ("p1", "p2", "p3", "p4")
-OPTIONS = ("--resolution-mm", 5, "--n-atlases", 2, "--fusion", "local")
-
-
-def write_subject(folder: Path, name: str, seed: int) -> None:
-    """The toy head with its patches as labels, both deformed by up to about 10 mm."""
-    noise = np.random.default_rng(seed).normal(size=(3, *SHAPE))
-    displacement = np.stack([ndimage.gaussian_filter(component, 8) for component in noise])
-    coordinates = (np.indices(SHAPE) + 4 * displacement / np.abs(displacement).max()).astype(np.float32)
-    channels = LabelMap(patches_1mm().astype(np.uint8), load_template().grid)
-    labels = pick_labels(channels, toy_grid(), np.linalg.inv(native_from_template())).data
-    image = np.rint(sample_linear(toy_head().astype(np.float32), coordinates)).astype(np.int16)
-    write_toy_scan(folder / f"{name}_T1w.nii.gz", image)
-    sampled = np.where(image > 0, sample_nearest(labels, coordinates), 0).astype(np.uint8)
-    write_labels(folder / f"{name}_dseg.nii.gz", load_protocol().ids_from_channels(sampled))
-
-
-def write_labels(path: Path, ids: np.ndarray) -> None:
-    save(path, ids.astype(np.int16), toy_grid().ras_from_voxel, (SFORM_CODE, QFORM_CODE))
+from slant.train.data import labelled_names
 
 
 def read(path: Path) -> np.ndarray:
@@ -61,29 +26,8 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
-    with quick_stages():
+    with quick_stages(), patch("slant.engine.pools.LocalPool", lambda *_: InlinePool()):
         yield
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("library")
-    for seed, name in enumerate(NAMES):
-        write_subject(folder, name, seed)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def done(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a leave-one-out run; tests that change files copy it."""
-    out = tmp_path_factory.mktemp("out")
-    assert run_slant("multiatlas", out, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
-    return out
-
-
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(done, tmp_path / "copy"))
 
 
 @pytest.mark.slow
@@ -101,6 +45,7 @@ def test_every_target_has_labels_agreement_scan_and_record(done: Path, library: 
     assert set(np.unique(read(done / "p1_dseg.nii.gz"))) <= set(load_protocol().ids.tolist())
     assert 0 < agreement.min() < 0.7
     assert agreement.max() == 1
+    assert labelled_names(done) == list(NAMES), "training reads the folder as it is"
 
 
 @pytest.mark.slow
@@ -149,22 +94,10 @@ def test_the_same_command_again_changes_nothing(
     copied: Path, library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.read_bytes() for p in copied.glob("*") if p.is_file()}
-    monkeypatch.setattr("slant.multiatlas.run.label_target", lambda *_: pytest.fail("labelled again"))
+    monkeypatch.setattr("slant.multiatlas.task.label_target", lambda *_: pytest.fail("labelled again"))
     assert run_slant("multiatlas", copied, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
     assert "segmented 0 scan(s), 4 already done" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in copied.glob("*") if p.is_file()} == before
-
-
-def test_arrays_are_read_only_if_all_of_them_are_there(tmp_path: Path) -> None:
-    path = tmp_path / "stored.npz"
-    assert load_arrays(path, ("a",)) is None
-    save_arrays(path, {"a": np.arange(3), "old": np.zeros(1)})
-    read = load_arrays(path, ("a",))
-    assert read is not None
-    assert {name: values.tolist() for name, values in read.items()} == {"a": [0, 1, 2]}
-    assert load_arrays(path, ("a", "new")) is None
-    path.write_bytes(path.read_bytes()[:-30])
-    assert load_arrays(path, ("a",)) is None
 
 
 @pytest.mark.slow
@@ -174,7 +107,7 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(copied: Path, library: P
     pairs = sorted((copied / "work" / "pairs").rglob("*.npz"))
     pairs[0].unlink()
     pairs[1].write_bytes(pairs[1].read_bytes()[:1000])
-    next((copied / "work" / "scans").glob("*.npz")).unlink()
+    next((copied / "work" / "prepared").glob("*.npz")).unlink()
     for name in ("p1", "p2", "p4"):
         (copied / f"{name}_dseg.nii.gz").unlink()
     assert run_slant("multiatlas", copied, "--atlases", library, "--leave-one-out", *OPTIONS) == 0
@@ -182,15 +115,6 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(copied: Path, library: P
         for end in ("dseg.nii.gz", "desc-agreement_map.nii.gz"):
             assert (copied / f"{name}_{end}").read_bytes() == (done / f"{name}_{end}").read_bytes()
     assert not list(copied.rglob("*.part"))
-
-
-@pytest.mark.slow
-def test_two_jobs_give_the_same_bytes(done: Path, library: Path, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    options = ("--leave-one-out", *OPTIONS, "--jobs", 2, "--work-dir", done / "work")
-    assert run_slant("multiatlas", out, "--atlases", library, *options) == 0
-    for name in NAMES:
-        assert (out / f"{name}_dseg.nii.gz").read_bytes() == (done / f"{name}_dseg.nii.gz").read_bytes()
 
 
 @pytest.mark.slow
@@ -240,6 +164,10 @@ def test_a_bad_target_is_listed_and_does_not_stop_others(
     record = json.loads((tmp_path / "out" / "q_multiatlas.json").read_text())
     assert "p1" not in record["atlases"]  # the same bytes under another name
     assert not list((tmp_path / "out").glob("sub-07*"))
+    failures = pd.read_csv(tmp_path / "out" / "failures.tsv", sep="\t", index_col="name")
+    assert list(failures.index) == ["sub-07"]
+    assert "neither NIfTI nor MGZ" in failures.loc["sub-07", "reason"]
+    assert "failed: " in (tmp_path / "out" / failures.loc["sub-07", "log"]).read_text()
 
 
 def test_more_atlases_than_available(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from slant.errors import DeviceError, ModelError
-from slant.nets.predict import FOREGROUND_MARGIN, Predictor, TilePrior, choose_device, label_tile, tile_votes
+from slant.nets.device import choose_device
+from slant.nets.predict import FOREGROUND_MARGIN, Predictor, label_tile, tile_votes
 from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
 from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels, depth_to_space, space_to_depth
 from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
@@ -100,7 +101,7 @@ def test_the_prior_of_a_tile_is_a_part_of_the_interpolated_prior() -> None:
     x, y, z = (interpolation_matrix(0, n, c) for n, c in zip(LAYOUT.shape, (5, 7, 6), strict=True))
     whole = torch.einsum("ijkc,xi,yj,zk->xyzc", logs, x, y, z)
     for tile in LAYOUT:
-        slab = TilePrior(prior, tile, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
+        slab = prior.of_tile(tile, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
         assert torch.allclose(slab, whole[tile.box], atol=1e-5), tile.name
 
 

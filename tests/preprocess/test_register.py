@@ -17,9 +17,9 @@ from slant.grid import Grid, axis_aligned_grid, transform_points
 from slant.io.read import read_scan
 from slant.io.templates import load_template
 from slant.preprocess import register
-from slant.preprocess.ants import load_ants, to_ants
+from slant.preprocess.ants import load_ants, to_ants, write_affine
 from slant.preprocess.brain import brain_from_zero_background, extract_brain
-from slant.preprocess.register import Registration, register_to_template, write_transform
+from slant.preprocess.register import Registration, register_to_template
 from slant.resample import resample
 from slant.template import Template
 from slant.volume import LabelMap, Volume
@@ -112,7 +112,7 @@ def test_the_initial_transform_finds_the_rotation(template, rotation_deg):
 
 def test_a_start_maps_the_centre_of_the_template_to_its_translation(template, scan):
     moving, _ = register._centered_brain(*scan)
-    score = register._CoarseScore(moving, template)
+    score = register._CoarseScore.between(moving, template)
     rotation, translation = [0.1, -0.2, 0.3], [0.05, -0.06, 0.07]
     same, larger = (score.matrix(np.array([*rotation, *translation, np.log(scale)])) for scale in (1, 1.2))
     points = transform_points(template.brain.grid.ras_from_voxel, np.argwhere(template.brain.data))
@@ -166,7 +166,7 @@ def test_a_failed_registration_is_repeated_after_bias_correction(monkeypatch, te
 
 def test_ants_applies_the_written_affine_to_points_and_images(tmp_path, template, scan):
     path = tmp_path / "scan_from-T1w_to-MNI305_mode-image_xfm.mat"
-    write_transform(path, NATIVE_FROM_TEMPLATE)
+    write_affine(path, NATIVE_FROM_TEMPLATE)
     ants, lps = load_ants(), np.diag([-1, -1, 1])
     points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 30], [-7, 8, 9]])
     read = ants.read_transform(str(path))
@@ -174,7 +174,7 @@ def test_ants_applies_the_written_affine_to_points_and_images(tmp_path, template
         np.testing.assert_allclose(lps @ read.apply_to_point((lps @ point).tolist()), native, atol=1e-4)
 
     moving, native_from_moving = register._centered_brain(*scan)
-    write_transform(path, np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE)
+    write_affine(path, np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE)
     by_ants = ants.apply_transforms(to_ants(template.image), to_ants(moving), transformlist=[str(path)]).numpy()
     ours = resample(
         moving, template.image.grid, source_from_target=np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE

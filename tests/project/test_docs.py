@@ -67,7 +67,8 @@ def test_commands_and_options_exist(document: Path) -> None:
 
 
 def unknown_options(command: Any, words: list[str]) -> set[str]:
-    known = {name for argument in command.assemble_argument_collection() for name in argument.names}
+    arguments = command.assemble_argument_collection() if command.default_command else ()  # or only subcommands
+    known = {name for argument in arguments for name in argument.names}
     given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
     return given - known - {"--options", "--help", "--version"}
 

@@ -88,7 +88,7 @@ def test_commands_and_options_are_terms_of_the_field() -> None:
     from slant.cli.bids import app as bids
 
     commands = [name for name in app if not name.startswith("-")]
-    programs = [bids, *(app[name] for name in commands)]
+    programs = [bids, app["quality"]["fit"], *(app[name] for name in commands if name != "quality")]
     options = {name for program in programs for a in program.assemble_argument_collection() for name in a.names}
     assert {"segment", "cohort", "legacy"} <= set(commands)
     assert "--interpolation" in options

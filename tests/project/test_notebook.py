@@ -28,12 +28,11 @@ def test_the_notebook_runs_on_results(tmp_path: Path) -> None:
     for module in ("nbclient", "ipykernel", "nilearn"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install 'slant[docs]'")
     import nbformat
-    from toy import voted_run
+    from toy import voted_result
 
     from slant.io.results import write_results
 
-    run = voted_run()
-    write_results(run, tmp_path / "results")
+    write_results(voted_result(), tmp_path / "results", {"overlay": b"a picture"})
     environment = {**os.environ, "SLANT_RESULTS": str(tmp_path / "results"), "MPLBACKEND": ""}
     command = [sys.executable, "-c", EXECUTE, str(NOTEBOOK), str(tmp_path / "done.ipynb")]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -9,81 +9,44 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import voted_run
+from simulated_metrics import IDS, LEFT, degraded, good
+from toy import toy_scan, voted_result
 
 from slant.config import ReportSettings
 from slant.errors import ModelError
 from slant.grid import Grid
-from slant.io.finished import Finished, finished_of, read_finished
+from slant.io.names import ResultNames
+from slant.io.quality import Quality
+from slant.io.read_results import read_result
+from slant.io.record import IntensityRecord
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames, write_results
+from slant.io.results import Result, write_results
 from slant.io.templates import load_template
 from slant.quality.files import FILE, grade, load_reference
-from slant.quality.fit import LabelledMetrics, fit_dice, fit_reference, reliability
-from slant.quality.grade import Quality, evidence, expected_dice, grade_scan, plain_quality
+from slant.quality.fit import LabelledScan, fit_quality, fit_reference, reliability
+from slant.quality.grade import evidence, expected_dice, grade_scan
+from slant.quality.intensity_metrics import asymmetric_hypointensity_cm3, intensity_outlier_cm3, native_noise
 from slant.quality.iqm import (
-    QualityMetrics,
     anisotropic_scaling,
-    asymmetric_hypointensity_cm3,
     border_fraction,
     fragmentation,
-    intensity_outlier_cm3,
     measure_quality,
-    native_noise,
     rotation_degrees,
 )
 from slant.quality.reference import METRICS, Limits, NormativeReference, plain_reference, reference_of
-from slant.report.page import contents, draw_page
+from slant.report.contents import contents
+from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.tables import region_lines
 from slant.volume import LabelMap, Volume
 
 PROTOCOL = load_protocol()
-IDS = [region.id for region in PROTOCOL.regions[1:]]
-LEFT = [region.id for region in PROTOCOL.regions[1:] if region.hemisphere == "L"]
 HIPPOCAMPUS = PROTOCOL.by_name("Left Hippocampus").id
 
 
 @pytest.fixture(scope="module")
-def finished() -> Finished:
-    return finished_of(voted_run())
-
-
-def good(seed: int) -> QualityMetrics:
-    """Simulated quality metrics of a good scan."""
-    random = np.random.default_rng(seed)
-    medians = {
-        "registration_similarity": 0.55,
-        "rotation": 10,
-        "scale": -0.2,
-        "anisotropic_scaling": 1.15,
-        "vote_fraction": 0.93,
-        "missing_regions": 0,
-        "fragmentation": 0.4,
-        "mask_at_image_border": 0,
-        "unlabelled_brain": 8,
-        "template_overlap": 0.93,
-        "wm_gm_contrast": 0.35,
-        "cjv": 0.62,
-        "gm_csf_contrast": 0.34,
-        "noise": 0.05,
-        "bright_mask_border": 1.2,
-        "intensity_outlier": 0.3,
-        "asymmetric_hypointensity": 0.1,
-    }
-    scan = {name: float(value * (1 + 0.05 * random.standard_normal())) for name, value in medians.items()}
-    fractions = {i: float(0.004 * np.exp(0.1 * random.standard_normal())) for i in IDS}
-    asymmetries = {i: float(5 * random.standard_normal()) for i in LEFT}
-    vote_fractions = {i: float(0.9 + 0.01 * random.standard_normal()) for i in IDS}
-    return QualityMetrics(scan, fractions, asymmetries, vote_fractions, dict.fromkeys(IDS, 0.01))
-
-
-def degraded(seed: int, strength: float) -> QualityMetrics:
-    """The same metrics with a lower registration similarity and lower vote fractions."""
-    metrics = good(seed)
-    scan = {**metrics.scan, "registration_similarity": metrics.scan["registration_similarity"] - 0.1 * strength}
-    vote_fractions = {i: fraction - 0.04 * strength for i, fraction in metrics.vote_fractions.items()}
-    return replace(metrics, scan=scan, vote_fractions=vote_fractions)
+def result() -> Result:
+    return voted_result()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +55,7 @@ def reference() -> NormativeReference:
 
 
 @pytest.fixture(scope="module")
-def labelled() -> list[LabelledMetrics]:
+def labelled() -> list[LabelledScan]:
     """Three subjects at four strengths of degradation, whose Dice decreases with the vote fraction."""
     scans = []
     for subject in range(3):
@@ -100,25 +63,25 @@ def labelled() -> list[LabelledMetrics]:
             random = np.random.default_rng(subject * 10 + int(2 * strength))
             base = {i: 0.5 + 0.4 * (i % 7) / 7 for i in IDS}
             dice = {i: b - 0.15 * strength + 0.02 * random.standard_normal() for i, b in base.items()}
-            scans.append((degraded(100 + subject, strength), dice, f"subject {subject}"))
+            scans.append(LabelledScan(degraded(100 + subject, strength), dice, f"subject {subject}", not strength))
     return scans
 
 
 @pytest.fixture(scope="module")
-def with_rule(reference: NormativeReference, labelled: list[LabelledMetrics]) -> NormativeReference:
-    return fit_dice(reference, labelled, [i % 4 == 0 for i in range(len(labelled))])
+def with_rule(labelled: list[LabelledScan]) -> NormativeReference:
+    return fit_quality([good(seed) for seed in range(24)], labelled, "24 simulated scans").reference
 
 
 # Metrics
 
 
-def test_all_metrics_are_computed_and_have_a_meaning(finished: Finished) -> None:
-    metrics = measure_quality(finished, load_template())
+def test_all_metrics_are_computed_and_have_a_meaning(result: Result) -> None:
+    metrics = measure_quality(result, load_template())
     assert {*metrics.scan, "volume_outliers", "asymmetry_outliers", "expected_dice"} == set(METRICS)
     assert metrics.fractions.keys() == metrics.vote_fractions.keys() == metrics.fragmentation.keys() == set(IDS)
     assert metrics.asymmetries.keys() == set(LEFT)
     assert metrics.scan["missing_regions"] == sum(
-        row.volume_mm3 == 0 for row in finished.volumes if row.level == "region"
+        row.volume_mm3 == 0 for row in result.volumes if row.level == "region"
     )
 
 
@@ -157,16 +120,16 @@ def test_a_mask_at_the_image_border_is_detected() -> None:
 
 
 @pytest.mark.parametrize("sigma", [2.0, 8.0])
-def test_added_noise_is_measured(finished: Finished, sigma: float) -> None:
+def test_added_noise_is_measured(result: Result, sigma: float) -> None:
     shape = (40, 40, 40)
     grid = Grid(shape, np.eye(4))
     white = PROTOCOL.groups("tissue")["white"][0]
     data = 100 + np.linspace(0, 10, 40)[:, None, None] + sigma * np.random.default_rng(3).standard_normal(shape)
     noisy = replace(
-        finished,
-        scan=Volume(data.astype(np.float32), grid),
+        result,
+        scan=replace(toy_scan(), volume=Volume(data.astype(np.float32), grid)),
         labels=LabelMap(np.full(shape, white, np.uint8), grid),
-        record={**finished.record, "intensity": {"slope": 0.5}},
+        record=replace(result.record, intensity=IntensityRecord(0.5, 0, 0, 1)),
     )
     assert native_noise(noisy) == pytest.approx(0.5 * sigma, rel=0.05)
 
@@ -254,7 +217,7 @@ def test_regions_are_flagged_for_volume_asymmetry_fragmentation_and_absence(refe
         asymmetries={**metrics.asymmetries, HIPPOCAMPUS: -120.0},
         fragmentation={**metrics.fragmentation, 35: 0.4},
     )
-    flags = {i: entry.flag for i, entry in grade_scan(changed, reference, PROTOCOL).regions.items() if entry.flag}
+    flags = grade_scan(changed, reference, PROTOCOL).flags
     partner = PROTOCOL.by_name("Right Hippocampus").id
     assert flags == {
         4: "large", 11: "not found", HIPPOCAMPUS: "small, asymmetric", partner: "asymmetric", 35: "fragmented"
@@ -291,11 +254,11 @@ def test_the_error_names_a_damaged_reference_file(tmp_path: Path, with_rule: Nor
 
 
 def test_expected_dice_is_close_to_the_measured_dice(
-    with_rule: NormativeReference, labelled: list[LabelledMetrics]
+    with_rule: NormativeReference, labelled: list[LabelledScan]
 ) -> None:
-    for metrics, dice, _ in labelled:
-        expected = expected_dice(metrics, with_rule)
-        assert np.mean([abs(expected[i] - dice[i]) for i in IDS]) < 0.06
+    for scan in labelled:
+        expected = expected_dice(scan.metrics, with_rule)
+        assert np.mean([abs(expected[i] - scan.dice[i]) for i in IDS]) < 0.06
 
 
 def test_no_evidence_raises_the_expected_dice(with_rule: NormativeReference) -> None:
@@ -311,27 +274,24 @@ def test_the_expected_dice_of_an_absent_region_is_zero(with_rule: NormativeRefer
 
 
 def test_reliability_is_computed_on_subjects_left_out_of_the_fit(
-    reference: NormativeReference, labelled: list[LabelledMetrics]
+    reference: NormativeReference, labelled: list[LabelledScan]
 ) -> None:
-    bins, error = reliability(reference, labelled, [i % 4 == 0 for i in range(len(labelled))])
-    assert sum(count for _, count, _, _ in bins) == len(labelled) * len(IDS)
-    assert error["calibration"] < 0.06
-    assert error["absolute"] < 0.08
+    found = reliability(reference, labelled)
+    assert sum(one.regions for one in found.bins) == len(labelled) * len(IDS)
+    assert found.calibration < 0.06
+    assert found.absolute < 0.08
     different = [
-        (metrics, {i: 1 - d for i, d in dice.items()} if subject == "subject 0" else dice, subject)
-        for metrics, dice, subject in labelled
+        replace(scan, dice={i: 1 - d for i, d in scan.dice.items()}) if scan.subject == "subject 0" else scan
+        for scan in labelled
     ]
-    assert (
-        reliability(reference, different, [i % 4 == 0 for i in range(len(different))])[1]["absolute"]
-        > 2 * error["absolute"]
-    )
+    assert reliability(reference, different).absolute > 2 * found.absolute
 
 
 def test_without_a_dice_rule_no_dice_is_expected(reference: NormativeReference) -> None:
     quality = grade_scan(good(5), reference, PROTOCOL)
     assert expected_dice(good(5), reference) == {}
     assert all(math.isnan(entry.expected_dice) for entry in quality.regions.values())
-    assert plain_quality(quality)["regions"]["4"][0] is None
+    assert quality.plain()["regions"]["4"][0] is None
 
 
 def test_evidence_only_counts_on_the_adverse_side(reference: NormativeReference) -> None:
@@ -348,29 +308,30 @@ def test_evidence_only_counts_on_the_adverse_side(reference: NormativeReference)
 
 
 @pytest.fixture
-def quality(finished: Finished, with_rule: NormativeReference) -> Quality:
-    return grade_scan(measure_quality(finished, load_template()), with_rule, finished.protocol)
+def quality(result: Result, with_rule: NormativeReference) -> Quality:
+    return grade_scan(measure_quality(result, load_template()), with_rule, result.protocol)
 
 
 def test_the_grade_is_in_the_record_the_table_and_the_report(
-    tmp_path: Path, quality: Quality, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, result: Result, quality: Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = plain_quality(quality)
-    run = replace(voted_run(), quality=plain)
-    write_results(run, tmp_path)
-    names = ResultNames(run.scan.name)
+    graded = replace(result, record=replace(result.record, quality=quality))
+    write_results(graded, tmp_path, {"overlay": b"a picture"})
+    names = ResultNames(result.name)
     record = json.loads((tmp_path / names.record).read_text("utf-8"))
-    assert record["quality"] == plain
+    assert record["quality"] == quality.plain()
     header, *lines = (tmp_path / names.volumes).read_text("utf-8").splitlines()
     assert header.split("\t")[-4:] == ["expected_dice", "volume_z", "reference_low", "reference_high"]
     regions = [line.split("\t") for line in lines if line.startswith("region")]
-    assert float(regions[0][-4]) == pytest.approx(plain["regions"][regions[0][1]][0], abs=1e-4)
+    assert float(regions[0][-4]) == quality.regions[int(regions[0][1])].expected_dice
     assert lines[-1].split("\t")[-1] == "n/a"
-    finished = read_finished(tmp_path / names.record)
-    expected = {r.row.index: r.expected_dice for r in region_lines(finished)}
-    assert expected[4] == plain["regions"]["4"][0]
+    again = read_result(tmp_path / names.record)
+    assert again.quality is not None
+    assert again.quality.regions[4] == quality.regions[4]
+    expected = {r.row.index: r.expected_dice for r in region_lines(again)}
+    assert expected[4] == quality.regions[4].expected_dice
     monkeypatch.setattr("slant.report.page.viewer", lambda _: _Empty())
-    shown = replace(contents(finished, ReportSettings()), native=(), mni=(), registration=(), votes=(), bias=None)
+    shown = replace(contents(again, ReportSettings()), native=(), mni=(), registration=(), votes=(), bias=None)
     assert shown.grade == quality.grade == "fail"  # the toy head is not a real head
     html = draw_page(shown).decode()
     assert "Grade: fail" in html
@@ -382,8 +343,8 @@ class _Empty:
     image = labels = niivue = ""
 
 
-def test_a_model_without_a_reference_gives_no_grade(tmp_path: Path, finished: Finished) -> None:
-    assert grade(finished, str(tmp_path)) is None
-    html = draw_page(contents(finished, ReportSettings())).decode()
+def test_a_model_without_a_reference_gives_no_grade(tmp_path: Path, result: Result) -> None:
+    assert grade(result, str(tmp_path)) is None
+    html = draw_page(contents(result, ReportSettings())).decode()
     assert "Grade: " not in html
     assert "Expected Dice" not in html

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy import voted_run
+from toy import voted_result
 
 from slant.config import ReportSettings
 from slant.evaluation.compare import compare
-from slant.io.finished import finished_of
+from slant.io.names import ResultNames
 from slant.io.read import read_label_map
-from slant.io.results import ResultNames, write_results
+from slant.io.results import write_results
 from slant.io.write import write_image
 from slant.report.comparison import draw_comparison
-from slant.report.page import contents, draw_page
+from slant.report.contents import contents
+from slant.report.page import draw_page
 from slant.volume import LabelMap
 
 pytestmark = [
@@ -54,14 +55,14 @@ def chromium() -> Iterator[Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Report of the toy scan, and of its comparison with the labels shifted by one voxel."""
     folder = tmp_path_factory.mktemp("reports")
-    finished = finished_of(voted_run())
-    finished = replace(finished, record={**finished.record, "warnings": [WARNING]})
-    (folder / "scan.html").write_bytes(draw_page(contents(finished, ReportSettings())))
-    write_results(voted_run(), folder / "results")
+    result = voted_result()
+    warned = replace(result, record=replace(result.record, warnings=(WARNING,)))
+    (folder / "scan.html").write_bytes(draw_page(contents(warned, ReportSettings())))
+    write_results(result, folder / "results", {"overlay": b"a picture"})
     labels, _ = read_label_map(folder / "results" / ResultNames("toy").labels)
     shifted = np.roll(labels.data, 1, axis=1)
     shifted[shifted == 47] = 0
-    write_image(folder / "toy_dseg.nii.gz", LabelMap(shifted, labels.grid), voted_run().scan)
+    write_image(folder / "toy_dseg.nii.gz", LabelMap(shifted, labels.grid), result.scan)
     comparison = compare(folder / "results", folder / "toy_dseg.nii.gz")
     (folder / "comparison.html").write_bytes(draw_comparison(comparison, ReportSettings()))
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 from PIL import Image
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.table import CohortRow
+from slant.cohort.rows import CohortResults, CohortRow
 from slant.engine.failures import Failure
+from slant.grid import Grid
+from slant.io.names import ResultNames
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
 from slant.report.group_page import DATA, PAGE, THUMBNAILS, GroupRegion, GroupScan, draw_group, robust_z
+from slant.volume import LabelMap
+from slant.volumes import region_volumes
 
 REGIONS = load_protocol().regions[1:]
 SCANS = 30
@@ -75,21 +79,16 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mm3 = 1000 * np.exp(random.normal(0, 0.05, len(REGIONS)))
         mm3[3] *= 2 if i == OUTLIER else 1
         grade = "fail" if i == FAILED else "pass"
-        lead = {"scan": name, "participant_id": name, "grade": grade, "reasons": "n/a", "warnings": "n/a"}
-        volumes = {r.abbreviation: f"{v:.3f}" for r, v in zip(REGIONS, mm3, strict=True)}
-        rows.append(
-            CohortRow(
-                lead | {"registration_similarity": "0.5", "runtime_s": "50.0"},
-                volumes | {"eTIV": "1500000.0"},
-                folder / name,
-            )
-        )
+        volumes = {r.abbreviation: float(v) for r, v in zip(REGIONS, mm3, strict=True)} | {"eTIV": 1.5e6}
+        entities = {"participant_id": name}
+        rows.append(CohortRow(name, folder / name, grade, (), (), math.nan, 0.5, 0, 50, volumes, entities))
         subjects.append(f"{name}\t{20 + i}\t{'FM'[i % 2]}")
     (out / "participants.tsv").write_text("\n".join(subjects) + "\n", "utf-8")
     (out / "sub-03/anat/sub-03_overlay.png").write_bytes(b"not a picture")
-    about: dict[str, dict[str, Any]] = {r.abbreviation: {"LongName": r.name, "Index": r.id} for r in REGIONS}
     lost = [Failure("sub-99", "the file is truncated", "x", "")]
-    write_dashboard(out, rows, about | {"eTIV": {"LongName": "head"}}, lost, out / "participants.tsv")
+    empty = LabelMap(np.zeros((1, 1, 1), np.uint8), Grid((1, 1, 1), np.eye(4)))
+    columns = {row.abbreviation: row for row in region_volumes(empty, load_protocol(), 1e6) if row.level == "region"}
+    write_dashboard(out, CohortResults(tuple(rows), columns), lost, out / "participants.tsv")
     return out
 
 

@@ -36,14 +36,14 @@ def protocol() -> LabelProtocol:
 @pytest.fixture
 def texts(monkeypatch) -> list:
     """Texts, with their boxes in pixels, of the figures drawn during the test."""
-    seen, png = [], overlay._png
+    seen, png = [], overlay.figure_png
 
     def spy(figure):
         data = png(figure)
         seen.extend((text.get_text(), text.get_window_extent()) for text in figure.texts)
         return data
 
-    monkeypatch.setattr(overlay, "_png", spy)
+    monkeypatch.setattr(overlay, "figure_png", spy)
     return seen
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import content, run_slant, toy_grid, toy_scan, voted_run
+from toy import content, run_slant, toy_grid, toy_scan, voted_result
 
 from slant.config import ReportSettings, RunReportSettings
 from slant.errors import GeometryError, InputError, OutputError, SettingsError
 from slant.grid import Grid, axis_aligned_grid
-from slant.io.finished import Finished, find_records, finished_of, read_finished
-from slant.io.results import ResultNames, write_results
+from slant.io.names import ResultNames
+from slant.io.quality import Check
+from slant.io.read_results import find_records, read_result
+from slant.io.results import Result, write_results
 from slant.io.write import write_image
-from slant.quality.grade import Check
 from slant.report import page, qc_figures, tables
-from slant.report.page import Contents, contents, draw_page
+from slant.report.contents import Contents, _labelled, contents
+from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.qc_figures import base_in_native, bias_check, contours, scan_in_template, tissue_levels
 from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
@@ -32,13 +34,13 @@ LIMIT_BYTES = 15_000_000
 
 
 @pytest.fixture(scope="module")
-def finished() -> Finished:
-    return finished_of(voted_run())
+def result() -> Result:
+    return voted_result()
 
 
 @pytest.fixture(scope="module")
-def shown(finished: Finished) -> Contents:
-    return contents(finished, ReportSettings())
+def shown(result: Result) -> Contents:
+    return contents(result, ReportSettings())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def text_only(shown: Contents, monkeypatch: pytest.MonkeyPatch) -> Contents:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    write_results(voted_run(), folder)
+    write_results(voted_result(), folder, {"overlay": b"a picture"})
     return folder
 
 
@@ -80,13 +82,11 @@ def test_the_report_is_one_file_that_makes_no_request(html: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_region_has_a_row_with_its_numbers(html: str, finished: Finished) -> None:
+def test_every_region_has_a_row_with_its_numbers(html: str, result: Result) -> None:
     rows = re.findall(r'<tr data-color="(#\w{6})" data-side="(\w+)".*?>([^<>]+)</button></th><td>([^<]*)', html)
-    expected = [
-        ("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in finished.protocol.regions[1:]
-    ]
+    expected = [("#" + bytes(r.color).hex(), r.hemisphere, r.name, r.abbreviation) for r in result.protocol.regions[1:]]
     assert rows == expected
-    volumes = {row.name: row.volume_mm3 for row in finished.volumes if row.level == "region"}
+    volumes = {row.name: row.volume_mm3 for row in result.volumes if row.level == "region"}
     assert f'<td class="n">{volumes["Right Hippocampus"]:.0f}</td>' in html
 
 
@@ -95,34 +95,34 @@ def test_obliqueness_is_the_angle_to_the_scanner_axes(oblique_grid: Grid) -> Non
     assert oblique_degrees(Grid((2, 2, 2), np.diag([1, 2, 3, 1.0]))) == 0
 
 
-def test_tables_agree_with_the_volumes(finished: Finished) -> None:
-    rows = {(row.level, row.name): row for row in finished.volumes}
-    sums = {line.name: line for line in sum_lines(finished)}
+def test_tables_agree_with_the_volumes(result: Result) -> None:
+    rows = {(row.level, row.name): row for row in result.volumes}
+    sums = {line.name: line for line in sum_lines(result)}
     assert sums["Gray matter"].left_cm3 == rows["tissue", "Left gray"].volume_mm3 / 1000
     assert sums["Frontal"].both_cm3 == rows["lobe", "frontal"].volume_mm3 / 1000
     assert sums["Intracranial volume (eTIV)"].etiv_percent == 100
     assert np.isnan(sums["Brainstem"].left_cm3)
-    pairs = pair_lines(region_lines(finished))
+    pairs = pair_lines(region_lines(result))
     assert sum(pair.both_cm3 for pair in pairs) == pytest.approx(sums["Brain with ventricles"].both_cm3)
     pair = next(pair for pair in pairs if pair.name == "fusiform gyrus")
     assert pair.right_cm3 == rows["region", "Right FuG fusiform gyrus"].volume_mm3 / 1000
 
 
-def test_vote_fractions_are_means_over_regions(finished: Finished) -> None:
-    vote_fractions = tables.mean_vote_fractions(finished)
-    inside = finished.labels.data == 47
-    assert vote_fractions[47] == pytest.approx(finished.confidence.data[inside].mean(), rel=1e-5)
+def test_vote_fractions_are_means_over_regions(result: Result) -> None:
+    vote_fractions = tables.mean_vote_fractions(result)
+    inside = result.labels.data == 47
+    assert vote_fractions[47] == pytest.approx(result.confidence.data[inside].mean(), rel=1e-5)
 
 
-def test_flags_without_a_normative_reference(finished: Finished) -> None:
-    ids = finished.labels.data.copy()
+def test_flags_without_a_normative_reference(result: Result) -> None:
+    ids = result.labels.data.copy()
     ids[ids == 4] = 0
     ids[(ids == 47) & (np.indices(ids.shape)[1] % 4 > 0)] = 0
-    half = Volume(np.where(ids == 48, 0.4, finished.confidence.data), finished.confidence.grid)
+    half = Volume(np.where(ids == 48, 0.4, result.confidence.data), result.confidence.grid)
     from slant.volumes import region_volumes
 
-    labels = LabelMap(ids, finished.labels.grid)
-    changed = replace(finished, labels=labels, confidence=half, volumes=region_volumes(labels, finished.protocol, 1e6))
+    labels = LabelMap(ids, result.labels.grid)
+    changed = replace(result, labels=labels, confidence=half, volumes=region_volumes(labels, result.protocol, 1e6))
     flags = {line.row.index: line.flag for line in region_lines(changed) if line.flag}
     assert flags[4] == "not found"
     assert flags[47] == "asymmetric"
@@ -146,24 +146,24 @@ def test_quality_checks_are_shown_if_there_are_any(text_only: Contents) -> None:
 @pytest.mark.slow
 def test_names_and_warnings_are_escaped(text_only: Contents) -> None:
     evil = "</script><script>alert(1)</script>"
-    record = {**text_only.finished.record, "warnings": [evil, "caf\udce9"]}
-    text = draw_page(replace(text_only, finished=replace(text_only.finished, name=evil, record=record))).decode()
+    record = replace(text_only.result.record, warnings=(evil, "caf\udce9"))
+    text = draw_page(replace(text_only, result=replace(text_only.result, name=evil, record=record))).decode()
     assert evil not in text
     assert "2 warnings" in text
     assert "caf\\udce9" in text
 
 
 @pytest.mark.slow
-def test_left_is_on_the_side_of_the_convention(finished: Finished, shown: Contents, text_only: Contents) -> None:
-    other = page._labelled(finished, base_in_native(finished), finished.labels, radiological=True)
+def test_left_is_on_the_side_of_the_convention(result: Result, shown: Contents, text_only: Contents) -> None:
+    other = _labelled(result, base_in_native(result), result.labels, radiological=True)
     for row, mirrored in zip(shown.native[:2], other[:2], strict=True):
         for panel, flipped in zip(row.panels, mirrored.panels, strict=True):
             assert (panel.ends, flipped.ends) == (("L", "R"), ("R", "L"))
             assert panel.caption == flipped.caption
             fill = panel.layers["fill"].pixels
             assert (fill != flipped.layers["fill"].pixels[:, ::-1]).mean() < 0.01
-            left = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "L"])
-            right = np.isin(fill, [c for c, r in enumerate(finished.protocol.regions) if r.hemisphere == "R"])
+            left = np.isin(fill, [c for c, r in enumerate(result.protocol.regions) if r.hemisphere == "L"])
+            right = np.isin(fill, [c for c, r in enumerate(result.protocol.regions) if r.hemisphere == "R"])
             assert np.nonzero(left)[1].mean() < np.nonzero(right)[1].mean()
     assert other[2].panels[0].ends == ("P", "A")
     settings = ReportSettings(convention="radiological")
@@ -171,11 +171,11 @@ def test_left_is_on_the_side_of_the_convention(finished: Finished, shown: Conten
 
 
 @pytest.mark.slow
-def test_filled_layers_have_the_colours_of_the_look_up_table(shown: Contents, finished: Finished) -> None:
+def test_filled_layers_have_the_colours_of_the_look_up_table(shown: Contents, result: Result) -> None:
     layer = shown.native[0].panels[3].layers["fill"]
     assert layer.colors is not None
-    hippocampus = finished.protocol.by_id(47)
-    channel = finished.protocol.regions.index(hippocampus)
+    hippocampus = result.protocol.by_id(47)
+    channel = result.protocol.regions.index(hippocampus)
     assert tuple(layer.colors[channel]) == (*hippocampus.color, 255)
     assert layer.colors[0, 3] == 0
 
@@ -201,26 +201,27 @@ def test_contours_lie_where_a_level_is_crossed() -> None:
     assert set(np.nonzero(lines)[2]) == {11}
 
 
-def test_a_simulated_bias_field_is_recovered(finished: Finished) -> None:
-    assert finished.scan is not None
+def test_a_simulated_bias_field_is_recovered(result: Result) -> None:
+    assert result.scan is not None
     bias_field = np.exp(np.linspace(-0.2, 0.2, toy_grid().shape[0]))
-    x = finished.scan.data.shape[0]
+    scan = result.scan.volume
+    x = scan.data.shape[0]
     factor = np.interp(np.linspace(0, 1, x), np.linspace(0, 1, len(bias_field)), bias_field)[:, None, None]
-    biased = replace(finished, scan=Volume(finished.scan.data * factor, finished.scan.grid))
-    plain = bias_check(finished, scan_in_template(finished), radiological=False)
+    biased = replace(result, scan=replace(result.scan, volume=Volume(scan.data * factor, scan.grid)))
+    plain = bias_check(result, scan_in_template(result), radiological=False)
     found = bias_check(biased, scan_in_template(biased), radiological=False)
     assert plain is not None
     assert found is not None
     assert plain.extent == pytest.approx((1, 1), abs=1e-3)
-    brain = np.nonzero(finished.brain.data)[0]
+    brain = np.nonzero(result.brain.data)[0]
     low, high = (float(factor[int(np.percentile(brain, q))].item()) for q in (1, 99))
     assert found.extent == pytest.approx((low, high), rel=0.02)
 
 
 @pytest.mark.slow
-def test_the_report_works_without_the_scan_and_the_intensity_record(finished: Finished) -> None:
-    record = {key: value for key, value in finished.record.items() if key != "intensity"}
-    bare = replace(finished, scan=None, record=record, notes=("The scan itself could not be read.",))
+def test_the_report_works_without_the_scan_and_the_intensity_record(result: Result) -> None:
+    record = replace(result.record, intensity=None)
+    bare = replace(result, scan=None, record=record, notes=("The scan itself could not be read.",))
     shown = contents(bare, ReportSettings())
     assert shown.bias is None
     assert [plot.title for plot in shown.plots] == ["after"]
@@ -234,12 +235,12 @@ def test_the_report_works_without_the_scan_and_the_intensity_record(finished: Fi
 
 
 def test_a_run_writes_its_reports(tmp_path: Path) -> None:
-    run = replace(voted_run(), exports={"report": b"a report", "pdf": b"a pdf"})
-    files = write_results(run, tmp_path)
+    drawings = {"overlay": b"a picture", "report": b"a report", "pdf": b"a pdf"}
+    files = write_results(voted_result(), tmp_path, drawings)
     assert sorted(files.values()) == sorted(tmp_path.iterdir())
     assert (tmp_path / "toy_report.html").read_bytes() == b"a report"
     with pytest.raises(OutputError, match="was written empty"):
-        write_results(replace(run, exports={"report": b""}), tmp_path)
+        write_results(voted_result(), tmp_path, {**drawings, "report": b""})
     assert (tmp_path / "toy_report.html").read_bytes() == b"a report"
 
 
@@ -249,8 +250,8 @@ def test_the_pdf_has_two_pages_for_any_number_of_warnings(shown: Contents) -> No
 
     many = tuple(f"warning {i}: " + "words " * 40 for i in range(30))
     for warnings in ((), many):
-        record = {**shown.finished.record, "warnings": list(warnings)}
-        document = pypdfium2.PdfDocument(draw_pdf(replace(shown, finished=replace(shown.finished, record=record))))
+        record = replace(shown.result.record, warnings=warnings)
+        document = pypdfium2.PdfDocument(draw_pdf(replace(shown, result=replace(shown.result, record=record))))
         assert [pdf_page.get_size() for pdf_page in document] == [pytest.approx((595.28, 841.89), abs=0.1)] * 2
         first, second = (pdf_page.get_textpage().get_text_range() for pdf_page in document)
         assert "toy" in first
@@ -290,40 +291,40 @@ def test_the_error_names_a_missing_or_damaged_file(copy: Path, name: str) -> Non
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2] if name.endswith("gz") else b"index\n\xff")
     with pytest.raises(InputError, match=re.escape(name)):
-        read_finished(copy / NAMES.record)
+        read_result(copy / NAMES.record)
     (copy / name).unlink()
     with pytest.raises(InputError, match=re.escape(name)):
-        read_finished(copy / NAMES.record)
+        read_result(copy / NAMES.record)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"input": 1}', '{"native_from_template": "x"}'])
 def test_a_record_of_another_program_is_rejected(copy: Path, text: str) -> None:
     (copy / NAMES.record).write_text(text)
     with pytest.raises(InputError, match=r"toy_record\.json .*segment the scan again"):
-        read_finished(copy / NAMES.record)
+        read_result(copy / NAMES.record)
 
 
-def test_files_of_different_runs_are_rejected(copy: Path, finished: Finished) -> None:
+def test_files_of_different_runs_are_rejected(copy: Path, result: Result) -> None:
     other = LabelMap(np.ones((5, 6, 7), np.uint8), axis_aligned_grid((5, 6, 7), 1, (0, 0, 0)))
     write_image(copy / NAMES.brain, other, None)
     with pytest.raises(GeometryError, match=r"toy_desc-brain_mask.*different runs"):
-        read_finished(copy / NAMES.record)
+        read_result(copy / NAMES.record)
 
 
 def test_the_scan_must_be_the_one_that_was_segmented(copy: Path, tmp_path: Path) -> None:
     record = json.loads((copy / NAMES.record).read_text())
     record["input"]["path"] = "gone_T1w.nii.gz"
     (copy / NAMES.record).write_text(json.dumps(record))
-    without = read_finished(copy / NAMES.record)
+    without = read_result(copy / NAMES.record)
     assert without.scan is None
     assert "give its path with --scan" in without.notes[0]
-    assert read_finished(copy / NAMES.record, toy_scan().path).scan is not None
+    assert read_result(copy / NAMES.record, toy_scan().path).scan is not None
     other = copy / NAMES.preprocessed
     with pytest.raises(InputError, match="is not the file that was segmented"):
-        read_finished(copy / NAMES.record, other)
+        read_result(copy / NAMES.record, other)
     record["input"]["path"] = str(other)
     (copy / NAMES.record).write_text(json.dumps(record))
-    assert "SHA-256 differs" in read_finished(copy / NAMES.record).notes[0]
+    assert "SHA-256 differs" in read_result(copy / NAMES.record).notes[0]
 
 
 # The command
@@ -392,8 +393,8 @@ def test_settings_are_checked() -> None:
         RunReportSettings(pdf=True, report=False)
 
 
-def test_the_last_colour_marks_a_vote_fraction_of_one_half(finished: Finished) -> None:
-    fraction = np.where(finished.labels.data == 47, 0.5, 1)
-    steps = qc_figures._disagreement_steps(replace(finished, confidence=Volume(fraction, finished.labels.grid)))
-    assert set(np.unique(steps[finished.labels.data == 47])) == {len(qc_figures.color_scale()) - 1}
-    assert not steps[finished.labels.data != 47].any()
+def test_the_last_colour_marks_a_vote_fraction_of_one_half(result: Result) -> None:
+    fraction = np.where(result.labels.data == 47, 0.5, 1)
+    steps = qc_figures._disagreement_steps(replace(result, confidence=Volume(fraction, result.labels.grid)))
+    assert set(np.unique(steps[result.labels.data == 47])) == {len(qc_figures.color_scale()) - 1}
+    assert not steps[result.labels.data != 47].any()

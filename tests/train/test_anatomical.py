@@ -78,9 +78,9 @@ def test_wider_sulci_reduce_the_labelled_volume(scan: LabelledScan, monkeypatch:
 def test_the_brain_shrinks_from_its_mask_and_csf_fills_the_gap(scan: LabelledScan) -> None:
     tight = replace(scan, image=torch.where(ball(17), scan.image, torch.tensor(0.0)))  # no CSF around the brain
     before, generator = identity(), torch.Generator().manual_seed(0)
-    after = anatomical.dilate_csf(before, tight, CSF, (0.0, 2.0), generator, shrink_brain=True)
+    after = anatomical.dilate_csf(before, tight, CSF, anatomical.Widening(0.0, 2.0, shrink_brain=True), generator)
     assert count(tight, after, 3) < 0.9 * count(tight, before, 3)
-    image = anatomical.fill_with_csf(augment.sample_image(tight.image, after), tight, (before, after), CSF)
+    image = anatomical.fill_with_csf(augment.sample_image(tight.image, after), tight, before, after, CSF)
     mask = augment.pick_labels((tight.image > 0).to(torch.uint8), before) > 0
     assert (image[mask] > 0).all()
     gap = mask & (augment.sample_image(tight.image, after) == 0)
@@ -88,7 +88,7 @@ def test_the_brain_shrinks_from_its_mask_and_csf_fills_the_gap(scan: LabelledSca
     assert image[gap].mean() == pytest.approx(0.3, abs=0.02)
     assert (augment.pick_labels(tight.channels, after)[gap] == 0).float().mean() > 0.95
     kept = augment.sample_image(tight.image, before)
-    assert anatomical.fill_with_csf(kept, tight, (before, before), CSF) is kept
+    assert anatomical.fill_with_csf(kept, tight, before, before, CSF) is kept
 
 
 @pytest.mark.parametrize("settings", [STILL, replace(ATROPHY, ventricle_dilation_mm=0.0)])
@@ -109,10 +109,10 @@ def test_a_scan_without_csf_stays_as_it_is(scan: LabelledScan, monkeypatch: pyte
 
 def test_lesions_darken_white_matter_only(scan: LabelledScan) -> None:
     settings = replace(STILL, lesion_probability=1.0)
-    labels, coordinates = (scan.channels, WHITE_MATTER), identity()
-    darkening = torch.zeros(SHAPE)
+    coordinates, darkening = identity(), torch.zeros(SHAPE)
     for seed in range(4):
-        after = anatomical.add_lesions(scan.image, labels, coordinates, settings, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        after = anatomical.add_lesions(scan.image, scan, coordinates, WHITE_MATTER, settings, generator)
         darkening = torch.maximum(darkening, scan.image - after)
     deep = ball(11) & ~ball(8)
     assert darkening[deep].max() > 0.1
@@ -121,9 +121,9 @@ def test_lesions_darken_white_matter_only(scan: LabelledScan) -> None:
 
 
 def test_unlabelled_voxels_get_no_lesions(scan: LabelledScan) -> None:
-    unknown = torch.full(SHAPE, 255, dtype=torch.uint8)
+    unknown = replace(scan, channels=torch.full(SHAPE, 255, dtype=torch.uint8))
     settings = replace(STILL, lesion_probability=1.0)
-    after = anatomical.add_lesions(scan.image, (unknown, WHITE_MATTER), identity(), settings, torch.Generator())
+    after = anatomical.add_lesions(scan.image, unknown, identity(), WHITE_MATTER, settings, torch.Generator())
     assert torch.equal(after, scan.image)
 
 

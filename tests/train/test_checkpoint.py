@@ -73,8 +73,7 @@ def test_an_unfinished_stage_passes_no_weights_on(path: Path) -> None:
 
 
 def test_every_tensor_of_another_network_is_listed(path: Path) -> None:
-    kind, settings = NETWORK
-    other = (kind, replace(settings, widths=(4, 6), head_channels=5, tasks={"brain": 2}))
+    other = replace(NETWORK, settings=replace(NETWORK.settings, widths=(4, 6), head_channels=5, tasks={"brain": 2}))
     with pytest.raises(TrainingError, match="belong to another network or protocol") as caught:
         load_checkpoint(path, new_state(other, STAGE, None), identity_of())
     text = str(caught.value)
@@ -89,13 +88,13 @@ def test_every_tensor_of_another_network_is_listed(path: Path) -> None:
 
 
 def test_initial_weights_must_fit(path: Path) -> None:
-    other = ("compact", replace(NETWORK[1], outputs=5))
+    other = replace(NETWORK, settings=replace(NETWORK.settings, outputs=5))
     with pytest.raises(TrainingError, match=rf"head\.bias is \({OUTPUTS},\), expected \(5,\)"):
         new_state(other, STAGE, averaged_weights(path))
 
 
 def test_weights_that_do_not_fit_leave_the_network_unchanged(path: Path) -> None:
-    state = new_state(("residual", NETWORK[1]), STAGE, None)
+    state = new_state(replace(NETWORK, kind="residual"), STAGE, None)
     before = {name: value.clone() for name, value in state.net.state_dict().items()}
     with pytest.raises(TrainingError, match=r"missing: .*unexpected: "):
         load_checkpoint(path, state, identity_of())

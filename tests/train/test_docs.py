@@ -14,9 +14,9 @@ from slant.nets.memory import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
+from slant.train.network import NetworkChoice
 from slant.train.settings import (
     GroupwiseSettings,
-    NetworkChoice,
     PretrainSettings,
     StageSettings,
     TileSettings,

@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from phantom_runs import export_models, phantom_field, train_whole
 from phantoms import (
     OUTPUTS,
     SHAPE,
     STILL,
+    atlas_on_cpu,
     context_of,
     phantom,
     phantom_arrays,
-    phantom_field,
     scan_of,
     toy_settings,
-    train_whole,
     write_pairs,
+    write_prepared,
 )
 
 from slant.config import SynSettings
@@ -31,12 +32,13 @@ from slant.grid import axis_aligned_grid
 from slant.nets.weights import GROUPWISE, read_model
 from slant.train import prepare, run
 from slant.train.atlas import Atlas
+from slant.train.context import run_context
 from slant.train.data import Groupwise, LabelledScan
-from slant.train.export import export
 from slant.train.groupwise import blocks, count_votes, inverted, template_of
 from slant.train.loss import IGNORED
+from slant.train.network import NetworkChoice
 from slant.train.patches import Patches, patch_coordinates
-from slant.train.settings import GroupwiseSettings, NetworkChoice, StageSettings
+from slant.train.settings import GroupwiseSettings, StageSettings
 from slant.train.step import view_of
 from slant.train.validate import deformed_prior
 from slant.volume import Volume
@@ -68,13 +70,13 @@ def run_of(scans: list[LabelledScan], displacements: dict[str, torch.Tensor] | N
 def log_prior(atlas: Atlas, scan: LabelledScan, flip: float = 0.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, C) log-prior in patches of the deformed phantom, and their (N,) labels."""
     deforming = replace(STILL, rotation_deg=4, scaling=0.03, translation_mm=2, elastic_mm=1.5, flip_probability=flip)
-    context = context_of(augmentation=deforming)
+    context = context_of(augment=deforming)
     view = view_of(scan, atlas, context, torch.Generator().manual_seed(seed))
     assert view.flip == (flip == 1)
     starts = torch.tensor([[x, y, z] for x in (4, 12, 20) for y in (12, 20) for z in (8, 16, 24)])
-    drawn = Patches(starts, (0, 0, 0), SHAPE)
-    logs = atlas.logits(view.prior, scan, drawn, context, view.flip)
-    return logs, view.labels(patch_coordinates(drawn), context.regions.mirrored)
+    drawn = Patches(starts, (0, 0, 0))
+    logs = atlas.logits(view, drawn, context.run.regions.mirrored)
+    return logs, view.labels(patch_coordinates(drawn), context.run.regions.mirrored)
 
 
 def test_votes_count_the_labelled_voxels_of_a_cell() -> None:
@@ -95,16 +97,14 @@ def test_many_votes_are_scaled_to_bytes() -> None:
 
 def test_the_prior_of_a_scan_equals_the_votes_of_the_other_scans() -> None:
     scans = [phantom(i) for i in range(4)]
-    all_scans = Atlas(scans, run_of(scans), None, torch.device("cpu"))
+    all_scans = atlas_on_cpu(*scans, groupwise=run_of(scans))
     without_first = replace(run_of(scans[1:]), own={"p0": ()}, displacements=run_of(scans).displacements)
-    others = Atlas(scans, without_first, None, torch.device("cpu"))
+    others = atlas_on_cpu(*scans, groupwise=without_first)
     with_own = replace(run_of(scans), own={"p0": ()})
     for flip in (0.0, 1.0):
         found, _ = log_prior(all_scans, scans[0], flip)
         torch.testing.assert_close(found, log_prior(others, scans[0], flip)[0], atol=1e-5, rtol=0)
-        assert not torch.allclose(
-            found, log_prior(Atlas(scans, with_own, None, torch.device("cpu")), scans[0], flip)[0]
-        )
+        assert not torch.allclose(found, log_prior(atlas_on_cpu(*scans, groupwise=with_own), scans[0], flip)[0])
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -117,7 +117,7 @@ def test_the_prior_follows_the_coordinates_of_the_augmentation_exactly(flip: flo
         """Fraction of voxels whose most likely channel is the reference, with an error of the coordinates."""
         displacement = torch.tensor(np.add(SHIFT, error), dtype=torch.float32)[:, None, None, None].expand(3, *COARSE)
         template = replace(run_of(others, {"p0": displacement.contiguous()}), own={"p0": ()})
-        found = [log_prior(Atlas(others, template, None, torch.device("cpu")), scan, flip, seed) for seed in range(2)]
+        found = [log_prior(atlas_on_cpu(*others, groupwise=template), scan, flip, seed) for seed in range(2)]
         return [float((logs.argmax(dim=1) == reference).float().mean()) for logs, reference in found]
 
     exact = agreement((0, 0, 0))
@@ -130,10 +130,10 @@ def test_the_prior_follows_the_coordinates_of_the_augmentation_exactly(flip: flo
 def test_the_prior_has_an_error_or_is_affine_as_set() -> None:
     scans = [phantom(i) for i in range(3)]
     template = run_of(scans)
-    context = context_of(augmentation=STILL)
+    context = context_of(augment=STILL)
 
     def steps(settings: GroupwiseSettings) -> list[torch.Tensor | None]:
-        atlas = Atlas(scans, replace(template, settings=settings), None, torch.device("cpu"))
+        atlas = atlas_on_cpu(*scans, groupwise=replace(template, settings=settings))
         return [
             view_of(scans[0], atlas, context, torch.Generator().manual_seed(seed)).prior.cells for seed in range(12)
         ]
@@ -177,14 +177,13 @@ def test_the_template_is_made_of_training_scans_and_stored_in_the_model(tmp_path
     prepare.prepare_groupwise(settings)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
 
-    scans = prepare.load_training(settings)
+    scans = prepare.load_training(run_context(settings))
     assert scans.groupwise is not None
     assert int(scans.groupwise.votes.sum(dim=-1).max()) == 8 * len(scans.manual)
     assert scans.groupwise.own["p0"] == ()
-    prior, _ = deformed_prior(scans, scans.held_out[0])
-    assert prior.spacing == 2
+    assert deformed_prior(scans.groupwise, scans.held_out[0]).spacing == 2
     assert train_whole(settings)
-    (model,) = export(settings)
+    (model,) = export_models(settings)
     loaded = read_model(model)
     assert loaded.groupwise is not None
     image, votes = loaded.groupwise
@@ -193,23 +192,24 @@ def test_the_template_is_made_of_training_scans_and_stored_in_the_model(tmp_path
     assert GROUPWISE in loaded.manifest["files"]
     assert loaded.manifest["mirror"] is False
     mirrored = replace(settings, mirror=True, augment=replace(settings.augment, flip_probability=0.5))
-    assert read_model(export(mirrored)[0]).manifest["mirror"] is True
+    assert read_model(export_models(mirrored)[0]).manifest["mirror"] is True
 
 
 def test_changed_scans_are_registered_again_and_missing_ones_reported(tmp_path: Path) -> None:
     settings = settings_with(tmp_path)
     with pytest.raises(InputError, match="run the stage groupwise"):
-        prepare.load_training(settings)
+        prepare.load_training(run_context(settings))
     prepare.prepare_groupwise(settings)
-    path = settings.run / "groupwise" / "p0.npz"
-    before = path.stat().st_mtime_ns
-    image, _ = phantom_arrays(9)
-    np.savez(settings.work_dir / "prepared" / "p0.npz", image=image.astype(np.float16), identity=np.array("y"))
+    folder, labels = settings.run / "groupwise", settings.work_dir / "prepared" / "p0.labels.npz"
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    write_prepared(labels.parent, tmp_path, "changed", phantom_arrays(9))
+    (tmp_path / "changed.labels.npz").replace(labels)
     prepare.prepare_groupwise(settings)
-    assert path.stat().st_mtime_ns != before
+    assert [path.name for path in before if path.stat().st_mtime_ns != before[path]] == ["p0.npz"]
+    path = folder / "p0.npz"
     path.unlink()
     with pytest.raises(InputError, match=r"displacement .*p0\.npz does not exist"):
-        prepare.load_training(settings)
+        prepare.load_training(run_context(settings))
 
 
 def test_scans_of_one_subject_are_left_out_together(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_scans_of_one_subject_are_left_out_together(tmp_path: Path) -> None:
     table.write_text("name\tsubject\np0\ttwice\np2\ttwice\n", "utf-8")
     settings = settings_with(tmp_path, scans=table)
     prepare.prepare_groupwise(settings)
-    scans = prepare.load_training(settings)
+    scans = prepare.load_training(run_context(settings))
     assert sorted(scan.name for scan in scans.held_out) == ["p1", "p4"]
     own = {name: len(votes) for name, votes in scans.groupwise.own.items()}
     assert own == {"p0": 2, "p1": 0, "p2": 2, "p3": 1, "p4": 0}
@@ -241,7 +241,7 @@ def test_no_template_without_the_setting(tmp_path: Path) -> None:
     write_pairs(settings.data, ("p0",))
     prepare.prepare_groupwise(settings)
     assert not (settings.run / "groupwise").exists()
-    assert prepare.load_training(settings).groupwise is None
+    assert prepare.load_training(run_context(settings)).groupwise is None
 
 
 @pytest.mark.parametrize(

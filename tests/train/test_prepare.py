@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from toy import noise, save
 
-from slant.errors import InputError, ProtocolError, SettingsError
+from slant.errors import InputError, OutputError, ProtocolError, SettingsError
+from slant.files import file_sha256
 from slant.grid import Grid
 from slant.io.resources import load_protocol
-from slant.nets.weights import file_sha256
+from slant.nets.inputs import Inputs, InputScaling
+from slant.pipeline import Prepared
 from slant.tiles import TileLayout
 from slant.train import prepare
+from slant.train.context import run_context
 from slant.train.loss import IGNORED
 from slant.train.settings import StageSettings, TileSettings, TrainSettings
 from slant.volume import LabelMap, Volume
@@ -34,19 +37,18 @@ PROTOCOL = load_protocol()
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     """A run whose registration is the identity; scans are prepared in this process."""
-    inputs = SimpleNamespace(template=SimpleNamespace(grid=Grid(TEMPLATE, affine(1.0))))
-    monkeypatch.setattr(prepare, "load_inputs", lambda: inputs)
-    monkeypatch.setattr(prepare, "prepare", quick_prepare)
+    template = SimpleNamespace(name="toy", grid=Grid(TEMPLATE, affine(1.0)))
+    monkeypatch.setattr("slant.io.prepared.load_inputs", lambda: Inputs(template, None, InputScaling()))
+    monkeypatch.setattr("slant.pipeline.prepare", quick_prepare)
     monkeypatch.setattr(prepare, "Parallel", lambda **_: lambda jobs: (f(*args, **kw) for f, args, kw in jobs))
     settings = TrainSettings("toy", LAYOUT, StageSettings(2), TileSettings(2))
     (tmp_path / "data").mkdir()
     return replace(settings, data=tmp_path / "data", work_dir=tmp_path / "work")
 
 
-def quick_prepare(volume: Volume, inputs: Any) -> SimpleNamespace:
-    grid = inputs.template.grid
-    image = Volume(np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), grid.ras_from_voxel))
-    return SimpleNamespace(image=image, native_from_template=np.eye(4))
+def quick_prepare(volume: Volume, inputs: Inputs) -> Prepared:
+    image = Volume(np.ones(TEMPLATE, np.float32), inputs.template.grid)
+    return Prepared(image, LabelMap(np.ones(SHAPE, np.uint8), volume.grid), volume.grid, np.eye(4), 1.0)
 
 
 def affine(step: float = 2.0) -> np.ndarray:
@@ -74,7 +76,7 @@ def stored(settings: TrainSettings, name: str) -> np.ndarray:
 
 def test_labels_become_channels_of_the_template_grid(settings: TrainSettings) -> None:
     add(settings, "a", block(30))
-    prepare.prepare_scans(settings)
+    prepare.prepare_scans(run_context(settings))
     channels = stored(settings, "a")
     assert channels.shape == TEMPLATE
     assert np.unique(channels).tolist() == [0, 4]
@@ -86,8 +88,8 @@ def test_unknown_ids_are_an_error_or_background(settings: TrainSettings) -> None
     labels[0, 0, :5] = 999
     add(settings, "a", labels)
     with pytest.raises(InputError, match=r"1 of 1 scans could not be prepared: a: 5 voxels have ids outside .*999"):
-        prepare.prepare_scans(settings)
-    prepare.prepare_scans(replace(settings, unknown_ids="background"))
+        prepare.prepare_scans(run_context(settings))
+    prepare.prepare_scans(run_context(replace(settings, unknown_ids="background")))
     assert np.unique(stored(settings, "a")).tolist() == [0, 4]
 
 
@@ -108,7 +110,7 @@ def test_the_ignore_label_is_neither_unknown_nor_a_region() -> None:
 def test_labels_without_any_region_are_refused(settings: TrainSettings, labels: np.ndarray, ignore_label) -> None:
     add(settings, "a", labels)
     with pytest.raises(InputError, match=r"a: .*a_dseg\.nii\.gz contains no region of protocol 'braincolor'"):
-        prepare.prepare_scans(replace(settings, ignore_label=ignore_label))
+        prepare.prepare_scans(run_context(replace(settings, ignore_label=ignore_label)))
     assert not (settings.work_dir / "prepared" / "a.labels.npz").exists()
 
 
@@ -119,7 +121,7 @@ def test_bad_scans_are_all_listed_and_do_not_stop_the_others(settings: TrainSett
     (settings.data / "c_T1w.nii.gz").write_bytes(b"no image")
     add(settings, "e", block(998))
     with pytest.raises(InputError) as caught:
-        prepare.prepare_scans(settings)
+        prepare.prepare_scans(run_context(settings))
     text = str(caught.value)
     assert text.startswith("3 of 5 scans could not be prepared: a: ")
     assert "shape (9, 8, 7), expected the grid of" in text
@@ -132,35 +134,52 @@ def test_bad_scans_are_all_listed_and_do_not_stop_the_others(settings: TrainSett
 
 def test_a_scan_is_prepared_again_only_if_its_files_changed(settings: TrainSettings, monkeypatch) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(prepare, "prepare", lambda *of: (calls.append(of), quick_prepare(*of))[1])
+    monkeypatch.setattr("slant.pipeline.prepare", lambda *of: (calls.append(of), quick_prepare(*of))[1])
     add(settings, "a")
     add(settings, "b", seed=1)
-    prepare.prepare_scans(settings)
-    prepare.prepare_scans(settings)
+    prepare.prepare_scans(run_context(settings))
+    prepare.prepare_scans(run_context(settings))
     assert len(calls) == 2
     add(settings, "a", block(23))
-    prepare.prepare_scans(settings)
+    prepare.prepare_scans(run_context(settings))
     assert len(calls) == 2
     assert np.unique(stored(settings, "a")).tolist() == [0, 3]
     image = nib.load(settings.data / "b_T1w.nii.gz")
     save(settings.data / "b_T1w.nii.gz", np.asarray(image.dataobj) + 1, affine())
-    prepare.prepare_scans(settings)
+    prepare.prepare_scans(run_context(settings))
     assert len(calls) == 3
 
 
-def test_a_file_in_an_older_format_is_prepared_again(settings: TrainSettings) -> None:
+def test_an_older_work_folder_is_prepared_again(settings: TrainSettings) -> None:
+    """Images were in NAME.npz, and labels did not know the file of their scan."""
     add(settings, "a")
-    prepare.prepare_scans(settings)
-    path = settings.work_dir / "prepared" / "a.npz"
-    with np.load(path) as arrays:
-        current = dict(arrays)
-    older = {"image": current["image"], "home": np.eye(4), "identity": file_sha256(settings.data / "a_T1w.nii.gz")}
-    np.savez(path, **older)
-    add(settings, "a", block(31))
-    prepare.prepare_scans(settings)
-    with np.load(path) as arrays:
-        assert arrays.keys() == current.keys()
-    assert stored(settings, "a").max() == PROTOCOL.channels_from_ids(np.array([31]))[0]
+    folder, run = settings.work_dir / "prepared", run_context(settings)
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "a.npz", image=np.ones(TEMPLATE, np.float16), identity=file_sha256(settings.data / "a_T1w.nii.gz")
+    )
+    np.savez(folder / "a.labels.npz", channels=np.zeros(TEMPLATE, np.uint8), frequency=np.zeros(1), identity="2 x")
+    with pytest.raises(InputError, match=r"a\.labels\.npz is damaged or outdated; run the stage prepare"):
+        prepare.load_training(run)
+    prepare.prepare_scans(run)
+    (scan,) = prepare.load_training(run).manual
+    assert scan.channels.max() == 4
+
+
+def test_a_full_disk_ends_the_preparation(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def full(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    add(settings, "a")
+    add(settings, "b", seed=1)
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match=r"cannot write .*No space left on device; check free space .* --work-dir"):
+        prepare.prepare_scans(run_context(settings))
+    assert len(calls) == 1
+    assert not list(settings.work_dir.rglob("*.*"))
 
 
 def test_automatic_labels_are_stored_by_split(settings: TrainSettings, tmp_path: Path) -> None:
@@ -169,15 +188,16 @@ def test_automatic_labels_are_stored_by_split(settings: TrainSettings, tmp_path:
     auxiliary = replace(settings, auxiliary_dir=tmp_path / "aux", folds=2, fold=1)
     (tmp_path / "aux").mkdir()
     add(replace(settings, data=tmp_path / "aux"), "x")
-    prepare.prepare_scans(auxiliary)
+    prepare.prepare_scans(run_context(auxiliary))
     assert (auxiliary.run / "auxiliary" / "x.labels.npz").is_file()
     assert not (settings.work_dir / "prepared" / "x.labels.npz").exists()
-    assert (settings.work_dir / "prepared" / "x.npz").is_file()
-    scans = prepare.load_training(replace(auxiliary, data=settings.data))
+    sha256 = file_sha256(tmp_path / "aux" / "x_T1w.nii.gz")
+    assert (settings.work_dir / "prepared" / f"{sha256}.npz").is_file()
+    scans = prepare.load_training(run_context(replace(auxiliary, data=settings.data)))
     assert [[s.name for s in part] for part in (scans.manual, scans.auxiliary, scans.held_out)] == [["a"], ["x"], ["b"]]
 
 
 def test_a_missing_table_of_scans_is_an_error(settings: TrainSettings, tmp_path: Path) -> None:
     add(settings, "a")
     with pytest.raises(SettingsError, match="cannot read the table of scans"):
-        prepare.load_training(replace(settings, scans=tmp_path / "none.tsv"))
+        prepare.load_training(run_context(replace(settings, scans=tmp_path / "none.tsv")))

@@ -9,12 +9,12 @@ import pytest
 
 from slant.config import build, read_toml
 from slant.errors import SettingsError
-from slant.io.resources import resource
+from slant.io.resources import load_protocol, resource
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
-from slant.train.settings import NetworkChoice, PretrainSettings, StageSettings, TileSettings, TrainSettings
-from slant.train.stages import network_of
+from slant.train.network import NetworkChoice, network_of
+from slant.train.settings import PretrainSettings, StageSettings, TileSettings, TrainSettings
 
 SHAPE = (32, 40, 36)
 STAGE = StageSettings(6)
@@ -130,7 +130,7 @@ def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
 )
 def test_impossible_networks_are_refused(choice: NetworkChoice, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        network_of(replace(SETTINGS, network=choice))
+        network_of(choice, load_protocol())
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,12 @@ def test_everything_can_be_set_in_a_file(tmp_path: Path) -> None:
     assert settings.pretrain == PretrainSettings(3, auxiliary_probability=1.0)
     assert settings.tile == TileSettings(5, init="neighbour", soft_sharing=0.01, rounds=2)
     assert (settings.ignore_label, settings.devices, settings.auxiliary_dir) == (255, ("cpu", "cpu"), Path("aux"))
-    kind, network = network_of(settings)
-    assert kind == "residual"
-    assert network.as_dict()["tasks"] == {"tissue": 4, "lobe": len(_lobes()), "brain": 2}
+    network = network_of(settings.network, load_protocol())
+    assert network.kind == "residual"
+    assert network.settings.as_dict()["tasks"] == {"tissue": 4, "lobe": len(_lobes()), "brain": 2}
 
 
 def _lobes() -> set[str]:
-    from slant.io.resources import load_protocol
-
     return {region.lobe for region in load_protocol().regions}
 
 
@@ -198,10 +196,10 @@ def _lobes() -> set[str]:
 def test_shipped_settings_are_complete(name: str) -> None:
     path = resource("configs", "train", name)
     settings = build(TrainSettings, {**read_toml(path), "auxiliary_dir": "aux"}, str(path))
-    kind, network = network_of(settings)
+    network = network_of(settings.network, load_protocol(settings.protocol))
     assert settings.layout.shape == (172, 220, 156)
-    assert network.outputs == 133
-    assert kind in ("compact", "residual", "slant2018")
+    assert network.settings.outputs == 133
+    assert network.kind in ("compact", "residual", "slant2018")
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])

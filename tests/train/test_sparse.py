@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from phantom_runs import started
 from phantoms import (
     GENTLE,
     LEFT,
@@ -37,12 +38,11 @@ from slant.tiles import TileLayout
 from slant.train import data, patches
 from slant.train.checkpoint import State
 from slant.train.loss import IGNORED
-from slant.train.prepare import load_training
 from slant.train.settings import StageSettings, TrainSettings
 
 SLICES = (12, 17, 22)
 LONG_STAGE = StageSettings(45, learning_rate=2e-2, patches=10, ema_decay=0.9)
-CONTEXT = context_of(STAGE, augmentation=STILL)
+CONTEXT = context_of(STAGE, augment=STILL)
 
 
 def sparse_arrays(seed: int, slices: tuple[int, ...] = SLICES) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def test_a_few_labelled_slices_suffice_for_dense_labels() -> None:
     scans = [sparse(seed) for seed in range(3)]
     labelled = float(np.mean([(scan.channels != IGNORED).float().mean() for scan in scans]))
     assert labelled < 0.09
-    state = trained(scans, context_of(LONG_STAGE, augmentation=GENTLE))
+    state = trained(scans, context_of(LONG_STAGE, augment=GENTLE))
     image, reference = phantom_arrays(3)
     assert min(dice(predict(state, scans, torch.from_numpy(image)), reference)) > 0.7
 
@@ -152,7 +152,7 @@ def write_partial(folder: Path, covers: dict[str, tuple[int, ...]]) -> TrainSett
 
 
 def test_the_labels_of_uncovered_regions_have_no_influence() -> None:
-    context = context_of(replace(STAGE, class_balanced_fraction=0.0), augmentation=STILL)
+    context = context_of(replace(STAGE, class_balanced_fraction=0.0), augment=STILL)
     image, reference = phantom_arrays(0)
     full, partial = (scan_of("a", image, channels, (LEFT,)) for channels in (reference, partial_arrays(0, (LEFT,))[1]))
     for net in (Intensities(), Intensities({LEFT: 1.0, MIDDLE: 2.2, RIGHT: 1.5})):
@@ -164,15 +164,15 @@ def test_the_labels_of_uncovered_regions_have_no_influence() -> None:
 @pytest.mark.slow  # a hundred steps
 def test_one_network_learns_all_regions_from_scans_that_cover_different_ones(tmp_path: Path) -> None:
     covers = {f"p{i}": (LEFT,) if i < 3 else (MIDDLE, RIGHT) for i in range(6)}
-    scans = load_training(write_partial(tmp_path, covers)).manual
+    scans = started(write_partial(tmp_path, covers))[1].manual
     assert [np.flatnonzero(s.covered).tolist() for s in scans] == [[LEFT]] * 3 + [[RIGHT, MIDDLE]] * 3
-    state = trained(scans, context_of(replace(LONG_STAGE, steps=100), augmentation=GENTLE))
+    state = trained(scans, context_of(replace(LONG_STAGE, steps=100), augment=GENTLE))
     image, reference = phantom_arrays(9)
     assert min(dice(predict(state, scans, torch.from_numpy(image)), reference)) > 0.65
 
 
 def test_regions_that_few_scans_cover_have_the_frequency_of_the_others(tmp_path: Path) -> None:
-    scans = load_training(write_partial(tmp_path, {"p0": (), "p1": (LEFT,), "p2": (LEFT,)})).manual
+    scans = started(write_partial(tmp_path, {"p0": (), "p1": (LEFT,), "p2": (LEFT,)}))[1].manual
     total = data.total_frequency(scans)
     middle = total[..., MIDDLE].sum() / phantom(0).frequency[..., MIDDLE].float().sum()
     assert float(middle) == pytest.approx(3, rel=0.02)
@@ -186,4 +186,4 @@ def test_unknown_covered_regions_are_refused(tmp_path: Path, regions: str, unkno
     (tmp_path / "scans.tsv").write_text(f"name\tregions\np0\t{regions}\n")
     settings = toy_settings(tmp_path, scans=tmp_path / "scans.tsv")
     with pytest.raises(InputError, match=rf"p0 covers \[{unknown}\], which are not regions of"):
-        load_training(settings)
+        started(settings)

@@ -19,11 +19,14 @@ from phantoms import (
     STAGE,
     STILL,
     Intensities,
+    atlas_on_cpu,
     context_of,
+    field_of,
     fresh_network,
     loss_of,
     phantom,
     same_weights,
+    scans_of,
     trained,
 )
 
@@ -32,13 +35,14 @@ from slant.nets.memory import MemorySettings
 from slant.nets.slant2018 import Slant2018Settings
 from slant.nets.unet import UNetSettings
 from slant.train import augment, loop
-from slant.train.atlas import Atlas
 from slant.train.checkpoint import new_state
 from slant.train.data import LabelledScan
 from slant.train.loop import train_stage
 from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
+from slant.train.network import NetworkChoice, NetworkSpec
+from slant.train.regions import task_classes
 from slant.train.settings import StageSettings
-from slant.train.step import step_loss, task_classes
+from slant.train.step import step_loss
 
 SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT][1]}
 """Intensity of each region after a flip."""
@@ -46,19 +50,19 @@ SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_flip_exchanges_the_image_and_its_labels_together(seed: int) -> None:
-    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=replace(STILL, flip_probability=1.0))
+    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augment=replace(STILL, flip_probability=1.0))
     assert loss_of(Intensities(SWAPPED), phantom(0), flipped, seed) < 0.05
     assert loss_of(Intensities(), phantom(0), flipped, seed) > 2
 
 
 def test_no_flips_with_probability_zero() -> None:
-    context = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=STILL)
+    context = context_of(replace(STAGE, class_balanced_fraction=1.0), augment=STILL)
     assert max(loss_of(Intensities(), phantom(0), context, seed) for seed in range(8)) < 0.05
 
 
 def test_about_half_of_the_scans_are_flipped_with_probability_one_half() -> None:
     context = context_of(
-        replace(STAGE, class_balanced_fraction=1.0, patches=4), augmentation=replace(STILL, flip_probability=0.5)
+        replace(STAGE, class_balanced_fraction=1.0, patches=4), augment=replace(STILL, flip_probability=0.5)
     )
     flipped = sum(loss_of(Intensities(SWAPPED), phantom(0), context, seed) < 0.05 for seed in range(12))
     assert 2 <= flipped <= 10
@@ -67,7 +71,7 @@ def test_about_half_of_the_scans_are_flipped_with_probability_one_half() -> None
 def test_a_flip_moves_a_voxel_to_the_other_side() -> None:
     image = torch.zeros(SHAPE)
     image[5, 10, 12] = 1
-    coordinates = augment.random_coordinates(((0, 0, 0), SHAPE), SHAPE, STILL, torch.Generator().manual_seed(0))
+    coordinates = augment.random_coordinates(field_of(), STILL, torch.Generator().manual_seed(0))
     flipped = augment.sample_image(image, augment.flip_coordinates(coordinates, 31.0))
     assert torch.nonzero(flipped > 0.5).tolist() == [[26, 10, 12]]
 
@@ -85,7 +89,7 @@ def test_a_flip_exchanges_the_covered_regions_of_partial_labels() -> None:
     left_only[LEFT] = True
     reference = torch.where(scan.channels == LEFT, scan.channels, torch.zeros_like(scan.channels))
     scan = replace(scan, channels=reference, covered=left_only)
-    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augmentation=replace(STILL, flip_probability=1.0))
+    flipped = context_of(replace(STAGE, class_balanced_fraction=1.0), augment=replace(STILL, flip_probability=1.0))
     assert loss_of(Intensities(SWAPPED), scan, flipped, 0) < 0.05
 
 
@@ -141,15 +145,18 @@ def test_additional_tasks_are_learned() -> None:
     assert tasks["tissue"][LEFT] == tasks["tissue"][RIGHT] != tasks["tissue"][MIDDLE]
     classes = {task: int(labels.max()) + 1 for task, labels in tasks.items()}
     stage = StageSettings(20, learning_rate=2e-2, patches=4, ema_decay=0.5)
-    context = context_of(stage, regions=replace(context_of().regions, tasks=tasks))
-    state = new_state(("compact", replace(NETWORK[1], tasks=classes)), stage, None)
+    choice = NetworkChoice(tasks=tuple(tasks))
+    context = context_of(stage, scans_of(phantom(0), phantom(1)), network=choice)
+    state = new_state(replace(NETWORK, settings=replace(NETWORK.settings, tasks=classes)), stage, None)
 
     def loss_of_tasks() -> float:
-        with_, without = (replace(context, loss=LossSettings(task_weight=weight)) for weight in (1.0, 0.0))
+        with_, without = (
+            context_of(stage, network=choice, loss=LossSettings(task_weight=weight)) for weight in (1.0, 0.0)
+        )
         return loss_of(state.net, phantom(0), with_, 0) - loss_of(state.net, phantom(0), without, 0)
 
     before = loss_of_tasks()
-    train_stage(state, ([phantom(0), phantom(1)], []), context, lambda _: True)
+    train_stage(state, context, lambda _: True)
     assert before > 0.8
     assert loss_of_tasks() < 0.75 * before
 
@@ -166,13 +173,14 @@ def test_additional_tasks_are_learned() -> None:
 )
 def test_every_kind_of_network_trains(kind: str, settings: UNetSettings | Slant2018Settings, loss: str) -> None:
     stage = StageSettings(3, learning_rate=1e-2, patches=4)
-    seen = context_of().seen
+    seen = field_of()
     if kind == "slant2018":
-        seen = replace(seen, start=(0, 0, -2), shape=(32, 40, 40), channels=np.arange(8))
-    state = new_state((kind, settings), stage, None)
-    start = fresh_network(kind, settings)
+        seen = replace(field_of((0, 0, -2), (32, 40, 40)), channels=np.arange(8))
+    network = NetworkSpec(kind, settings)
+    state = new_state(network, stage, None)
+    start = fresh_network(network)
     assert same_weights(state.net, start)
-    train_stage(state, ([phantom(0)], []), context_of(stage, seen=seen, loss=LossSettings(loss)), lambda _: True)
+    trained([phantom(0)], context_of(stage, seen=seen, loss=LossSettings(loss)), state=state)
     assert state.step == 3
     assert np.isfinite(state.losses).all()
     assert not same_weights(state.net, start)
@@ -190,7 +198,7 @@ def test_memory_settings_do_not_change_the_weights(kind: str, memory: MemorySett
     context = context_of(replace(STAGE, steps=2, patches=4))
     states = []
     for settings in (MemorySettings(), memory):
-        state = new_state((kind, NETWORK[1]), context.stage, None)
+        state = new_state(replace(NETWORK, kind=kind), context.stage, None)
         state.net.memory = settings
         states.append(trained([phantom(0)], context, state=state))
     assert states[0].losses == states[1].losses
@@ -203,17 +211,17 @@ def test_memory_settings_do_not_change_the_weights(kind: str, memory: MemorySett
 MIXED = replace(STILL, mixup_alpha=0.4)
 
 
-def mixed_loss(scans: tuple[LabelledScan, LabelledScan | None], weight: float) -> float:
+def mixed_loss(scans: tuple[LabelledScan, ...], weight: float) -> float:
     """Loss of one step on a MixUp of two scans, with the weight of the second."""
-    net, context = fresh_network(*NETWORK), context_of(augmentation=MIXED)
-    atlas = Atlas([phantom(0), phantom(1)], None, None, torch.device("cpu"))
+    net, context = fresh_network(NETWORK), context_of(augment=MIXED)
+    atlas = atlas_on_cpu(phantom(0), phantom(1))
     same_intensities = patch.object(augment, "vary_intensity", lambda image, *_: image)
     with same_intensities, patch.object(augment, "mixup_weight", lambda *_: weight):
-        return float(step_loss(net, scans, atlas, (context, torch.Generator().manual_seed(3))).detach())
+        return float(step_loss(net, scans, atlas, context, torch.Generator().manual_seed(3)).detach())
 
 
 def test_mixup_with_weight_zero_is_the_first_scan() -> None:
-    alone = mixed_loss((phantom(0), None), 0.0)
+    alone = mixed_loss((phantom(0),), 0.0)
     assert mixed_loss((phantom(0), phantom(1)), 0.0) == pytest.approx(alone, abs=1e-6)
 
 
@@ -239,13 +247,13 @@ def test_mixup_weights_are_at_most_one_half_and_mostly_small() -> None:
 
 @pytest.mark.parametrize(("mixup_alpha", "pairs"), [(0.0, 0), (0.4, 4)])
 def test_a_second_scan_is_drawn_only_for_mixup(mixup_alpha: float, pairs: int) -> None:
-    second_scans = []
+    counts = []
 
-    def recorded(net: object, scans: tuple[object, object], *arguments: object) -> torch.Tensor:
-        second_scans.append(scans[1])
+    def recorded(net: object, scans: tuple[LabelledScan, ...], *arguments: object) -> torch.Tensor:
+        counts.append(len(scans))
         return step_loss(net, scans, *arguments)
 
-    context = context_of(replace(STAGE, steps=4), augmentation=replace(STILL, mixup_alpha=mixup_alpha))
+    context = context_of(replace(STAGE, steps=4), augment=replace(STILL, mixup_alpha=mixup_alpha))
     with patch.object(loop, "step_loss", recorded):
         trained([phantom(0), phantom(1)], context)
-    assert sum(second is not None for second in second_scans) == pairs
+    assert counts.count(2) == pairs

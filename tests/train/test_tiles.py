@@ -8,25 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import (
-    LAYOUT,
-    PAIR,
-    SHAPE,
+from phantom_runs import (
     close_tensors,
+    export_models,
     phantom_field,
     same_run,
     stop_after,
     tile_weights,
-    toy_settings,
+    train_tiles,
     train_whole,
 )
+from phantoms import LAYOUT, PAIR, SHAPE, toy_settings
 
 from slant.errors import LayoutError, SettingsError, TrainingError
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.export import export
 from slant.train.settings import TileSettings, TrainSettings
-from slant.train.stages import train_tiles
 from slant.train.tile_order import generations, neighbours, parent
 
 
@@ -47,7 +44,7 @@ def test_tiles_stopped_within_or_between_rounds_resume_to_the_same_bytes(
     assert train_whole(settings)
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
-        assert not train_tiles(settings, until=1.0)
+        assert not train_tiles(settings, deadline=1.0)
     assert train_tiles(settings)
     assert same_run(shared_run, settings)
 
@@ -104,7 +101,7 @@ def test_tiles_do_not_depend_on_the_subset_they_are_trained_in(tmp_path: Path) -
     assert train_tiles(runs[0])
     assert train_tiles(runs[1], ("2_1_1",))
     assert not (runs[1].run / "toy" / "1_1_1.pt").exists()
-    assert [path.name for path in export(runs[1])] == ["model-whole"]
+    assert [path.name for path in export_models(runs[1])] == ["model-whole"]
     assert train_tiles(runs[1], ("1_1_1",))
     assert same_run(*runs)
 
@@ -125,7 +122,7 @@ def test_tiles_can_start_from_random_weights_without_another_stage(tmp_path: Pat
     assert train_tiles(settings)
     weights = tile_weights(settings)
     assert close_tensors(weights["1_1_1"], weights["2_1_1"])
-    assert [path.name for path in export(settings)] == ["model-toy"]
+    assert [path.name for path in export_models(settings)] == ["model-toy"]
 
 
 def test_tiles_can_start_from_their_neighbour(tmp_path: Path) -> None:

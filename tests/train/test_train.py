@@ -18,6 +18,7 @@ from phantoms import (
     STAGE,
     context_of,
     dice,
+    field_of,
     fresh_network,
     identity_of,
     phantom,
@@ -44,7 +45,7 @@ def scans() -> list[data.LabelledScan]:
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_a_run_that_stops_and_resumes_ends_with_the_same_weights(scans, tmp_path: Path, stop_at: int) -> None:
     context = context_of(
-        replace(STAGE, auxiliary_probability=0.5), augmentation=augment.AugmentSettings(flip_probability=0.5)
+        replace(STAGE, auxiliary_probability=0.5), augment=augment.AugmentSettings(flip_probability=0.5)
     )
     groups = {"manual": scans[:2], "auxiliary": scans[2:]}
     whole = trained(**groups, context=context)
@@ -62,7 +63,7 @@ def test_a_run_that_stops_and_resumes_ends_with_the_same_weights(scans, tmp_path
 
 def test_training_learns_the_regions_of_phantoms(scans) -> None:
     stage = StageSettings(45, learning_rate=2e-2, patches=10, ema_decay=0.9)
-    state = trained(scans[:3], context_of(stage, augmentation=GENTLE))
+    state = trained(scans[:3], context_of(stage, augment=GENTLE))
     assert np.mean(state.losses[-10:]) < 0.8 * np.mean(state.losses[:5])
     network = state.average.requires_grad_(False)
     predictor = Predictor(TileLayout(SHAPE, SHAPE, (1, 1, 1)), data.build_prior(scans[:3]), lambda _: network)
@@ -99,7 +100,7 @@ def test_gather_equals_slicing() -> None:
 
 @pytest.mark.parametrize("kind", ["compact", "residual"])
 def test_the_decoder_head_on_patches_equals_that_on_the_whole_image(kind: str) -> None:
-    network = fresh_network(kind, NETWORK[1]).requires_grad_(False)
+    network = fresh_network(replace(NETWORK, kind=kind)).requires_grad_(False)
     image, starts = torch.rand(1, 1, *SHAPE), torch.tensor([[4, 8, 12], [20, 4, 4]])
     features = network.backbone(image, box_coordinate_channels(SHAPE, (0, 0, 0), SHAPE))
     whole = network.decoder_head(features, image)
@@ -113,7 +114,7 @@ def test_the_decoder_head_on_patches_equals_that_on_the_whole_image(kind: str) -
 @pytest.mark.parametrize("crop_start", [(0, 0, 0), (2, 6, 0)])
 def test_the_prior_of_patches_is_the_interpolated_log_frequency(scans, crop_start) -> None:
     total = torch.stack([s.frequency.float() for s in scans]).sum(dim=0)
-    drawn = patches.Patches(torch.tensor([[8, 12, 8]]), crop_start, (24, 28, 28))
+    drawn = patches.Patches(torch.tensor([[8, 12, 8]]), crop_start)
     found = patches.prior_logits(total, None, drawn, FLOOR).reshape(8, 8, 8, OUTPUTS)
     logs = torch.log((total / total.sum(dim=-1, keepdim=True)).clamp(min=FLOOR))
     first = [s + c for s, c in zip((8, 12, 8), crop_start, strict=True)]
@@ -123,7 +124,7 @@ def test_the_prior_of_patches_is_the_interpolated_log_frequency(scans, crop_star
 
 def test_the_prior_leaves_out_the_labels_of_the_scan_itself(scans) -> None:
     total = data.total_frequency(scans[:2])
-    drawn = patches.Patches(torch.tensor([[8, 12, 8]]), (0, 0, 0), SHAPE)
+    drawn = patches.Patches(torch.tensor([[8, 12, 8]]), (0, 0, 0))
     without = patches.prior_logits(total, data.own_frequency(scans[0], scans[:2]), drawn, FLOOR)
     alone = patches.prior_logits(scans[1].frequency.float(), None, drawn, FLOOR)
     assert torch.allclose(without, alone, atol=2e-2)
@@ -165,16 +166,15 @@ def test_the_prior_is_the_mean_frequency_of_the_given_scans(scans) -> None:
 
 def test_coordinates_without_augmentation_are_the_voxels_themselves() -> None:
     still = augment.AugmentSettings(rotation_deg=0, scaling=0, translation_mm=0, elastic_mm=0)
-    coordinates = augment.random_coordinates(
-        ((10, 20, 30), (4, 5, 6)), (40, 50, 60), still, torch.Generator().manual_seed(0)
-    )
+    seen = field_of((10, 20, 30), (4, 5, 6), (40, 50, 60))
+    coordinates = augment.random_coordinates(seen, still, torch.Generator().manual_seed(0))
     assert torch.allclose(coordinates[1, 2, 3], torch.tensor([11.0, 22.0, 33.0]), atol=1e-4)
 
 
 def test_labels_follow_the_image_through_a_deformation(scans) -> None:
     scan = scans[0]
     generator = torch.Generator().manual_seed(3)
-    coordinates = augment.random_coordinates(((0, 0, 0), SHAPE), SHAPE, augment.AugmentSettings(), generator)
+    coordinates = augment.random_coordinates(field_of(), augment.AugmentSettings(), generator)
     image, labels = augment.sample_image(scan.image, coordinates), augment.pick_labels(scan.channels, coordinates)
     for channel, (_, value) in BLOCKS.items():
         assert abs(float(image[labels == channel].mean()) - value) < 0.2
@@ -183,7 +183,7 @@ def test_labels_follow_the_image_through_a_deformation(scans) -> None:
 def test_deformations_do_not_flip() -> None:
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        coordinates = augment.random_coordinates(((0, 0, 0), SHAPE), SHAPE, augment.AugmentSettings(), generator)
+        coordinates = augment.random_coordinates(field_of(), augment.AugmentSettings(), generator)
         assert (coordinates[-1, :, :, 0].mean() > coordinates[0, :, :, 0].mean()).item()
 
 
@@ -222,5 +222,5 @@ def test_scans_without_labels_are_listed(tmp_path: Path) -> None:
 
 
 def test_scans_that_were_not_prepared_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.npz does not exist; run the stage prepare"):
+    with pytest.raises(InputError, match=r"a\.labels\.npz does not exist; run the stage prepare"):
         data.load_scans(tmp_path, tmp_path, ["a"], {})

@@ -23,9 +23,9 @@ from slant.grid import Grid
 from slant.io.dicom.convert import read_dicom
 from slant.io.dicom.planes import voxels_from_pixels
 from slant.io.dicom.seg import seg_bytes, seg_target
+from slant.io.names import ResultNames
 from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
-from slant.io.results import ResultNames
 from slant.volume import LabelMap
 
 PROTOCOL = load_protocol()
@@ -273,7 +273,7 @@ def test_an_old_segmentation_is_removed_with_its_results(
 def test_finished_results_find_their_dicom_series(
     toy_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slant.io.finished import read_finished
+    from slant.io.read_results import read_result
 
     named = LabelMap(np.full((3, 4, 5), 4), light_found().template_labels.grid)
     found = replace(light_found(), template_labels=named)
@@ -282,12 +282,12 @@ def test_finished_results_find_their_dicom_series(
         patch.setattr("slant.pipeline.segment", lambda *_: found)
         assert segment_toy(toy_dicom, tmp_path / "out") == 0
     record = tmp_path / "out" / ResultNames("toy").record
-    assert read_finished(record).scan is not None
+    assert read_result(record).scan is not None
     new_folder = shutil.move(toy_dicom, tmp_path / "elsewhere")
-    finished = read_finished(record)
-    assert finished.scan is None
-    assert "could not be read" in finished.notes[0]
-    assert read_finished(record, Path(new_folder)).scan is not None
+    result = read_result(record)
+    assert result.scan is None
+    assert "could not be read" in result.notes[0]
+    assert read_result(record, Path(new_folder)).scan is not None
 
 
 @pytest.mark.usefixtures("no_pipeline")

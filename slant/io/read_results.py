@@ -1,89 +1,27 @@
-"""Finished results as values, from memory or read from their files, for reports and comparisons."""
+"""Read finished results from their files."""
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from slant.errors import GeometryError, InputError, ProtocolError, SlantError
-from slant.grid import Grid, Matrix
+from slant.grid import Grid
+from slant.io.luts import read_lut
+from slant.io.names import RESULT_FILES, ResultNames
 from slant.io.read import Scan, read_label_map, read_scan
-from slant.io.results import ResultNames, SegmentationRun, record
-from slant.labels import LabelProtocol, Region
+from slant.io.record import Record
+from slant.io.results import Result
+from slant.io.volume_table import read_volumes
+from slant.labels import LabelProtocol
 from slant.volume import LabelMap, Volume
-from slant.volumes import VolumeRow, intracranial_volume_mm3, region_volumes
+from slant.volumes import intracranial_volume_mm3, region_volumes
 
-RECORD = "_record.json"
+RECORD = RESULT_FILES["record"].suffix
 """End of the file names of records."""
-
-
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """One scan's results.
-
-    Attributes
-    ----------
-    name : str
-        Prefix of the output files.
-    scan : Volume or None
-        The scan; None if the file named in the record cannot be read or has changed.
-    labels : LabelMap
-        Region ids in native space.
-    confidence : Volume
-        Confidence of the labels, 0 to 1, in native space.
-    brain : LabelMap
-        Brain mask in native space.
-    template_labels : LabelMap
-        Region ids on the template's grid.
-    image : Volume
-        Input of the networks, on the template's grid.
-    protocol : LabelProtocol
-    volumes : tuple of VolumeRow
-    record : dict
-        As `slant.io.results.record` makes it.
-    notes : tuple of str
-        Messages about what could not be found.
-    """
-
-    name: str
-    scan: Volume | None
-    labels: LabelMap
-    confidence: Volume
-    brain: LabelMap
-    template_labels: LabelMap
-    image: Volume
-    protocol: LabelProtocol
-    volumes: tuple[VolumeRow, ...]
-    record: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def native_from_template(self) -> Matrix:
-        """(4, 4) float64: RAS mm in template space to RAS mm in the scan's space."""
-        return np.asarray(self.record["native_from_template"], dtype=np.float64)
-
-
-def finished_of(run: SegmentationRun) -> Finished:
-    """Results of a run, which need not be written yet."""
-    segmentation = run.segmentation
-    return Finished(
-        run.scan.name,
-        run.scan.volume,
-        segmentation.labels,
-        segmentation.confidence,
-        segmentation.prepared.brain,
-        segmentation.template_labels,
-        segmentation.prepared.image,
-        run.model.protocol,
-        segmentation.volumes,
-        record(run),
-    )
 
 
 def find_records(path: Path) -> list[Path]:
@@ -107,7 +45,7 @@ def find_records(path: Path) -> list[Path]:
     return records
 
 
-def read_finished(path: Path, scan: Path | None = None) -> Finished:
+def read_result(path: Path, scan: Path | None = None) -> Result:
     """Read the results in the folder of a record.
 
     Parameters
@@ -127,7 +65,7 @@ def read_finished(path: Path, scan: Path | None = None) -> Finished:
         If the labels do not fit the look-up table.
     """
     names, folder = ResultNames(path.name.removesuffix(RECORD)), path.parent
-    written = _read_record(path)
+    record = read_record(path)
     labels, _ = read_label_map(folder / names.labels)
     template_labels, _ = read_label_map(folder / names.template_labels)
     brain, _ = read_label_map(folder / names.brain)
@@ -137,39 +75,30 @@ def read_finished(path: Path, scan: Path | None = None) -> Finished:
     _check_grid(folder / names.preprocessed, image.grid, template_labels.grid)
     template_labels, image = _on_template(template_labels, image)
     protocol = _read_protocol(folder / names.lookup, folder / names.volumes)
-    source, notes = _find_scan(written, scan, labels.grid)
+    source, notes = _find_scan(record, scan, labels.grid)
     try:
-        volumes = region_volumes(labels, protocol, _intracranial_mm3(written))
+        volumes = region_volumes(labels, protocol, _intracranial_mm3(record))
         protocol.channels_from_ids(template_labels.data)
     except ProtocolError as error:
         raise ProtocolError(f"{folder / names.labels} does not fit {names.lookup}: {error}") from error
-    return Finished(
-        names.name,
-        source.volume if source else None,
-        labels,
-        confidence,
-        brain,
-        template_labels,
-        image,
-        protocol,
-        volumes,
-        written,
-        notes,
+    return Result(
+        names.name, source, labels, confidence, brain, template_labels, image, protocol, volumes, record, notes
     )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not a record.
+    """
     try:
-        written: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        needed = ("input", "model", "versions", "settings", "warnings", "timings", "native_from_template")
-        missing = [key for key in needed if key not in written]
-        matrix = np.array(written.get("native_from_template"), dtype=np.float64)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as the record of a run: {error}; segment the scan again") from error
-    if missing or matrix.shape != (4, 4) or not np.isfinite(matrix).all() or "path" not in written["input"]:
-        problem = f"it lacks {', '.join(missing)}" if missing else "`native_from_template` or `input` is damaged"
-        raise InputError(f"{path} is not the record of `slant segment`: {problem}; segment the scan again")
-    return written
+    return Record.from_json(text, str(path))
 
 
 def _on_template(labels: LabelMap, image: Volume) -> tuple[LabelMap, Volume]:
@@ -182,13 +111,13 @@ def _on_template(labels: LabelMap, image: Volume) -> tuple[LabelMap, Volume]:
     return LabelMap(labels.data, grid), Volume(image.data, grid)
 
 
-def _intracranial_mm3(written: dict[str, Any]) -> float | None:
+def _intracranial_mm3(record: Record) -> float | None:
     from slant.io.templates import load_template
 
-    if written.get("etiv_mm3") is None:
+    if record.etiv_mm3 is None:
         return None
-    template_from_native = np.linalg.inv(np.asarray(written["native_from_template"], dtype=np.float64))
-    return intracranial_volume_mm3(load_template().intracranial_mm3, np.asarray(template_from_native, np.float64))
+    template_from_native = np.asarray(np.linalg.inv(record.native_from_template), dtype=np.float64)
+    return intracranial_volume_mm3(load_template().intracranial_mm3, template_from_native)
 
 
 def _read_volume(path: Path) -> Volume:
@@ -217,50 +146,35 @@ def _check_grid(path: Path, found: Grid, expected: Grid) -> None:
 
 def _read_protocol(lookup: Path, volumes: Path) -> LabelProtocol:
     """Regions of the look-up table, with the tissues and lobes of the table of volumes."""
-    import pandas as pd
-
     try:
-        names = pd.read_csv(lookup, sep="\t", keep_default_na=False)
-        rows = pd.read_csv(volumes, sep="\t", keep_default_na=False)
-        groups = rows[rows["level"] == "region"].astype({"index": int}).set_index("index")
-        regions = [
-            Region(
-                int(row["index"]),
-                str(row["name"]),
-                str(row["abbreviation"]),
-                row["hemisphere"],
-                groups["tissue"][row["index"]] if row["index"] else "background",
-                groups["lobe"][row["index"]] if row["index"] else "background",
-                tuple(bytes.fromhex(str(row["color"]).removeprefix("#"))),  # type: ignore[arg-type]
-            )
-            for row in names.to_dict("records")
-        ]
-        return LabelProtocol("results", tuple(regions))
+        return read_lut(lookup, {row.index: row for row in read_volumes(volumes) if row.index is not None})
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{lookup} with {volumes.name} cannot be read as tables of regions: {error!r}") from error
     except ProtocolError as error:
         raise ProtocolError(f"{lookup}: {error}") from error
 
 
-def _find_scan(written: dict[str, Any], scan_path: Path | None, grid: Grid) -> tuple[Scan | None, tuple[str, ...]]:
+def _find_scan(record: Record, scan_path: Path | None, grid: Grid) -> tuple[Scan | None, tuple[str, ...]]:
     """The scan, if its file can be read and is the one that was segmented; otherwise None and a note."""
-    entry, requested = written["input"], written.get("requested") or {}
-    path = scan_path or Path(entry["path"])
+    path = scan_path or Path(record.input.path)
     try:
-        if "dicom" in entry:
-            from slant.io.dicom.convert import read_dicom
-
-            scan = read_dicom(path, series=entry["dicom"].get("series_instance_uid"))
-        else:
-            scan = read_scan(path, volume=requested.get("volume"))
+        scan = _read_scan(path, record)
     except SlantError as error:
         if scan_path:
             raise
         return None, (f"The scan could not be read ({error}); give its path with --scan.",)
-    if scan.sha256 != entry.get("sha256"):
+    if scan.sha256 != record.input.sha256:
         text = f"{path} is not the file that was segmented: its SHA-256 differs from the record's"
         if scan_path:
             raise InputError(f"{text}; give the scan itself")
         return None, (f"The scan is not shown: {text}.",)
     _check_grid(path, scan.volume.grid, grid)
     return scan, ()
+
+
+def _read_scan(path: Path, record: Record) -> Scan:
+    if record.input.dicom is None:
+        return read_scan(path, volume=(record.requested or {}).get("volume"))
+    from slant.io.dicom.convert import read_dicom
+
+    return read_dicom(path, series=record.input.dicom.get("series_instance_uid"))

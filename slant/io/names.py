@@ -1,0 +1,79 @@
+"""File names of the results of one scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One kind of result file.
+
+    Attributes
+    ----------
+    suffix : str
+        End of the file name, after the name of the scan.
+    content : str
+    optional : bool
+        Whether results are complete without it.
+    """
+
+    suffix: str
+    content: str
+    optional: bool = False
+
+
+RESULT_FILES = {
+    "report": ResultFile("_report.html", "HTML report for visual quality control", optional=True),
+    "pdf": ResultFile("_report.pdf", "the report as PDF", optional=True),
+    "dicom_seg": ResultFile("_seg-BrainCOLOR_dseg.dcm", "labels as a DICOM Segmentation", optional=True),
+    "labels": ResultFile("_seg-BrainCOLOR_dseg.nii.gz", "region ids in native space"),
+    "template_labels": ResultFile("_space-MNI305_seg-BrainCOLOR_dseg.nii.gz", "region ids in MNI305"),
+    "preprocessed": ResultFile("_space-MNI305_desc-preproc_T1w.nii.gz", "input of the networks, in MNI305"),
+    "brain": ResultFile("_desc-brain_mask.nii.gz", "brain mask in native space"),
+    "confidence": ResultFile("_desc-confidence_map.nii.gz", "confidence of each label, 0 to 1, in native space"),
+    "transform": ResultFile("_from-T1w_to-MNI305_mode-image_xfm.mat", "affine from native space to MNI305, for ANTs"),
+    "lookup": ResultFile("_seg-BrainCOLOR_dseg.tsv", "names and colours of the ids"),
+    "volumes": ResultFile("_seg-BrainCOLOR_volumes.tsv", "volumes of regions, tissues, lobes, brain and eTIV"),
+    "sidecar": ResultFile("_seg-BrainCOLOR_dseg.json", "metadata of the label map"),
+    "overlay": ResultFile("_overlay.png", "picture of the scan with the outlines of the regions"),
+    "record": ResultFile("_record.json", "how the results were made; its presence means finished"),
+}
+"""Kinds of result files, in the order in which they are put in place."""
+
+
+@dataclass(frozen=True)
+class ResultNames:
+    """File names of one scan's results: an attribute for each kind in `RESULT_FILES`, for example ``names.labels``.
+
+    Attributes
+    ----------
+    name : str
+        The scan's name without extension and without a trailing ``_T1w``.
+    """
+
+    name: str
+
+    def __getattr__(self, kind: str) -> str:
+        if kind not in RESULT_FILES:
+            raise AttributeError(f"{kind!r} is not a kind of result file, expected one of {', '.join(RESULT_FILES)}")
+        return self.of(kind)
+
+    def of(self, kind: str) -> str:
+        """Name of the file of this kind."""
+        return self.name + RESULT_FILES[kind].suffix
+
+    @property
+    def record(self) -> str:
+        """Name of the file that is written last."""
+        return self.of("record")
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Names of all files that are not optional, in the order in which they are put in place."""
+        return tuple(self.of(kind) for kind, file in RESULT_FILES.items() if not file.optional)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of the optional files."""
+        return tuple(self.of(kind) for kind, file in RESULT_FILES.items() if file.optional)

@@ -1,0 +1,89 @@
+"""Runs of training on phantoms: start them, stop them, compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import torch
+from phantoms import MIRROR_X, SHAPE, same_tensors
+
+from slant.grid import axis_aligned_grid
+from slant.train import context, log, loop, stages
+from slant.train.checkpoint import averaged_weights
+from slant.train.context import RunContext, run_context
+from slant.train.export import export
+from slant.train.prepare import TrainingScans, load_training
+from slant.train.settings import TrainSettings
+
+
+def started(settings: TrainSettings, deadline: float | None = None) -> tuple[RunContext, TrainingScans]:
+    """The context of a run, and its scans."""
+    run = run_context(settings, deadline)
+    return run, load_training(run)
+
+
+def train_whole(settings: TrainSettings, name: str = "whole", deadline: float | None = None) -> bool:
+    return stages.train_whole(*started(settings, deadline), name)
+
+
+def train_tiles(settings: TrainSettings, tiles: tuple[str, ...] = (), deadline: float | None = None) -> bool:
+    return stages.train_tiles(*started(settings, deadline), tiles)
+
+
+def export_models(settings: TrainSettings) -> list[Path]:
+    return export(*started(settings))
+
+
+@contextmanager
+def phantom_field() -> Iterator[None]:
+    """Use the grid and mirror plane of the phantoms, and one thread, as sums over threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with patch.multiple(context, WHOLE_START=(0, 0, 0), WHOLE_SHAPE=SHAPE, load_template=phantom_template):
+        yield
+    torch.set_num_threads(before)
+
+
+def phantom_template() -> SimpleNamespace:
+    return SimpleNamespace(mirror_x=MIRROR_X, grid=axis_aligned_grid(SHAPE, 1.0, (0, 0, 0)))
+
+
+def tile_weights(settings: TrainSettings) -> dict[str, dict[str, torch.Tensor]]:
+    return {t.name: averaged_weights(settings.run / "toy" / f"{t.name}.pt") for t in settings.layout}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the time limit of a call end after ``steps`` training steps."""
+    real, finished = loop._update_average, []
+
+    def count(*arguments: object) -> None:
+        finished.append(1)
+        real(*arguments)
+
+    monkeypatch.setattr(loop, "_update_average", count)
+    monkeypatch.setattr(log.time, "monotonic", lambda: 1e9 if len(finished) >= steps else 0.0)
+
+
+def same_run(a: TrainSettings, b: TrainSettings) -> bool:
+    """Whether two runs have the same weights, losses and tables."""
+    files = [sorted(p.relative_to(s.run) for p in s.run.rglob("*.pt")) for s in (a, b)]
+    assert files[0] == files[1]
+    for name in files[0]:
+        one, two = (torch.load(s.run / name, weights_only=True) for s in (a, b))
+        if not same_tensors(one["average"], two["average"]):
+            return False
+        if "net" in one and not (same_tensors(one["net"], two["net"]) and one["losses"] == two["losses"]):
+            return False
+        if "net" in one:
+            table = Path(name).with_suffix(".tsv")
+            assert (a.run / table).read_bytes() == (b.run / table).read_bytes()
+    return True
+
+
+def close_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)
