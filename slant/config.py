@@ -197,7 +197,6 @@ def build(kind: type[T], values: dict[str, Any], source: str) -> T:
 
     Parameters
     ----------
-    kind : dataclass type
     values : dict
         Values by field name; omitted fields keep their defaults.
     source : str

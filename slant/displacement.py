@@ -79,7 +79,6 @@ class CompositeTransform:
 
         Parameters
         ----------
-        target, source : Grid
         mask : (X, Y, Z) bool array, optional
             Voxels of the target to map (default: all).
 

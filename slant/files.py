@@ -21,7 +21,6 @@ def replacing(path: Path, *, unique: bool = True) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : Path
     unique : bool, optional
         Whether every call has a name of its own, so that several processes may write the file. Otherwise the name is
         always ``NAME.part``: a process that is killed leaves at most one such file, which the next call overwrites.
@@ -46,7 +45,6 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
     Parameters
     ----------
-    path : Path
     content : bytes or str
         Text is stored as UTF-8; bytes of file names that are not valid text are escaped.
 
@@ -65,8 +63,6 @@ def write_file(path: Path, content: bytes | str, advice: str = CHECK_DISK) -> No
 
     Parameters
     ----------
-    path : Path
-    content : bytes or str
     advice : str, optional
         End of the error message: what to do.
 

@@ -108,7 +108,6 @@ def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLi
 
     Parameters
     ----------
-    shape : tuple of 3 int
     voxel_mm : float
         Edge length of a voxel.
     first_voxel_ras_mm : (3,) array

@@ -111,7 +111,6 @@ class LabelProtocol:
 
     Parameters
     ----------
-    name : str
     regions : tuple of Region
         At most 255 regions with ascending ids, background (id 0) first; every lateral region with its partner.
 

@@ -40,8 +40,6 @@ class Prepared:
         Affine from RAS mm in template space to RAS mm in native space.
     similarity : float
         Correlation of the registered scan with the template, see `slant.preprocess.register.Registration`.
-    warnings : tuple of str
-    timings : tuple of Timing
     intensity_line : LinearMap, optional
         The map from intensities after bias field correction to those of ``image``. The bias field, which is not stored,
         follows from the scan, the image and this map.
@@ -76,7 +74,6 @@ class Segmentation:
         Volumes of regions, tissues, lobes and brain, and the estimated total intracranial volume, in mm3.
     prepared : Prepared
         The scan as it entered the networks.
-    warnings : tuple of str
     timings : tuple of Timing
         Wall time and peak memory of all steps.
     """
@@ -119,7 +116,6 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
 
     Parameters
     ----------
-    scan : Volume
     inputs : Inputs
         The ``inputs`` of a model.
     settings : SegmentSettings, optional
@@ -196,10 +192,8 @@ def resample_to_template(
 
     Parameters
     ----------
-    scan : Volume
     mask : LabelMap
         Brain mask on the grid of the scan.
-    template : Template
     mask_brain : bool
         Set the image to 0 outside the mask.
 
@@ -225,7 +219,6 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
 
     Parameters
     ----------
-    prepared : Prepared
     model : Model
         The model whose inputs the scan was prepared with.
     settings : SegmentSettings, optional

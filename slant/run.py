@@ -23,10 +23,8 @@ class Request:
 
     Attributes
     ----------
-    settings : SegmentSettings
     volume : int, optional
         Volume of 4D files, counted from 0.
-    reports : RunReportSettings
     """
 
     settings: SegmentSettings
@@ -67,7 +65,6 @@ class Output:
 
     Attributes
     ----------
-    folder : Path
     unfinished : Path, optional
         Staging folder, see `slant.io.staging.staged`.
     encoders : mapping of str to callable
@@ -92,9 +89,6 @@ def run_scan(
     ----------
     scan : Scan
         Its name is the prefix of the files.
-    model : Model
-    request : Request
-    output : Output
     compute : Compute, optional
 
     Returns
@@ -121,9 +115,6 @@ def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = 
 
     Parameters
     ----------
-    scan : Scan
-    model : Model
-    request : Request
     compute : Compute, optional
 
     Raises

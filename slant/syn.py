@@ -57,7 +57,6 @@ def register_syn(
     ----------
     fixed, moving : Volume
         Affinely aligned brains, 0 outside, on the same axis-aligned grid of cubic voxels.
-    settings : SynSettings
     device : str, optional
         Device for the computation: cpu, cuda, cuda:N or mps. A CPU uses two threads, unless torch is set to one.
 

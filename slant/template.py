@@ -18,7 +18,6 @@ class Template:
 
     Attributes
     ----------
-    name : str
     image : Volume
         Intensities of the brain at 2 mm, 0 outside the brain.
     brain : LabelMap

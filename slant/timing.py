@@ -19,7 +19,6 @@ class Timing:
 
     Attributes
     ----------
-    name : str
     runtime_s : float
         Wall time in seconds.
     peak_mib : float

@@ -25,7 +25,6 @@ class Volume:
     ----------
     data : (X, Y, Z) float32 array
         Intensities, read-only after construction; other dtypes are converted.
-    grid : Grid
 
     Raises
     ------
@@ -57,7 +56,6 @@ class LabelMap:
     ----------
     data : (X, Y, Z) array of any integer type or bool
         Ids, read-only after construction; bool becomes uint8.
-    grid : Grid
 
     Raises
     ------

@@ -36,7 +36,6 @@ class VolumeRow:
         ``both`` for sums over left, right and midline; sums over one side exclude the midline.
     tissue, lobe : str
         Tissue and lobe of the region or of all regions of the group; empty where they differ.
-    volume_mm3 : float
     etiv_fraction : float
         Volume divided by the estimated total intracranial volume (eTIV); nan if the eTIV is not known.
     asymmetry_percent : float
@@ -65,7 +64,6 @@ def region_volumes(
     ----------
     labels : LabelMap
         Region ids in native space.
-    protocol : LabelProtocol
     intracranial_mm3 : float, optional
         Estimated total intracranial volume (eTIV), see `intracranial_volume_mm3`. Without it, fractions are nan and the
         row of the eTIV is left out.

@@ -71,13 +71,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment the images.
-
-    Attributes
-    ----------
-    settings : SegmentSettings
-    reports : RunReportSettings
-    """
+    """How to segment the images."""
 
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS
     reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS

@@ -48,7 +48,6 @@ def list_bids_jobs(bids_dir: Path, out: Path, selection: Selection) -> JobList:
         Root folder of the dataset.
     out : Path
         Output directory, the future derivatives dataset.
-    selection : Selection
 
     Raises
     ------

@@ -39,8 +39,6 @@ def write_dashboard(
     ----------
     out : Path
         Output directory of the cohort.
-    results : CohortResults
-    failures : iterable of Failure
     participants : Path, optional
         TSV file with ``participant_id`` and columns to filter by; ignored if missing.
 

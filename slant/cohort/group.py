@@ -43,7 +43,6 @@ def write_group(
 
     Parameters
     ----------
-    layout : OutputLayout
     jobs : iterable of Job
         Jobs of this run; finished scans of other runs are added.
     failed : iterable of Failure

@@ -98,7 +98,6 @@ def read_cohort(layout: OutputLayout, jobs: Iterable[Job], *, bids: bool = False
 
     Parameters
     ----------
-    layout : OutputLayout
     jobs : iterable of Job
         Jobs of this run; finished scans of other runs are added.
     bids : bool, optional

@@ -28,7 +28,6 @@ class Cohort:
         Scans, task and output directory.
     task : SegmentTask
         The task of the workload.
-    resources : Resources
     """
 
     workload: Workload
@@ -41,11 +40,8 @@ def make_cohort(job_list: JobList, out: Path, request: Request, resources: Resou
 
     Parameters
     ----------
-    job_list : JobList
     out : Path
         Output directory; not yet created.
-    request : Request
-    resources : Resources
     force : bool, optional
         Whether finished scans are processed again.
 
@@ -88,7 +84,6 @@ def tabulate(cohort: Cohort, failed: Iterable[Failure], participants: Path | Non
 
     Parameters
     ----------
-    cohort : Cohort
     failed : iterable of Failure
         Failures of the run.
     participants : Path, optional

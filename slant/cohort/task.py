@@ -30,7 +30,6 @@ class SegmentTask:
 
     Attributes
     ----------
-    settings : SegmentSettings
     model_sha256 : str
         SHA-256 of the model's manifest, which contains the hashes of its weights.
     volume : int, optional
@@ -97,7 +96,6 @@ class GpuLabeller:
 
     Attributes
     ----------
-    client : GpuClient
     model_sha256 : str
         SHA-256 of the model's manifest.
     """

@@ -39,7 +39,6 @@ class Call:
 
     Attributes
     ----------
-    function : callable
     arguments, options : tuple and dict
         Arguments by position and by name.
     threads : int, optional

@@ -111,9 +111,6 @@ class Workload:
 
     Attributes
     ----------
-    job_list : JobList
-    task : Task
-    layout : OutputLayout
     force : bool
         Whether finished scans are processed again.
     """

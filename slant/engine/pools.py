@@ -61,8 +61,6 @@ def choose_pool(
 
     Parameters
     ----------
-    workload : Workload
-    resources : Resources
     threads : int, optional
         Number of threads per worker on this machine (default: the cores are divided among the workers).
     default_jobs : int, optional
@@ -96,7 +94,6 @@ class LocalPool:
 
     Parameters
     ----------
-    worker_plan : WorkerPlan
     temporary : Path, optional
         Directory for temporary files (default: that of the system).
     start_server : callable, optional

@@ -80,7 +80,6 @@ def run_jobs(workload: Workload, pool: Pool, first: Callable[[Pool], None] | Non
 
     Parameters
     ----------
-    workload : Workload
     pool : Pool
         Workers; started and stopped here.
     first : callable, optional
@@ -134,7 +133,6 @@ def map_on(pool: Pool, function: Callable[..., R], items: Sequence[T], label: st
         Started workers.
     function : callable
         Picklable; called with an item and the `Worker` as the argument ``worker``.
-    items : sequence
     label : str
         Name of the items for the progress bar.
 

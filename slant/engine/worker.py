@@ -82,9 +82,6 @@ def finished_entry(job: Job, task: Task, layout: OutputLayout, known_state: File
 
     Parameters
     ----------
-    job : Job
-    task : Task
-    layout : OutputLayout
     known_state : FileState, optional
         State of the scan when it was read for these results; its bytes are then not read again.
 

@@ -65,7 +65,6 @@ def fit_from_results(folder: Path, inputs: FitInputs, jobs: int | None = None) -
     ----------
     folder : Path
         Folder of the model.
-    inputs : FitInputs
     jobs : int, optional
         Results read in parallel (default: one per CPU); does not change the reference.
 

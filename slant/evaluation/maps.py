@@ -47,7 +47,6 @@ class AlignedMaps:
     ----------
     prediction, reference : LabelMap
         (X, Y, Z) uint8 channels of the protocol.
-    shift : Shift
     other_mm3 : float
         Volume of the reference with ids outside the protocol; they count as background.
     """
@@ -69,7 +68,6 @@ def align_maps(
         Region ids of the protocol.
     reference : LabelMap
         Region ids; ids outside the protocol count as background, as in training.
-    protocol : LabelProtocol
     align : {"header", "shift"}, optional
         Position of the prediction: ``"header"`` uses the grids, which may differ by whole voxels (one map may be a crop
         of the other); ``"shift"`` requires only the same voxel size and direction, and finds the shift by
@@ -105,7 +103,6 @@ def lattice_offset(grid: Grid, other: Grid, *, shifted: bool = False) -> Offset:
 
     Parameters
     ----------
-    grid, other : Grid
     shifted : bool, optional
         Require only that the voxels have the same size and direction, not that the offset is a whole number of voxels.
 

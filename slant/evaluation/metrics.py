@@ -36,8 +36,6 @@ def compare_regions(maps: AlignedMaps, protocol: LabelProtocol, *, surfaces: boo
 
     Parameters
     ----------
-    maps : AlignedMaps
-    protocol : LabelProtocol
     surfaces : bool, optional
         Whether to compute the two surface distances, which take most of the time; otherwise they are nan.
 
@@ -75,8 +73,6 @@ def compare_groups(maps: AlignedMaps, protocol: LabelProtocol, regions: pd.DataF
 
     Parameters
     ----------
-    maps : AlignedMaps
-    protocol : LabelProtocol
     regions : DataFrame
         Result of `compare_regions`.
 
@@ -166,7 +162,6 @@ def surface_distances_mm(
     ----------
     mask, other : (X, Y, Z) bool arrays
         Masks on one grid.
-    voxel_size_mm : tuple of 3 float
 
     Returns
     -------

@@ -65,7 +65,6 @@ def evaluate(predictions: tuple[Path, ...], references: Path, settings: Evaluate
         A label map or a folder for each method; the second method is compared with the first.
     references : Path
         A label map or a folder.
-    settings : EvaluateSettings
 
     Raises
     ------

@@ -34,7 +34,6 @@ class ImageFile:
 
     Attributes
     ----------
-    image : Nifti1Image, Nifti2Image or MGHImage
     sha256 : str
         SHA-256 of the file, in hexadecimal.
     """

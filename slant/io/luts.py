@@ -36,7 +36,6 @@ def format_lut(protocol: LabelProtocol, format: LutFormat) -> str:  # noqa: A002
 
     Parameters
     ----------
-    protocol : LabelProtocol
     format : {"freesurfer", "itksnap", "tsv"}
         ``"freesurfer"`` is a colour table for Freeview and others, with the names and colours of SLANT's
         ``BrainColorLUT.txt``; ``"itksnap"`` is a label description file; ``"tsv"`` is the BIDS ``dseg.tsv`` with the
@@ -62,7 +61,6 @@ def read_lut(path: Path, rows: Mapping[int, VolumeRow]) -> LabelProtocol:
 
     Parameters
     ----------
-    path : Path
     rows : mapping of int to VolumeRow
         Rows of the table of volumes by region id, which have the tissues and lobes.
 

@@ -150,10 +150,8 @@ def manifest_of(
 
     Parameters
     ----------
-    name : str
     networks : dict
         ``layout`` and ``settings`` as plain values, and ``kind`` if it is not ``"compact"``.
-    protocol : LabelProtocol
     training : dict
         Provenance of the weights: data, subjects, steps, seeds, code version.
     licence : str

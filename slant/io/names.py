@@ -13,7 +13,6 @@ class ResultFile:
     ----------
     suffix : str
         End of the file name, after the name of the scan.
-    content : str
     optional : bool
         Whether results are complete without it.
     """

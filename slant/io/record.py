@@ -94,8 +94,6 @@ class Record:
 
     Attributes
     ----------
-    input : InputRecord
-    model : ModelRecord
     versions : dict of str to str
         Versions of slant and of the packages that the labels depend on.
     settings : dict
@@ -161,7 +159,6 @@ class Record:
 
         Parameters
         ----------
-        text : str
         source : str, optional
             Where the text comes from, for error messages.
 
@@ -217,9 +214,6 @@ def make_record(
 
     Parameters
     ----------
-    scan : Scan
-    segmentation : Segmentation
-    model : Model
     settings : SegmentSettings
         Resolved settings.
     requested : dict, optional

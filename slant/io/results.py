@@ -48,9 +48,6 @@ class Result:
         Region ids on the template's grid.
     image : Volume
         Input of the networks, on the template's grid.
-    protocol : LabelProtocol
-    volumes : tuple of VolumeRow
-    record : Record
     notes : tuple of str
         Messages about what could not be found.
     """
@@ -109,7 +106,6 @@ def write_results(
     ----------
     result : Result
         With its scan, whose geometry the images in native space have.
-    folder : Path
     drawings : mapping of str to bytes
         Contents of the ``overlay`` and, if wanted, of the optional files, by their kinds in
         `slant.io.names.RESULT_FILES`.

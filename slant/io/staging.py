@@ -34,8 +34,6 @@ def check_output(
 
     Parameters
     ----------
-    folder : Path
-    names : FileNames
     force : bool
         Whether existing results may be replaced.
     what : str, optional

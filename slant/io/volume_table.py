@@ -27,7 +27,6 @@ def format_volumes(rows: tuple[VolumeRow, ...], quality: Quality | None = None) 
 
     Parameters
     ----------
-    rows : tuple of VolumeRow
     quality : Quality, optional
         Without it, the columns of the quality have no values.
     """

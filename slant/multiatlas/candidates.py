@@ -38,8 +38,6 @@ class Chosen:
 
     Attributes
     ----------
-    source : LabelSource
-    pair : PairRegistration
     affine_similarity : float
         Mean local correlation in the target's brain before SyN.
     """
@@ -55,7 +53,6 @@ class LabelSource:
 
     Attributes
     ----------
-    atlas_scan : AtlasScan
     sha256 : str
         SHA-256 of the T1w file.
     dseg_sha256 : str
@@ -82,8 +79,6 @@ def choose(
 
     Parameters
     ----------
-    target : LabelSource
-    atlases : sequence of LabelSource
     settings : MultiAtlasSettings
         ``rank`` says whether atlases are ranked before or after SyN.
     work_dir : Path
@@ -119,10 +114,8 @@ def gather(
 
     Parameters
     ----------
-    target : Scan
     prepared : PreparedScan
         The target in template space.
-    chosen : sequence of Chosen
     work_dir : Path
         Directory of preprocessed scans and registrations.
     unknown : {"error", "background"}

@@ -71,7 +71,6 @@ def fuse(candidates: Candidates, fusion: Fusion, patch_radius: int) -> Fused:
 
     Parameters
     ----------
-    candidates : Candidates
     fusion : {"majority", "local", "joint"}
     patch_radius : int
         Patch radius in voxels; not used by ``majority``.

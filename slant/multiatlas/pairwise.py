@@ -71,8 +71,6 @@ def registered(
 
     Parameters
     ----------
-    target, atlas : CoarseScan
-    settings : SynSettings
     folder : Path
         Folder of registrations.
     both : bool, optional

@@ -75,12 +75,10 @@ class Labelled:
 
     Attributes
     ----------
-    scan : Scan
     labels : LabelMap
         Region ids on the scan's grid.
     agreement : Volume
         Vote agreement, 0 to 1, on the scan's grid.
-    chosen : sequence of Chosen
     dice : mapping of int to float
         Dice by region id if the target has manual labels; otherwise empty.
     runtime_s : mapping of str to float
@@ -153,8 +151,6 @@ def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any
 
     Parameters
     ----------
-    folder : Path
-    labelled : Labelled
     made_from : mapping
         Result of `identity`.
     unfinished : Path

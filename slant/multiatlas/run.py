@@ -27,10 +27,8 @@ class MultiAtlasRun:
 
     Attributes
     ----------
-    targets, library : tuple of AtlasScan
     out : Path
         Output directory.
-    settings : MultiAtlasSettings
     resources : Resources
         Workers, each on one thread, by default one; these do not change the results. Preprocessed scans and
         registrations are kept in ``work_dir``, by default ``work`` in the output directory.

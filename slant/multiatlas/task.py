@@ -38,7 +38,6 @@ class MultiAtlasTask:
         Targets by the ids of their jobs.
     library : tuple of LabelSource
         All atlases.
-    settings : MultiAtlasSettings
     work_dir : Path
         Absolute path of the directory of preprocessed scans and registrations.
     """
@@ -120,10 +119,8 @@ def label_target(target: LabelSource, atlases: Sequence[LabelSource], task: Mult
 
     Parameters
     ----------
-    target : LabelSource
     atlases : sequence of LabelSource
         The atlases that may be used.
-    task : MultiAtlasTask
 
     Raises
     ------

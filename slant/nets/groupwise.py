@@ -139,7 +139,6 @@ def deform(image: Volume, template: GroupwiseTemplate) -> Deformation:
     ----------
     image : Volume
         Scan on the template grid (1 mm) in network units, 0 outside the brain.
-    template : GroupwiseTemplate
     """
     coarse, mean = coarsened(image, float(SPACING)), template.image
     warp, _ = register_syn(coarse, mean, SynSettings(resolution_mm=float(SPACING)))

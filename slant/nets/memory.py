@@ -39,10 +39,8 @@ def run_level(memory: MemorySettings, level: Callable[..., Tensor], *inputs: Ten
 
     Parameters
     ----------
-    memory : MemorySettings
     level : callable
         Deterministic function that does not change its inputs.
-    *inputs : Tensor
     """
     if not torch.is_grad_enabled():
         return level(*inputs)

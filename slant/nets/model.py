@@ -28,10 +28,8 @@ class Model:
 
     Attributes
     ----------
-    name : str
     protocol : LabelProtocol
         Regions of the output channels.
-    inputs : Inputs
     networks : NetworkFolder
         Tile layout, prior and weights.
     """

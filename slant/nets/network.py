@@ -40,7 +40,6 @@ class Network(nn.Module):
 
     Attributes
     ----------
-    settings : NetworkSettings
     stride : int
         Distance between features of the backbone, in voxels (1 mm).
     multiple : int

@@ -55,7 +55,6 @@ class Predictor:
 
     Attributes
     ----------
-    layout : TileLayout
     prior : Prior or None
         Atlas prior, for networks that take one.
     network : callable
@@ -99,10 +98,8 @@ def tile_votes(
 
     Parameters
     ----------
-    predictor : Predictor
     image : (X, Y, Z) float32 array
         Scan in template space, in network units.
-    device : torch.device
     threads : int
         Number of tiles computed in parallel on a CPU.
     """
@@ -133,12 +130,10 @@ def label_tile(
 
     Parameters
     ----------
-    predictor : Predictor
     tile : Tile
         Tile of the layout.
     image : (X, Y, Z) float32 array
         Scan in template space, in network units.
-    device : torch.device
     region : 3 slices, optional
         Part of the tile to label (default: all). The rest is 0, as is everything more than `FOREGROUND_MARGIN` voxels
         outside the box of the non-zero voxels.

@@ -53,15 +53,12 @@ class NetworkFolder:
 
     Attributes
     ----------
-    folder : Path
     manifest : dict
         Contents of the manifest; see `write_model` for its keys.
     identity : str
         SHA-256 of the manifest file.
-    layout : TileLayout
     kind : str
         Kind of the networks, a key of `slant.nets.registry.KINDS`.
-    settings : NetworkSettings
     prior : Prior or None
         Affine atlas prior, for networks that take one.
     groupwise : pair of arrays, optional

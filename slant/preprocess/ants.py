@@ -70,8 +70,6 @@ def joint_label_fusion(
 
     Parameters
     ----------
-    target : Volume
-    mask : LabelMap
     images, labels : list of Volume, list of LabelMap
         Images and labels of at least two atlases, on the target's grid; labels from 0 to 254.
     radius, search : int

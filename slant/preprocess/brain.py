@@ -33,12 +33,7 @@ _MAX_DETACHED_FRACTION = 0.005  # of the non-zero voxels of a skull-stripped sca
 
 
 def is_skull_stripped(scan: Volume) -> bool:
-    """Whether the background is exactly zero and the foreground is one component with the volume of a brain.
-
-    Parameters
-    ----------
-    scan : Volume
-    """
+    """Whether the background is exactly zero and the foreground is one component with the volume of a brain."""
     foreground = scan.data != 0
     if not MIN_BRAIN_MM3 <= foreground.sum() * scan.grid.voxel_volume_mm3 <= MAX_BRAIN_MM3:
         return False
@@ -58,10 +53,6 @@ def brain_from_zero_background(scan: Volume) -> LabelMap:
 
 def extract_brain(scan: Volume) -> LabelMap:
     """The brain mask of a full head.
-
-    Parameters
-    ----------
-    scan : Volume
 
     Returns
     -------

@@ -56,7 +56,6 @@ def z_score(volume: Volume, mask: LabelMap, *, mask_brain: bool = True) -> Volum
 
     Parameters
     ----------
-    volume : Volume
     mask : LabelMap
         Brain mask on the same grid.
     mask_brain : bool
@@ -103,7 +102,6 @@ def normalize_intensity(
         Volume after bias field correction.
     mask : LabelMap
         Brain mask on the same grid.
-    reference : IntensityReference
     mask_brain : bool
         Set voxels outside the mask to 0; otherwise the fit is applied to the whole image, as in Huo et al.
 

@@ -61,10 +61,8 @@ def register_to_template(scan: Volume, brain: LabelMap, template: Template) -> R
 
     Parameters
     ----------
-    scan : Volume
     brain : LabelMap
         Brain mask of the scan.
-    template : Template
 
     Raises
     ------

@@ -70,7 +70,6 @@ def grade(result: Result, model: str) -> Quality | None:
 
     Parameters
     ----------
-    result : Result
     model : str
         Name or folder of the model that labelled the scan.
 

@@ -54,10 +54,8 @@ class LabelledScan:
 
     Attributes
     ----------
-    metrics : QualityMetrics
     dice : dict of int to float
         Dice by region id; nan where the reference labels lack the region.
-    subject : str
     clean : bool
         Whether the scan is of good quality; otherwise it was perturbed, or is a bad scan of the same subject.
     """

@@ -34,10 +34,8 @@ def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol:
 
     Parameters
     ----------
-    metrics : QualityMetrics
     reference : NormativeReference
         Reference of the model that labelled the scan.
-    protocol : LabelProtocol
     """
     z = {i: volume_z(fraction, reference.volumes.get(i)) for i, fraction in metrics.fractions.items()}
     asymmetry_z = {

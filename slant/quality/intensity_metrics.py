@@ -53,7 +53,6 @@ def intensity_metrics(result: Result, brain: Mask) -> dict[str, float]:
 
     Parameters
     ----------
-    result : Result
     brain : array of bool
         Brain mask on the template's grid.
 

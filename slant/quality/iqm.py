@@ -58,7 +58,6 @@ def measure_quality(result: Result, template: Template) -> QualityMetrics:
 
     Parameters
     ----------
-    result : Result
     template : Template
         The template that the scan was registered to.
     """

@@ -16,7 +16,6 @@ class MetricMeaning:
 
     Attributes
     ----------
-    label : str
     unit : str
         Unit, written after the number.
     low, high : str
@@ -192,7 +191,6 @@ def reference_of(plain: dict[str, Any], source: str) -> NormativeReference:
 
     Parameters
     ----------
-    plain : dict
     source : str
         Where the values come from, for error messages.
 

@@ -28,8 +28,6 @@ class RegionChange:
 
     Attributes
     ----------
-    id : int
-    name, abbreviation, hemisphere : str
     dice : float
         Dice of both segmentations; nan if the first lacks the region.
     first_mm3, second_mm3 : float
@@ -62,8 +60,6 @@ class Comparison:
         Provenance of both segmentations: path, SHA-256, model.
     first, second : LabelMap
         Channels of the protocol on one grid.
-    protocol : LabelProtocol
-    regions : tuple of RegionChange
     scan : Volume or None
         Background image, on any grid of the same space.
     notes : tuple of str

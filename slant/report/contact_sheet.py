@@ -50,10 +50,8 @@ def thumbnail(scan: Volume, labels: LabelMap, protocol: LabelProtocol) -> tuple[
 
     Parameters
     ----------
-    scan : Volume
     labels : LabelMap
         Region ids on the scan's grid.
-    protocol : LabelProtocol
     """
     channels = LabelMap(protocol.channels_from_ids(labels.data), labels.grid)
     colors = np.array([region.color for region in protocol.regions], dtype=np.float64)
@@ -71,13 +69,7 @@ def thumbnail(scan: Volume, labels: LabelMap, protocol: LabelProtocol) -> tuple[
 
 
 def draw_sheet(cells: Sequence[Thumbnail], title: str) -> bytes:
-    """A PNG with all thumbnails in rows of seven; the same bytes for the same input.
-
-    Parameters
-    ----------
-    cells : sequence of Thumbnail
-    title : str
-    """
+    """A PNG with all thumbnails in rows of seven; the same bytes for the same input."""
     from matplotlib.figure import Figure
 
     cell_width, cell_height = _CELL

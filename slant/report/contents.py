@@ -31,9 +31,6 @@ class Contents:
 
     Attributes
     ----------
-    result : Result
-    settings : ReportSettings
-    regions : tuple of RegionLine
     native, mni, registration, votes : tuple of PanelRow
         Slices in native space, in MNI305, of the registration and of the vote fraction; see
         `slant.report.qc_figures` and `slant.report.slices`.
@@ -83,8 +80,6 @@ def contents(
 
     Parameters
     ----------
-    result : Result
-    settings : ReportSettings
     quality : tuple of Check, optional
         Quality checks to show instead of those in the record.
     flags : mapping of int to str, optional

@@ -26,7 +26,6 @@ class MethodDice:
 
     Attributes
     ----------
-    method : str
     groups, regions : mapping of str to tuple of float
         Dice of every scan, by name. Groups are shown in their order; the first is all regions together.
     """

@@ -33,7 +33,6 @@ class GroupScan:
 
     Attributes
     ----------
-    name : str
     grade : str
         ``pass``, ``review`` or ``fail``; empty if the scan was not graded.
     reasons : str
@@ -73,8 +72,6 @@ def draw_group(
 
     Parameters
     ----------
-    title : str
-    scans : sequence of GroupScan
     regions : sequence of GroupRegion
         Regions in the order of the columns of the heat map.
     failures : sequence of (str, str)

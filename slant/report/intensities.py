@@ -23,7 +23,6 @@ class Curve:
 
     Attributes
     ----------
-    name : str
     x, y : tuple of float
         Intensities, and their density relative to the maximum of the plot.
     """
@@ -39,10 +38,8 @@ class Plot:
 
     Attributes
     ----------
-    title, unit : str
     low, high : float
         Ends of the intensity axis.
-    curves : tuple of Curve
     """
 
     title: str

@@ -35,7 +35,6 @@ class ViewPlane:
 
     Attributes
     ----------
-    name : str
     axes : tuple of 3 int
         Scanner axes (0 right, 1 anterior, 2 superior) along the columns, along the rows and across the slices.
     panels : int
@@ -71,12 +70,10 @@ def draw_overlay(
 
     Parameters
     ----------
-    scan : Volume
     labels : LabelMap
         Region ids on the scan's grid, 0 for background. If there is no region, the whole scan is shown with a warning.
     protocol : LabelProtocol
         Source of the colours; colours too dark to be seen on a scan are lightened.
-    title : str
     warnings : tuple of str, optional
         Texts printed below the title.
     radiological : bool, optional

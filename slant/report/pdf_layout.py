@@ -122,11 +122,8 @@ def two_columns(
 
     Parameters
     ----------
-    canvas : Canvas
     names : list of str
         Head of each half.
-    lines : list of list of str
-    top : float
     widths_mm : tuple of float
         Widths of the columns of each half.
     free : float

@@ -58,11 +58,8 @@ def registration_rows(
 
     Parameters
     ----------
-    result : Result
     registered : Volume
         The scan in template space, see `scan_in_template`.
-    template : Template
-    radiological : bool
 
     Returns
     -------
@@ -126,10 +123,8 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
 
     Parameters
     ----------
-    result : Result
     registered : Volume
         The scan in template space, see `scan_in_template`.
-    radiological : bool
 
     Returns
     -------

@@ -142,14 +142,11 @@ def labelled_rows(
 
     Parameters
     ----------
-    base : Volume
     channels : LabelMap
         Channels of the protocol on any grid of the same space.
-    protocol : LabelProtocol
     box : tuple of 2 (3,) float64 arrays
     shown : tuple of 2 float
         Intensities shown black and white.
-    radiological : bool
     """
     fill = opaque(np.array([region.color for region in protocol.regions], dtype=np.uint8))
     bright = line_colors(protocol)

@@ -39,7 +39,6 @@ class RegionLine:
 
     Attributes
     ----------
-    row : VolumeRow
     color : str
         Colour of the look-up table as ``#rrggbb``.
     vote_fraction : float
@@ -73,13 +72,10 @@ class SumLine:
     ----------
     level, name : str
         Level and name of a sum; lobe and name of a pair.
-    left_cm3, right_cm3, both_cm3 : float
     etiv_percent : float
         Volume in percent of the estimated total intracranial volume.
-    asymmetry_percent : float
     vote_fraction : float
         Lowest mean vote fraction of a pair.
-    flag : str
     reference_range : tuple of 2 float
         95 % reference range in percent of the intracranial volume.
     """
@@ -101,7 +97,6 @@ def region_lines(result: Result, flags: Mapping[int, str] | None = None) -> tupl
 
     Parameters
     ----------
-    result : Result
     flags : mapping of int to str, optional
         Flags by region id; by default those of `simple_flags`.
     """

@@ -35,7 +35,6 @@ class Widening:
 
     Attributes
     ----------
-    ventricles_mm, sulci_mm : float
     shrink_brain : bool
         Whether the brain also shrinks away from the border of its mask, as in atrophy; see `fill_with_csf`.
     """
@@ -54,12 +53,10 @@ def simulate_atrophy(
     ----------
     coordinates : (X, Y, Z, 3) float32
         Template voxel at which each voxel is sampled; X, Y and Z are even.
-    scan : LabelledScan
     csf : (C,) bool tensor
         Whether each channel is CSF, that is a ventricle.
     settings : AugmentSettings
         Its ``ventricle_dilation_mm`` and ``sulcal_widening_mm`` are the largest widenings.
-    generator : torch.Generator
 
     Returns
     -------
@@ -83,12 +80,10 @@ def dilate_csf(
     ----------
     coordinates : (X, Y, Z, 3) float32
         Template voxel at which each voxel is sampled; X, Y and Z are even.
-    scan : LabelledScan
     csf : (C,) bool tensor
         Whether each channel is CSF, that is a ventricle.
     widening : Widening
         It varies smoothly by a third.
-    generator : torch.Generator
 
     Returns
     -------
@@ -134,7 +129,6 @@ def fill_with_csf(image: Tensor, scan: LabelledScan, before: Tensor, after: Tens
     ----------
     image : (X, Y, Z) float32
         Sampled at the coordinates ``after``.
-    scan : LabelledScan
     before, after : (X, Y, Z, 3) float32
         Coordinates before and after `simulate_atrophy`.
     csf : (C,) bool tensor
@@ -167,14 +161,12 @@ def add_lesions(
     ----------
     image : (X, Y, Z) float32
         Already deformed.
-    scan : LabelledScan
     coordinates : (X, Y, Z, 3) float32
         Template voxel at which each voxel was sampled.
     white_matter : (C,) bool tensor
         Whether each channel is white matter.
     settings : AugmentSettings
         Its ``lesion_probability`` is the probability of lesions.
-    generator : torch.Generator
 
     Returns
     -------

@@ -50,12 +50,10 @@ class Atlas:
 
     Attributes
     ----------
-    scans : TrainingScans
     frequency : (X/4, Y/4, Z/4, C) float32 tensor
         Sum of the label frequencies of all scans, on the device.
     groupwise : Groupwise, optional
         Groupwise template for the deformable prior, with its votes on the device.
-    device : torch.device
     """
 
     scans: TrainingScans
@@ -70,13 +68,10 @@ class Atlas:
 
         Parameters
         ----------
-        scan : LabelledScan
         coordinates : (X, Y, Z, 3) float32 tensor
             Template voxel at which each voxel of the crop is sampled.
-        context : StageContext
         flip : bool
             Whether the image is flipped left-right.
-        generator : torch.Generator
         """
         seen = context.seen
         if self.groupwise is None or augment.uniform(generator) < self.groupwise.settings.affine_probability:
@@ -95,8 +90,6 @@ class Atlas:
 
         Parameters
         ----------
-        view : View
-        drawn : Patches
         mirrored : (C,) uint8 tensor
             Channel of the region on the other side, for each channel.
         """

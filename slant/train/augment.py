@@ -112,8 +112,6 @@ def random_coordinates(seen: Field, settings: AugmentSettings, generator: Genera
     ----------
     seen : Field
         Its template's center is the center of rotation.
-    settings : AugmentSettings
-    generator : torch.Generator
     """
     angles = normal(generator, 3) * np.deg2rad(settings.rotation_deg)
     scales = torch.exp(normal(generator, 3) * settings.scaling)

@@ -58,7 +58,6 @@ class State:
     ----------
     net, average : Network
         Network with the current weights, and one with their moving average, which the stage passes on.
-    optimizer : torch.optim.Optimizer
     step : int
         Number of finished steps.
     losses : list of float
@@ -82,11 +81,8 @@ def new_state(
 
     Parameters
     ----------
-    network : NetworkSpec
-    stage : StageSettings
     weights : dict of Tensor, optional
         Initial weights; random ones by default.
-    device : str
 
     Raises
     ------
@@ -110,8 +106,6 @@ def load_weights(net: Network, weights: dict[str, Tensor], description: str) -> 
 
     Parameters
     ----------
-    net : Network
-    weights : dict of Tensor
     description : str
         Subject of the error message, for example "the initial weights".
 
@@ -218,7 +212,6 @@ def averaged_weights(path: Path, steps: int = 0) -> dict[str, Tensor]:
 
     Parameters
     ----------
-    path : Path
     steps : int
         Number of steps after which the stage is finished; 0 accepts any checkpoint.
 

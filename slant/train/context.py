@@ -41,11 +41,8 @@ class RunContext:
 
     Attributes
     ----------
-    settings : TrainSettings
-    protocol : LabelProtocol
     network : NetworkSpec
         Network of every stage and tile.
-    regions : Regions
     mirror_x : float
         A left-right flip maps the voxel coordinate x of the template to ``mirror_x - x``.
     devices : tuple of str
@@ -133,9 +130,6 @@ class StageContext:
 
     Attributes
     ----------
-    run : RunContext
-    scans : TrainingScans
-    stage : StageSettings
     seen : Field
         Field of view of every step; with ``stage.crop``, crops are drawn from the template instead.
     layout : TileLayout

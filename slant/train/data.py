@@ -38,7 +38,6 @@ class LabelledScan:
 
     Attributes
     ----------
-    name : str
     image : (X, Y, Z) float32 tensor
         Image in network units: 0 outside the brain, about 1 on average inside.
     channels : (X, Y, Z) uint8 tensor
@@ -73,7 +72,6 @@ class Groupwise:
         For every scan, the displacement in template voxels from the scan to the groupwise template.
     own : dict of str to tuple of (X/2, Y/2, Z/2, 8) uint8 tensors
         For every scan, the votes of all scans of the same subject, which its prior leaves out.
-    settings : GroupwiseSettings
     """
 
     mean: Volume
@@ -108,7 +106,6 @@ def load_scans(
     ----------
     images, labels : Path
         Folders of prepared scans, see `slant.io.prepared.prepared_scan`, and of ``NAME.labels.npz``.
-    names : list of str
     covered : mapping of str to (C,) bool tensor
         Channels that the labels of a scan cover; None for all.
 

@@ -46,7 +46,6 @@ class ScanFiles:
 
     Attributes
     ----------
-    name : str
     image : Path
         Prepared scan, see `slant.io.prepared.prepared_scan`.
     labels : Path, optional
@@ -69,7 +68,6 @@ def make_template(images: list[Path], folder: Path, grid: Grid, settings: Groupw
         Folder for the template; created if missing.
     grid : Grid
         Grid of the prepared scans.
-    settings : GroupwiseSettings
 
     Raises
     ------
@@ -111,7 +109,6 @@ def inverted(field: DisplacementField, steps: int = 10) -> DisplacementField:
 
     Parameters
     ----------
-    field : DisplacementField
     steps : int
         Number of iterations (Chen et al. 2008, Med. Phys. 35:81).
     """
@@ -137,12 +134,10 @@ def register_scans(scans: list[ScanFiles], folder: Path, grid: Grid, settings: G
 
     Parameters
     ----------
-    scans : list of ScanFiles
     folder : Path
         Folder of ``template.npz``, to which ``NAME.npz`` is written.
     grid : Grid
         Grid of the prepared scans.
-    settings : GroupwiseSettings
     """
     done = Parallel(n_jobs=-1, return_as="generator")(
         delayed(_register_scan)(scan, folder, grid, settings.syn) for scan in scans

@@ -38,8 +38,6 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
     path : Path
         File of the checkpoint, ``.../NAME.pt``. The table is ``NAME.tsv`` in the same folder; the events are in
         ``tensorboard/NAME``.
-    state : State
-    context : StageContext
     """
     stage, identity, deadline = context.stage, identity_of(context), context.run.deadline
     saved = time.monotonic()

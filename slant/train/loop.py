@@ -36,7 +36,6 @@ def train_stage(state: State, context: StageContext, after_step: Callable[[State
     ----------
     state : State
         Modified in place.
-    context : StageContext
     after_step : callable
         Receives the state after each step; False stops the training.
 

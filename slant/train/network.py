@@ -59,7 +59,6 @@ class NetworkSpec:
     ----------
     kind : str
         Name from `slant.nets.registry.KINDS`.
-    settings : NetworkSettings
     """
 
     kind: str

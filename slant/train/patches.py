@@ -63,7 +63,6 @@ def draw_patches(
         Number of patches.
     class_balanced_fraction : float
         Fraction of the draws in which every region present has the same probability, whatever its size.
-    generator : torch.Generator
     """
     labels = center_labels.flatten().long()
     known = labels != IGNORED

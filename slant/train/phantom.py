@@ -120,7 +120,6 @@ def write_phantoms(out: Path, settings: PhantomSettings, *, force: bool = False)
     ----------
     out : Path
         Output folder, created if missing.
-    settings : PhantomSettings
     force : bool, optional
         Whether to replace phantoms of the same names when the new ones are complete.
 
@@ -163,7 +162,6 @@ def make_phantom(index: int, settings: PhantomSettings) -> tuple[Volume, LabelMa
     ----------
     index : int
         Index of the subject, from 0.
-    settings : PhantomSettings
 
     Returns
     -------

@@ -187,7 +187,6 @@ def covered_channels(protocol: LabelProtocol, ids: tuple[int, ...], name: str) -
 
     Parameters
     ----------
-    protocol : LabelProtocol
     ids : tuple of int
         Ids of the regions that the labels cover, from the table of scans.
     name : str

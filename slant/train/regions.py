@@ -37,7 +37,6 @@ def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...] = ()) -> Regions:
 
     Parameters
     ----------
-    protocol : LabelProtocol
     tasks : tuple of str
         Additional tasks, see `task_classes`.
     """
@@ -55,7 +54,6 @@ def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, T
 
     Parameters
     ----------
-    protocol : LabelProtocol
     tasks : tuple of str
         Any of ``tissue``, ``lobe`` and ``brain``.
 

@@ -30,7 +30,6 @@ def run_stages(
 
     Parameters
     ----------
-    settings : TrainSettings
     stages : tuple of str
         Names from `STAGES`.
     tiles : tuple of str

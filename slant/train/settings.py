@@ -173,10 +173,6 @@ class TrainSettings:
         Stage before ``whole``, on the whole brain.
     groupwise : GroupwiseSettings, optional
         Groupwise template and deformable atlas prior; without it the prior is affine.
-    network : NetworkChoice
-    augment : AugmentSettings
-    loss : LossSettings
-    memory : MemorySettings
     protocol : str
         Name of the label protocol, or path of its table.
     unknown_ids : {"error", "background"}

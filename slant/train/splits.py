@@ -136,7 +136,6 @@ def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
 
     Parameters
     ----------
-    settings : TrainSettings
     manual : list of str
         Names of all scans with manual labels.
 

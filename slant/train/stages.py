@@ -38,8 +38,6 @@ def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> b
 
     Parameters
     ----------
-    run : RunContext
-    scans : TrainingScans
     name : {"pretrain", "whole"}
         Name of the stage; ``whole`` is initialized from ``pretrain`` if there is one.
 
@@ -60,8 +58,6 @@ def train_tiles(run: RunContext, scans: TrainingScans, tiles: tuple[str, ...] = 
 
     Parameters
     ----------
-    run : RunContext
-    scans : TrainingScans
     tiles : tuple of str
         Names of the tiles to train, so that several machines can share the work; all by default.
 
@@ -129,7 +125,6 @@ def _train(context: StageContext, path: Path, weights: dict[str, Tensor] | None,
 
     Parameters
     ----------
-    context : StageContext
     path : Path
         File of the checkpoint.
     weights : dict of Tensor or None

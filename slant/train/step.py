@@ -30,14 +30,12 @@ class View:
 
     Attributes
     ----------
-    scan : LabelledScan
     image : (X, Y, Z) float32 tensor
         Image after deformation and intensity changes.
     coordinates : (X, Y, Z, 3) float32 tensor
         Template voxel at which each voxel is sampled.
     flip : bool
         Whether the image is flipped left-right.
-    prior : StepPrior
     """
 
     scan: LabelledScan
@@ -92,13 +90,10 @@ def step_loss(
 
     Parameters
     ----------
-    net : Network
-    scans : tuple of one or two LabelledScan
     atlas : Atlas
         Prior of all scans, on the device of the network.
     context : StageContext
         With the field of view of this step, see `StageContext.drawn`.
-    generator : torch.Generator
 
     Returns
     -------
@@ -143,7 +138,6 @@ def head_features_in_patches(net: Network, image: Tensor, coordinates: Tensor, s
 
     Parameters
     ----------
-    net : Network
     image : (1, 1, X, Y, Z) float tensor
     coordinates : (1, 3, X/2, Y/2, Z/2) float tensor
         Coordinate channels.

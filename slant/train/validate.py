@@ -28,7 +28,6 @@ def held_out_dice(network: Network, context: StageContext) -> float | None:
     ----------
     network : Network
         It is in training mode afterwards.
-    context : StageContext
 
     Returns
     -------

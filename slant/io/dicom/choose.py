@@ -41,7 +41,6 @@ class Choice:
 
     Attributes
     ----------
-    series : Series
     reason : str
         Why it was selected, for the record.
     warnings : tuple of str
@@ -98,7 +97,6 @@ def choose_series(folder: Path, found: Sequence[Series], requested: str | None) 
     ----------
     folder : Path
         Folder of the series, for error messages.
-    found : sequence of Series
     requested : str, optional
         Series number or SeriesInstanceUID.
 

@@ -147,7 +147,6 @@ def voxels_from_pixels(planes: Sequence[ImagePlane], shape: tuple[int, int], gri
 
     Parameters
     ----------
-    planes : sequence of N ImagePlane
     shape : tuple of 2 int
         Rows and columns of every plane.
     grid : Grid

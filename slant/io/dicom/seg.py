@@ -44,14 +44,12 @@ class SegTarget:
 
     Attributes
     ----------
-    series : Series
     headers : tuple of Dataset
         Header of every file, without pixels.
     voxels : (N, 3, 3) integer array
         For every frame, maps ``(column, row, 1)`` to a voxel of ``grid``.
     grid : Grid
         Grid of the scan.
-    model : Model
     """
 
     series: Series
@@ -68,7 +66,6 @@ def seg_target(scan: Scan, model: Model) -> SegTarget:
     ----------
     scan : Scan
         Result of `slant.io.dicom.convert.read_dicom`.
-    model : Model
 
     Raises
     ------
@@ -94,7 +91,6 @@ def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
 
     Parameters
     ----------
-    target : SegTarget
     labels : LabelMap
         Region ids of the model's protocol on the scan's grid.
 

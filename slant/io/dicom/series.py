@@ -44,7 +44,6 @@ class Image:
 
     Attributes
     ----------
-    path : Path
     uid : str
         SOPInstanceUID.
     shape : tuple of 2 int
@@ -67,16 +66,12 @@ class Series:
     ----------
     uid : str
         SeriesInstanceUID.
-    number : int or None
     description : str
         SeriesDescription; ``withheld`` if it contains a word of the patient's name.
-    modality, sop_class : str
     names : str
         Names of series, protocol and sequence, in lower case.
-    image_type, sequence, variant : tuple of str
     dimensions : str
         ``3D``, ``2D`` or empty.
-    echo_ms, repetition_ms, inversion_ms : float or None
     contrast_agent : str
         Name of the contrast agent; empty without one.
     patient_words : tuple of str
@@ -145,10 +140,6 @@ class Series:
 
 def find_series(folder: Path) -> tuple[Series, ...]:
     """All series of the DICOM files in a folder and its subfolders, whatever the names of the files.
-
-    Parameters
-    ----------
-    folder : Path
 
     Returns
     -------

@@ -14,7 +14,6 @@ class DicomSource:
 
     Attributes
     ----------
-    series : Series
     reason : str
         Why the series was selected.
     dcm2niix : str
