@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.rows import CohortResults, CohortRow
+from slant.cohort.table import CohortResults, CohortRow
 from slant.engine.failures import Failure
 from slant.grid import Grid
 from slant.io.names import ResultNames

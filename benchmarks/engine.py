@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from slant.cohort.group import write_group
+from slant.cohort.run import tabulate
 from slant.engine.job import Job, JobList, Workload
 from slant.engine.layout import OutputLayout
 from slant.engine.pools import LocalPool
@@ -71,11 +71,12 @@ def run_phase(phase: str, scans: int, workers: int, folder: Path) -> dict[str, f
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     start = time.perf_counter()
+    task = TrialTask(texts={"seg-BrainCOLOR_volumes.tsv": volume_table()}, more=empty_record())
+    workload = Workload(JobList(jobs, {}), task, layout)
     if phase == "table":
-        count = write_group(layout, jobs, ()).scans
+        count = tabulate(workload, ()).scans
     else:
-        task = TrialTask(texts={"seg-BrainCOLOR_volumes.tsv": volume_table()}, more=empty_record())
-        summary = run_jobs(Workload(JobList(jobs, {}), task, layout), LocalPool(WorkerPlan(workers, 1)))
+        summary = run_jobs(workload, LocalPool(WorkerPlan(workers, 1)))
         count = len(summary.done if phase == "first run" else summary.kept)
     runtime_s = time.perf_counter() - start
     if count != scans:

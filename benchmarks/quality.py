@@ -37,11 +37,10 @@ from slant.io.read import read_labels, read_scan
 from slant.io.results import make_result
 from slant.labels import LabelProtocol
 from slant.pipeline import segment
-from slant.quality.files import write_reference
 from slant.quality.fit import LabelledScan, Reliability, fit_quality, without_votes
 from slant.quality.grade import grade_scan
 from slant.quality.iqm import QualityMetrics, measure_quality
-from slant.quality.reference import NormativeReference
+from slant.quality.reference import NormativeReference, write_reference
 from slant.volume import LabelMap
 from slant.volumes import dice_per_region
 

@@ -20,7 +20,7 @@ from slant.io.read_results import find_records, read_result
 from slant.report.contents import contents
 from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf
-from slant.report.viewer import NIIVUE, viewer
+from slant.report.page import NIIVUE, viewer
 
 
 def timed(function: Callable[[], Any], repeat: int) -> tuple[Any, float]:

@@ -37,14 +37,14 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     """Runtime and peak memory of one optimizer step on a random scan."""
     import torch
 
-    from slant.nets.memory import MemorySettings
+    from slant.nets.network import MemorySettings
     from slant.tiles import TileLayout
+    from slant.train.augment import Field
     from slant.train.checkpoint import new_state
-    from slant.train.context import Field, StageContext, run_context
-    from slant.train.data import LabelledScan
+    from slant.train.context import StageContext, run_context
+    from slant.train.data import LabelledScan, TrainingScans
     from slant.train.loop import train_stage
     from slant.train.network import NetworkChoice
-    from slant.train.prepare import TrainingScans
     from slant.train.settings import StageSettings, TileSettings, TrainSettings
 
     torch.set_num_threads(threads)
@@ -81,7 +81,7 @@ def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
     """GiB that the forward pass of the backbone keeps for the backward pass, counted without computing it."""
     import torch
 
-    from slant.nets.memory import MemorySettings
+    from slant.nets.network import MemorySettings
     from slant.nets.registry import build_network, settings_of
 
     kept: dict[int, torch.UntypedStorage] = {}

@@ -39,8 +39,8 @@ from slant.nets.unet import ResidualUNet, UNetSettings
 from slant.tiles import Overlap, TileLayout
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
-from slant.train.data import LabelledScan, labelled_names
-from slant.train.prepare import TrainingScans, load_training, prepare_scans
+from slant.train.data import LabelledScan, TrainingScans, labelled_names
+from slant.train.prepare import load_training, prepare_scans
 from slant.train.settings import PretrainSettings, TileSettings, TrainSettings
 from slant.train.splits import split
 from slant.train.stages import train_tiles, train_whole

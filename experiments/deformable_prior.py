@@ -43,10 +43,10 @@ from slant.nets.unet import ResidualUNet, box_coordinate_channels
 from slant.train import atlas, loop, step
 from slant.train.checkpoint import new_state
 from slant.train.context import StageContext, run_context, whole_context
-from slant.train.network import NetworkChoice
+from slant.train.data import TrainingScans
+from slant.train.network import NetworkChoice, task_classes
 from slant.train.patches import EDGE, gather
-from slant.train.prepare import TrainingScans, load_training
-from slant.train.regions import task_classes
+from slant.train.prepare import load_training
 from slant.train.settings import StageSettings, TrainSettings
 from slant.train.validate import deformed_prior, mean_dice_of
 from slant.vote import VoteCounter

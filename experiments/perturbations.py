@@ -22,8 +22,8 @@ from slant.resample import IDENTITY, pick_labels, resample
 from slant.train.anatomical import Widening, dilate_csf
 from slant.train.augment import pick_labels as pick_channels
 from slant.train.augment import sample_image
+from slant.train.context import regions_of
 from slant.train.data import LabelledScan
-from slant.train.regions import regions_of
 from slant.volume import LabelMap, Volume
 
 Image = NDArray[np.float32]

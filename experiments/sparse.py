@@ -25,9 +25,9 @@ from slant.nets.predict import Predictor, label_tile
 from slant.tiles import Tile
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
-from slant.train.data import label_frequency, labelled_names, load_scans
+from slant.train.data import TrainingScans, label_frequency, labelled_names, load_scans
 from slant.train.loss import IGNORED
-from slant.train.prepare import TrainingScans, load_training
+from slant.train.prepare import load_training
 from slant.train.settings import TileSettings, TrainSettings
 from slant.train.splits import split
 from slant.train.stages import train_tiles

@@ -63,7 +63,7 @@ def probabilities(
     displacement = None if predictor.displacement is None else torch.from_numpy(predictor.displacement)
     features = head_features(predictor, network, tile, image, displacement)
     channels = predictor.prior.possible(tile.start, tile.stop)
-    prior, outputs = predictor.prior.of_tile(tile, channels, CPU), torch.from_numpy(channels)
+    prior, outputs = predictor.prior.of_box(tile.box, channels, CPU), torch.from_numpy(channels)
     logits = [
         network.logits_of(features[x : x + SLAB].flatten(0, 2), outputs, prior.slab(x, x + SLAB).flatten(0, 2))
         for x in range(0, len(features), SLAB)

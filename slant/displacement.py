@@ -110,14 +110,7 @@ def apply_affine(b_from_a: Matrix, coordinates: Coordinates) -> Coordinates:
 
 
 def sample_nearest(data: NDArray[Any], voxels: Coordinates) -> NDArray[Any]:
-    """Sample the nearest voxel at each coordinate, in the dtype of the data, 0 outside.
-
-    Parameters
-    ----------
-    data : (X, Y, Z) array
-    voxels : (3, ...) float32 array
-        Coordinates in voxels of ``data``.
-    """
+    """Nearest voxel of (X, Y, Z) data at each of (3, ...) voxel coordinates, in the dtype of the data, 0 outside."""
     index = np.rint(voxels).astype(np.int32)
     inside = np.ones(index.shape[1:], dtype=np.bool_)
     for axis, size in enumerate(data.shape):
@@ -128,7 +121,5 @@ def sample_nearest(data: NDArray[Any], voxels: Coordinates) -> NDArray[Any]:
 
 def sample_linear(data: NDArray[np.floating], voxels: Coordinates) -> NDArray[np.float32]:
     """Sample float32 values at (3, ...) voxel coordinates with trilinear interpolation, 0 outside."""
-    values: NDArray[np.float32] = ndimage.map_coordinates(
-        data, voxels, order=1, mode="grid-constant", output=np.float32
-    )
-    return values
+    sampled = ndimage.map_coordinates(data, voxels, order=1, mode="grid-constant", output=np.float32)
+    return np.asarray(sampled, dtype=np.float32)

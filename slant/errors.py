@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SlantError(Exception):
     """Base class of all errors whose cause the user can fix.
@@ -9,6 +12,15 @@ class SlantError(Exception):
     The message says what was found, what was expected, where, and what to do. The command line prints it without
     a traceback and exits with status 2.
     """
+
+
+@contextmanager
+def errors_about(what: str) -> Iterator[None]:
+    """Put a text, for example the path of a file, in front of the messages of errors of the body."""
+    try:
+        yield
+    except SlantError as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 class InputError(SlantError):

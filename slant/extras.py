@@ -20,12 +20,7 @@ class MissingExtraError(SlantError):
 
 
 def require_extra(extra: str) -> None:
-    """Check that the packages of an extra are installed, without importing them.
-
-    Parameters
-    ----------
-    extra : str
-        A key of `EXTRAS`.
+    """Check that the packages of an extra, a key of `EXTRAS`, are installed, without importing them.
 
     Raises
     ------

@@ -30,8 +30,7 @@ def replacing(path: Path, *, unique: bool = True) -> Iterator[Path]:
     OSError
         If the file cannot be replaced.
     """
-    name = f".slant-{os.getpid()}-{secrets.token_hex(4)}.part" if unique else f"{path.name}.part"
-    partial = path.with_name(name)
+    partial = path.with_name(f".slant-{os.getpid()}-{secrets.token_hex(4)}.part" if unique else f"{path.name}.part")
     try:
         yield partial
         partial.replace(path)
@@ -59,12 +58,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_file(path: Path, content: bytes | str, advice: str = CHECK_DISK) -> None:
-    """Write a file atomically, see `write_atomic`.
-
-    Parameters
-    ----------
-    advice : str, optional
-        End of the error message: what to do.
+    """Write a file atomically, see `write_atomic`; ``advice`` (what to do) is the end of the error message.
 
     Raises
     ------
@@ -77,13 +71,7 @@ def write_file(path: Path, content: bytes | str, advice: str = CHECK_DISK) -> No
 
 @contextmanager
 def output_errors(path: Path, advice: str = CHECK_DISK) -> Iterator[None]:
-    """Turn an OSError of the body into an OutputError that names the file.
-
-    Raises
-    ------
-    OutputError
-        If the body raises an OSError.
-    """
+    """Turn an OSError of the body into an OutputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -91,12 +79,6 @@ def output_errors(path: Path, advice: str = CHECK_DISK) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
+    """SHA-256 of the bytes of a file, as 64 hexadecimal digits; an OSError is raised if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

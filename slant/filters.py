@@ -27,10 +27,7 @@ def gaussian(values: Tensor, sigma: float) -> Tensor:
 
 
 def _filtered(values: Tensor, weights: list[float], *, zero_outside: bool) -> Tensor:
-    """Filter (..., X, Y, Z) values along each axis in turn, with weights for distances of 0, 1, 2 ... voxels.
-
-    Outside the image the values are 0, or the nearest value.
-    """
+    """Filter (..., X, Y, Z) values along each axis, with weights for distances of 0, 1, 2 ... voxels."""
     for axis in (-3, -2, -1):
         size = values.shape[axis]
         filtered = values * weights[0]

@@ -74,9 +74,7 @@ class Grid:
     @property
     def center_ras_mm(self) -> NDArray[np.float64]:
         """(3,) float64 world coordinates in mm of the centre of the grid."""
-        center_voxel = np.append((np.array(self.shape) - 1) / 2, 1.0)
-        center: NDArray[np.float64] = (self.ras_from_voxel @ center_voxel)[:3]
-        return center
+        return np.asarray((self.ras_from_voxel @ np.append((np.array(self.shape) - 1) / 2, 1.0))[:3], dtype=np.float64)
 
     def same_as(self, other: Grid, atol_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and corners that differ by at most ``atol_mm`` along each axis."""
@@ -120,5 +118,4 @@ def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLi
 
 def transform_points(b_from_a: Matrix, points: ArrayLike) -> NDArray[np.float64]:
     """Map (N, 3) points from space ``a`` to space ``b`` by a (4, 4) affine; returns (N, 3) float64."""
-    mapped: NDArray[np.float64] = np.asarray(points, dtype=np.float64) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
-    return mapped
+    return np.asarray(np.asarray(points, dtype=np.float64) @ b_from_a[:3, :3].T + b_from_a[:3, 3], dtype=np.float64)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,21 +28,18 @@ Channels = NDArray[np.uint8]
 _UNKNOWN = 255  # reserved channel that marks ids outside the protocol during the lookup
 _SIDES = {"L": "Left ", "R": "Right "}
 _MAX_LISTED = 20  # ids in an error message
+_FREESURFER = (
+    *(range(86), range(251, 256)),
+    *(range(start, start + 36) for start in (1000, 2000, 3000, 4000)),
+    *(range(start, start + 76) for start in (11100, 12100)),
+)
 _SCHEMES: dict[str, frozenset[int]] = {
     "channel numbers of the networks, 0 to 132 (LabelProtocol.ids_from_channels converts them to ids)": frozenset(
         range(133)
     ),
     "the raw labels of MICCAI 2012 with lesions, vessels and the skull": frozenset(range(208)),
     "one tile of SLANT, where 255 is not covered": frozenset((*range(208), 255)),
-    "FreeSurfer's aseg, aparc or wmparc": frozenset(
-        (
-            *range(86),
-            *range(251, 256),
-            *(i for start in (1000, 2000, 3000, 4000) for i in range(start, start + 36)),
-            *range(11100, 11176),
-            *range(12100, 12176),
-        )
-    ),
+    "FreeSurfer's aseg, aparc or wmparc": frozenset(chain(*_FREESURFER)),
 }
 
 
@@ -91,10 +89,8 @@ class Region:
         if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
             raise ProtocolError(f"{region}: color is {self.color}, expected three numbers from 0 to 255")
         if not self.name.startswith(_SIDES.get(self.hemisphere, "")):
-            raise ProtocolError(
-                f"{region}: hemisphere is '{self.hemisphere}', so the name must begin with "
-                f"'{_SIDES[self.hemisphere].strip()}'"
-            )
+            side = _SIDES[self.hemisphere].strip()
+            raise ProtocolError(f"{region}: hemisphere is '{self.hemisphere}', so the name must begin with '{side}'")
 
     @property
     def partner_name(self) -> str:
@@ -164,18 +160,13 @@ class LabelProtocol:
     def channels_from_ids(
         self, ids: NDArray[np.integer], *, unknown: Literal["error", "background"] = "error"
     ) -> Channels:
-        """Replace every id by its channel.
+        """Replace every id of an integer array by its channel, uint8.
 
         Parameters
         ----------
-        ids : array of any shape and integer type
         unknown : {"error", "background"}, optional
             How to treat ids outside the protocol. ``"background"`` gives them channel 0; the MICCAI 2012 training
             maps need this, because they also contain lesions, vessels, a vitamin capsule and the skull.
-
-        Returns
-        -------
-        uint8 array of the same shape
 
         Raises
         ------
@@ -201,16 +192,7 @@ class LabelProtocol:
         return channels
 
     def ids_from_channels(self, channels: NDArray[np.integer]) -> Ids:
-        """Replace every channel by its id.
-
-        Parameters
-        ----------
-        channels : array of any shape and integer type
-            Values from 0 to ``len - 1``.
-
-        Returns
-        -------
-        int16 array of the same shape
+        """Replace every channel (0 to ``len - 1``) of an integer array by its id, int16.
 
         Raises
         ------
@@ -271,12 +253,6 @@ def _listed(values: NDArray[np.integer]) -> str:
 
 
 def guess_scheme(ids: Iterable[int]) -> str:
-    """Description of the label scheme that contains most ids of a map; of equally good schemes, the smallest.
-
-    Parameters
-    ----------
-    ids : iterable of int
-        All ids of the map; 0 is ignored.
-    """
+    """Description of the label scheme that contains most ids of a map; of equally good schemes, the smallest."""
     present = {int(i) for i in ids} - {0}
     return max(_SCHEMES, key=lambda name: len(present & _SCHEMES[name]))

@@ -18,7 +18,8 @@ from slant.vote import VoteCounter
 if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
     from slant.nets.groupwise import Deformation
-    from slant.nets.model import Inputs, Model
+    from slant.nets.inputs import Inputs
+    from slant.nets.model import Model
     from slant.preprocess.intensity import LinearMap
     from slant.template import Template
 
@@ -33,9 +34,7 @@ class Prepared:
         Image on the template grid in network units. For the default inputs it is 0 outside the brain, and about 1 on
         average inside.
     brain : LabelMap
-        Brain mask (0 and 1) on the grid of the scan.
-    native_grid : Grid
-        Grid of the scan.
+        Brain mask (0 and 1) on the grid of the scan, ``native_grid``.
     native_from_template : (4, 4) float64 array
         Affine from RAS mm in template space to RAS mm in native space.
     similarity : float
@@ -74,8 +73,6 @@ class Segmentation:
         Volumes of regions, tissues, lobes and brain, and the estimated total intracranial volume, in mm3.
     prepared : Prepared
         The scan as it entered the networks.
-    timings : tuple of Timing
-        Wall time and peak memory of all steps.
     """
 
     labels: LabelMap
@@ -96,7 +93,6 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
         Scan with axes near R, A, S, as `slant.io.read.read_scan` returns it; any voxel size, oblique or not.
     model : Model
         See `slant.io.models.load_model`.
-    settings : SegmentSettings, optional
 
     Raises
     ------
@@ -118,7 +114,6 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     ----------
     inputs : Inputs
         The ``inputs`` of a model.
-    settings : SegmentSettings, optional
 
     Raises
     ------
@@ -134,13 +129,12 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     with clock("brain"):
         mask = brain_mask(scan, settings)
     with clock("register"):
-        mask_brain = inputs.scaling.mask_brain
+        scaling, mask_brain = inputs.scaling, inputs.scaling.mask_brain
         image, template_mask, registration = resample_to_template(scan, mask, inputs.template, mask_brain=mask_brain)
     with clock("bias"):
         everywhere = LabelMap(np.ones(image.grid.shape, np.uint8), image.grid)
         corrected, _ = bias.correct_bias(image, template_mask if mask_brain else everywhere)
     with clock("intensity"):
-        scaling = inputs.scaling
         normalized, line = intensity.normalize_intensity(
             corrected, template_mask, inputs.reference, mask_brain=mask_brain
         )
@@ -197,12 +191,6 @@ def resample_to_template(
     mask_brain : bool
         Set the image to 0 outside the mask.
 
-    Returns
-    -------
-    image : Volume
-    mask : LabelMap
-    registration : Registration
-
     Raises
     ------
     RegistrationError
@@ -221,7 +209,6 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     ----------
     model : Model
         The model whose inputs the scan was prepared with.
-    settings : SegmentSettings, optional
 
     Raises
     ------
@@ -244,14 +231,11 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
         vote = counter.finalize()
     with clock("resample labels"):
         grid, ids = prepared.image.grid, model.protocol.ids_from_channels(vote.channels)
-        template_labels = LabelMap(_smallest_dtype(ids), grid)
+        template_labels = LabelMap(ids.astype(np.min_scalar_type(int(ids.max()))), grid)
         template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
+        fraction, native_grid = Volume(vote.fraction, grid), prepared.native_grid
         labels, confidence = resample_labels(
-            template_labels,
-            Volume(vote.fraction, grid),
-            prepared.native_grid,
-            template_from_native,
-            settings.interpolation,
+            template_labels, fraction, native_grid, template_from_native, settings.interpolation
         )
     with clock("volumes"):
         intracranial_mm3 = intracranial_volume_mm3(model.inputs.template.intracranial_mm3, template_from_native)
@@ -262,13 +246,6 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     )
 
 
-def _smallest_dtype(ids: np.ndarray) -> np.ndarray:
-    """Convert ids to the smallest unsigned dtype that holds them."""
-    return ids.astype(np.min_scalar_type(int(ids.max())))
-
-
 def _missing_regions(volumes: tuple[VolumeRow, ...]) -> tuple[str, ...]:
     missing = [row.name for row in volumes if row.level == "region" and row.volume_mm3 == 0]
-    if not missing:
-        return ()
-    return (f"no voxels were labelled as {len(missing)} regions: {', '.join(missing)}",)
+    return (f"no voxels were labelled as {len(missing)} regions: {', '.join(missing)}",) if missing else ()

@@ -32,21 +32,14 @@ _CORNERS = tuple(product((0, 1), repeat=3))
 def resample(volume: Volume, grid: Grid, *, source_from_target: Matrix = IDENTITY, order: int = 1) -> Volume:
     """Resample a volume to another grid by spline interpolation, with 0 outside the source.
 
+    If the voxels of both grids coincide, the values are unchanged.
+
     Parameters
     ----------
-    volume : Volume
-        Volume in source space.
-    grid : Grid
-        Target grid, in target space.
     source_from_target : (4, 4) float64 array
-        Affine from RAS mm in target space to RAS mm in source space.
+        Affine from RAS mm in the target space of ``grid`` to RAS mm in source space.
     order : int
         Order of the spline: 0 (nearest), 1 (trilinear), up to 5.
-
-    Returns
-    -------
-    Volume
-        Resampled volume on ``grid``. If the voxels of both grids coincide, the values are unchanged.
 
     Raises
     ------
@@ -72,19 +65,7 @@ def resample(volume: Volume, grid: Grid, *, source_from_target: Matrix = IDENTIT
 def pick_labels(labels: LabelMap, grid: Grid, source_from_target: Matrix = IDENTITY) -> LabelMap:
     """Resample a label map by nearest voxel, halfway cases to the higher index, with 0 outside the source.
 
-    Parameters
-    ----------
-    labels : LabelMap
-        Label map in source space.
-    grid : Grid
-        Target grid, in target space.
-    source_from_target : (4, 4) float64 array
-        Affine from RAS mm in target space to RAS mm in source space.
-
-    Returns
-    -------
-    LabelMap
-        Resampled labels on ``grid``, in the dtype of the source.
+    The dtype is that of the source. ``source_from_target`` is a (4, 4) affine as for `resample`.
     """
     picked = _nearest(labels.data, _voxel_map(labels.grid, source_from_target, grid), grid, outside=0)
     return LabelMap(picked, grid)
@@ -168,13 +149,10 @@ def _nearest(data: NDArray[Any], source_voxel_from_voxel: Matrix, grid: Grid, ou
 
 @dataclass(frozen=True, eq=False)
 class _Corners:
-    """Labels and vote fractions of the template, padded by one background voxel, and the cells between the voxels.
+    """Labels and vote fractions of the template, padded by one background voxel, and the cells between the voxels."""
 
-    Cell ``(i, j, k)`` lies between padded voxel ``(i, j, k)`` and the next one along every axis. It is *open* if its
-    eight corners have different labels or a vote fraction below 1. In all other cells the result is the label of the
-    corners with confidence 1.
-    """
-
+    # Cell (i, j, k) lies between padded voxel (i, j, k) and the next one along every axis. It is open if its corners
+    # have different labels or a vote fraction below 1. In all other cells the result is their label with confidence 1.
     labels: NDArray[Any]
     vote_fraction: NDArray[np.float32]
     is_open: NDArray[np.bool_]
@@ -191,11 +169,10 @@ class _Corners:
 
     def box(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """First (from -1, because of the padding) and last template voxel that are not certain background."""
-        certain = ~self.is_open & (self.labels == 0)
-        occupied = [np.flatnonzero(~certain.all(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-        if occupied[0].size == 0:
+        boxes = ndimage.find_objects((self.is_open | (self.labels != 0)).view(np.uint8))
+        if not boxes:
             return None
-        return np.array([index[0] for index in occupied]) - 1, np.array([index[-1] for index in occupied])
+        return np.array([span.start for span in boxes[0]]) - 1, np.array([span.stop for span in boxes[0]]) - 1
 
     def at(self, coordinates: list[NDArray[np.float64]]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Winning label and confidence at (N,) template voxel coordinates along x, y, z."""

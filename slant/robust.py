@@ -12,12 +12,7 @@ SD_PER_MAD = 1.4826
 def robust_sd(values: ArrayLike, center: float | None = None) -> float:
     """Robust standard deviation: 1.4826 times the median absolute deviation (Hampel 1974, JASA 69:383).
 
-    Parameters
-    ----------
-    values : (N,) array
-        Values without nan.
-    center : float, optional
-        Center of the deviations (default: the median).
+    The (N,) values have no nan; their deviations are from a given center, by default the median.
     """
     known = np.asarray(values)
     return SD_PER_MAD * float(np.median(np.abs(known - (np.median(known) if center is None else center))))

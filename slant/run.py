@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """Requested segmentation and reports.
-
-    Attributes
-    ----------
-    volume : int, optional
-        Volume of 4D files, counted from 0.
-    """
+    """Requested segmentation and reports; ``volume`` is the volume of 4D files, counted from 0."""
 
     settings: SegmentSettings
     volume: int | None = None
@@ -89,7 +83,6 @@ def run_scan(
     ----------
     scan : Scan
         Its name is the prefix of the files.
-    compute : Compute, optional
 
     Returns
     -------
@@ -111,22 +104,12 @@ def run_scan(
 
 
 def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = _THIS_PROCESS) -> Result:
-    """Segment and grade a scan, in memory.
-
-    Parameters
-    ----------
-    compute : Compute, optional
-
-    Raises
-    ------
-    SlantError
-        If the scan cannot be segmented.
-    """
+    """Segment and grade a scan, in memory; SlantError if that is not possible."""
     from slant import pipeline
     from slant.io.results import make_result
     from slant.nets.device import choose_device
     from slant.preprocess.brain import is_skull_stripped
-    from slant.quality.files import grade
+    from slant.quality.grade import grade
 
     requested, stripped, labeller = request.settings, request.settings.skull_stripped, compute.labeller
     settings = replace(

@@ -114,14 +114,7 @@ def parameters(settings: SynSettings) -> dict[str, Any]:
 
 
 def local_correlation(a: Array, b: Array, radius: int = RADIUS) -> Array:
-    """Squared correlation of two images in the cube around each voxel, (X, Y, Z) float32; 0 where either is constant.
-
-    Parameters
-    ----------
-    a, b : (X, Y, Z) float32 array
-    radius : int, optional
-        Radius of the cubes in voxels.
-    """
+    """Squared correlation of two (X, Y, Z) images in the cube around each voxel, float32; 0 where one is constant."""
     with SINGLE_THREAD:
         one, other = (_side(torch.tensor(image, dtype=torch.float32), radius) for image in (a, b))
         joint = _joint(one, other, radius)
@@ -174,19 +167,11 @@ def _joint(a: _Side, b: _Side, radius: int) -> _Joint:
 
 @dataclass(frozen=True, eq=False)
 class _NearBrain:
-    """The N voxels of a level in and near the brains, which are interpolated.
+    """The N voxels of a level in and near the brains, which are interpolated."""
 
-    Attributes
-    ----------
-    shape : torch.Size
-        Shape of the level.
-    flat : (N,) int64 tensor
-    index : (3, N) float32 tensor
-    """
-
-    shape: torch.Size
-    flat: Tensor
-    index: Tensor
+    shape: torch.Size  # of the level
+    flat: Tensor  # (N,) int64
+    index: Tensor  # (3, N) float32
 
     @classmethod
     def around(cls, brains: Tensor) -> _NearBrain:
@@ -210,10 +195,7 @@ class _NearBrain:
         return field
 
     def at(self, field: Tensor, displacement: Tensor) -> Tensor:
-        """(C, N) trilinear values of a (C, X, Y, Z) field at these voxels displaced by (3, N) voxels.
-
-        Outside the field its nearest value is used.
-        """
+        """(C, N) trilinear (outside: nearest) values of a (C, X, Y, Z) field at these voxels displaced by (3, N)."""
         base, fractions, offsets = torch.zeros_like(self.flat), [], [0]
         strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
         for index, shift, size, stride in zip(self.index, displacement, self.shape, strides, strict=True):

@@ -14,18 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """A template space.
-
-    Attributes
-    ----------
-    image : Volume
-        Intensities of the brain at 2 mm, 0 outside the brain.
-    brain : LabelMap
-        Brain mask (0 and 1) on the image's grid.
-    grid : Grid
-        Working grid of the networks, 1 mm.
-    intracranial_mm3 : float
-        Intracranial volume of the template in mm3.
+    """A template space: brain (0 outside) and brain mask (0 and 1) at 2 mm, and grid of the networks at 1 mm.
 
     Raises
     ------

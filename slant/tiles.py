@@ -66,12 +66,8 @@ class TileLayout:
 
     Parameters
     ----------
-    shape : tuple of 3 int
-        Shape of the template grid in voxels.
-    size : tuple of 3 int
-        Shape of a tile in voxels.
-    counts : tuple of 3 int
-        Number of tiles along each axis.
+    shape, size, counts : tuple of 3 int
+        Shape in voxels of the template grid and of a tile, and number of tiles along each axis.
     overlap : {"vote", "core"}
         ``vote``: every tile votes in its whole box (SLANT-27). ``core``: overlaps are cut in the middle, so that every
         voxel belongs to the core of exactly one tile (SLANT-8: 86 x 110 x 78 core voxels of 96 x 128 x 88).
@@ -94,11 +90,8 @@ class TileLayout:
     def __post_init__(self) -> None:
         for field in ("shape", "size", "counts"):
             value = getattr(self, field)
-            if (
-                not isinstance(value, tuple | list)
-                or len(value) != 3
-                or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in value)
-            ):
+            is_triple = isinstance(value, tuple | list) and len(value) == 3
+            if not is_triple or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in value):
                 raise LayoutError(f"layout.{field} must be three positive integers, found {value!r}")
             object.__setattr__(self, field, tuple(value))
         if self.overlap not in ("vote", "core"):

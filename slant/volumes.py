@@ -60,6 +60,8 @@ def region_volumes(
 ) -> tuple[VolumeRow, ...]:
     """Measure the volumes of all regions, also of absent ones, of tissues, lobes and the brain, and add the eTIV.
 
+    There is a row for every region except the background in order of ids, then the sums for left, right and both.
+
     Parameters
     ----------
     labels : LabelMap
@@ -67,11 +69,6 @@ def region_volumes(
     intracranial_mm3 : float, optional
         Estimated total intracranial volume (eTIV), see `intracranial_volume_mm3`. Without it, fractions are nan and the
         row of the eTIV is left out.
-
-    Returns
-    -------
-    tuple of VolumeRow
-        A row for every region except the background in order of ids, then the sums, each for left, right and both.
 
     Raises
     ------
@@ -100,20 +97,10 @@ def asymmetry_percent(left_mm3: float, right_mm3: float) -> float:
 
 
 def intracranial_volume_mm3(template_mm3: float, template_from_native: Matrix) -> float:
-    """Estimated total intracranial volume (eTIV) from the scaling of the affine registration.
+    """Estimated total intracranial volume (eTIV) in mm3 from the scaling of the affine registration.
 
-    Parameters
-    ----------
-    template_mm3 : float
-        Intracranial volume of the template in mm3.
-    template_from_native : (4, 4) float64 array
-        Affine from RAS mm in native space to RAS mm in template space.
-
-    Returns
-    -------
-    float
-        Template volume divided by the determinant of the affine, in mm3: the method of the atlas scaling factor of
-        Buckner et al. 2004 (NeuroImage 23:724-738).
+    It is the volume of the template divided by the determinant of the (4, 4) affine: the method of the atlas scaling
+    factor of Buckner et al. 2004 (NeuroImage 23:724-738).
 
     Raises
     ------
@@ -128,20 +115,9 @@ def intracranial_volume_mm3(template_mm3: float, template_from_native: Matrix) -
 
 
 def dice_per_region(prediction: LabelMap, reference: LabelMap, ids: Iterable[int]) -> dict[int, float]:
-    """Dice overlap ``2 |P and R| / (|P| + |R|)`` of every region with the reference (Dice 1945).
+    """Dice overlap ``2 |P and R| / (|P| + |R|)`` by id (Dice 1945), 0 to 1, in the order of the ids without 0.
 
-    Parameters
-    ----------
-    prediction, reference : LabelMap
-        Label maps on the same grid.
-    ids : iterable of int
-        Regions to compare; the background, 0, is ignored.
-
-    Returns
-    -------
-    dict of int to float
-        Dice (0 to 1) by id, in the order of ``ids``; nan for a region that the reference does not contain, whatever the
-        prediction contains.
+    It is nan for a region that the reference does not contain, whatever the prediction contains.
 
     Raises
     ------
@@ -162,9 +138,7 @@ def dice_per_region(prediction: LabelMap, reference: LabelMap, ids: Iterable[int
 
 
 def mean_dice(prediction: LabelMap, reference: LabelMap, ids: Iterable[int]) -> float:
-    """Mean of `dice_per_region` over the regions of the reference, without background.
-
-    This is the main accuracy measure of the project.
+    """Mean of `dice_per_region` over the regions of the reference: the main accuracy measure of the project.
 
     Raises
     ------

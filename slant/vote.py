@@ -42,14 +42,9 @@ class Vote:
 
 
 class VoteCounter:
-    """Fuses the label maps of tiles by majority vote (Huo et al. 2018), one tile at a time.
+    """Fuses the label maps of tiles by majority vote (Huo et al. 2018), one tile at a time, each in its core only.
 
     `aggregate` adds a tile, `finalize` returns the result. The result does not depend on the order of the tiles.
-
-    Parameters
-    ----------
-    layout : TileLayout
-        Layout of the tiles; a tile votes in its core only.
 
     Examples
     --------
@@ -77,8 +72,6 @@ class VoteCounter:
         ----------
         channels : array of the layout's tile size, uint8
             Channel of every voxel of the tile, axes x, y, z. It is copied, so the caller may overwrite it afterwards.
-        tile : Tile
-            The tile of the array, from the layout.
 
         Raises
         ------
@@ -90,10 +83,8 @@ class VoteCounter:
         if tile.name not in self._pending:
             raise LayoutError(f"tile {tile.name} was added twice; each tile votes once")
         if channels.shape != self._layout.size or channels.dtype != np.uint8:
-            raise LayoutError(
-                f"tile {tile.name} must be uint8 of shape {self._layout.size}, "
-                f"found {channels.dtype} of shape {channels.shape}"
-            )
+            found = f"{channels.dtype} of shape {channels.shape}"
+            raise LayoutError(f"tile {tile.name} must be uint8 of shape {self._layout.size}, found {found}")
         del self._pending[tile.name]
         for cell in self._cells[tile.name]:
             held = self._votes.setdefault(cell, [])

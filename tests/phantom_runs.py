@@ -16,8 +16,9 @@ from slant.grid import axis_aligned_grid
 from slant.train import context, log, loop, stages
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
+from slant.train.data import TrainingScans
 from slant.train.export import export
-from slant.train.prepare import TrainingScans, load_training
+from slant.train.prepare import load_training
 from slant.train.settings import TrainSettings
 
 

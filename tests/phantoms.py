@@ -17,13 +17,13 @@ from slant.nets.unet import UNetSettings
 from slant.tiles import TileLayout
 from slant.train import data
 from slant.train.atlas import Atlas, atlas_of
-from slant.train.augment import AugmentSettings
+from slant.train.augment import AugmentSettings, Field
 from slant.train.checkpoint import Identity, State, new_state
-from slant.train.context import Field, StageContext, run_context
+from slant.train.context import StageContext, run_context
+from slant.train.data import TrainingScans
 from slant.train.loop import train_stage
 from slant.train.loss import IGNORED
 from slant.train.network import NetworkChoice, NetworkSpec
-from slant.train.prepare import TrainingScans
 from slant.train.settings import StageSettings, TileSettings, TrainSettings
 from slant.train.step import step_loss
 

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from slant.cli import (  # noqa: F401 (each module adds its commands)
-    about,
-    cohort,
-    evaluate,
-    legacy,
-    multiatlas,
-    phantoms,
-    quality,
-    report,
-    segment,
-    train,
-)
+# each module adds its commands
+from slant.cli import about, cohort, evaluate, legacy, multiatlas, phantoms, quality, report, segment, train  # noqa: F401
 from slant.cli.app import main
 
 __all__ = ["main"]

@@ -157,11 +157,10 @@ def bids(
     job_list = list_bids_jobs(bids_dir, out, images.selection)
     request = Request(settings, reports=segmentation.reports)
     cohort = make_cohort(job_list, out, request, resources, force=run.force)
-    manifest = _manifest(settings)
-    mask_brain = bool(manifest.get("input", {}).get("mask_brain", True))
-    write_dataset(out, bids_dir, _model_identity(settings, manifest), mask_brain=mask_brain)
+    model = _model(settings)
+    write_dataset(out, bids_dir, model, mask_brain=bool(model.get("input", {}).get("mask_brain", True)))
     if level == "group":
-        group = tabulate_dataset(cohort, bids_dir / "participants.tsv")
+        group = tabulate_dataset(cohort.workload, bids_dir / "participants.tsv")
         say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}")
         say(f"{group.failures} scan(s) without results: {out / 'failures.tsv'}")
         say(f"overview: {out / 'group.html'}")
@@ -179,28 +178,23 @@ def main(arguments: list[str] | None = None) -> None:
     guarded(lambda: app(arguments, exit_on_error=False, print_error=False))
 
 
-def _manifest(settings: SegmentSettings) -> dict[str, Any]:
+def _model(settings: SegmentSettings) -> dict[str, Any]:
+    """Manifest of the model, with its SHA-256."""
     import json
 
+    from slant.cohort.task import model_sha256
     from slant.io.models import model_folder
 
     path = model_folder(settings.model) / "manifest.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the manifest {path}: {error}; install or export the model again") from error
-
-
-def _model_identity(settings: SegmentSettings, manifest: dict[str, Any]) -> dict[str, str]:
-    """Name, SHA-256 and licence of the model."""
-    from slant.cohort.task import model_sha256
-
-    sha256 = model_sha256(settings.model)
-    return {"name": str(manifest.get("name")), "sha256": sha256, "licence": str(manifest.get("licence"))}
+    return {"name": None, "licence": None, **manifest, "sha256": model_sha256(settings.model)}
 
 
 def _boilerplate(settings: SegmentSettings) -> str:
     from slant.cohort.bids_dataset import BOILERPLATE
 
-    model = _model_identity(settings, _manifest(settings))
+    model = _model(settings)
     return BOILERPLATE.format(version=__version__, model=model["name"], sha256=model["sha256"]).strip()

@@ -49,9 +49,8 @@ def cohort(
         raise SettingsError(
             f"found {len(paths)} path(s), expected scans and then the output directory: slant cohort SCANS OUT"
         )
-    from slant.cohort.commands import commands
     from slant.cohort.jobs import list_jobs
-    from slant.cohort.run import make_cohort, segment_cohort, tabulate
+    from slant.cohort.run import commands, make_cohort, segment_cohort, tabulate
     from slant.run import Request
 
     *inputs, last = paths
@@ -66,7 +65,7 @@ def cohort(
     summary = segment_cohort(scans)
     say_failures(summary.failed)
     tables = (Path(path) / "participants.tsv" for path in inputs)
-    group = tabulate(scans, summary.failed, next((table for table in tables if table.is_file()), None))
+    group = tabulate(scans.workload, summary.failed, next((table for table in tables if table.is_file()), None))
     done, kept = len(summary.done), len(summary.kept)
     say(f"{done} scan(s) segmented, {kept} already done, {len(summary.failed)} failed; results: {out}")
     say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}; overview: group.html")

@@ -43,7 +43,7 @@ def evaluate(
     force : bool
         Overwrite an existing evaluation when finished.
     """
-    from slant.evaluation.results import EvaluationNames, write_evaluation
+    from slant.evaluation.run import EvaluationNames, write_evaluation
     from slant.evaluation.run import evaluate as run
     from slant.io.staging import check_output
 

@@ -49,7 +49,7 @@ def legacy(
     request = Request(settings, reports=RunReportSettings(pdf=True))
     cohort = make_cohort(list_inputs(inputs, outputs), outputs / FOLDER, request, resources, force=force)
     summary = segment_cohort(cohort)
-    tabulate(cohort, summary.failed)
+    tabulate(cohort.workload, summary.failed)
     finished = {*summary.done, *summary.kept}
     for job in cohort.workload.job_list.jobs:
         if job.id in finished:

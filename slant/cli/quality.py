@@ -47,7 +47,7 @@ def fit(
     from slant.errors import OutputError, SettingsError
     from slant.evaluation.fit_quality import FitInputs, fit_from_results
     from slant.io.models import model_folder
-    from slant.quality.files import FILE, write_reference
+    from slant.quality.reference import FILE, write_reference
 
     if not results:
         raise SettingsError("found no folder, expected at least one with finished results of scans of good quality")

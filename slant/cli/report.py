@@ -111,7 +111,7 @@ def _compare(
     comparison = compare(*segmentations, scan, structures)
     reports = {f"{comparison.name}_comparison.html": draw_comparison(comparison, settings)}
     if settings.pdf:
-        from slant.report.comparison_pdf import draw_comparison_pdf
+        from slant.report.comparison import draw_comparison_pdf
 
         reports[f"{comparison.name}_comparison.pdf"] = draw_comparison_pdf(comparison, settings)
     for path in write_files(out, reports):

@@ -16,8 +16,6 @@ from slant.engine.layout import absolute
 from slant.errors import InputError, SettingsError
 from slant.extras import require_extra
 
-_FILTER_KEYS = ("t1w", "T1w")
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -40,14 +38,7 @@ class Selection:
 
 
 def list_bids_jobs(bids_dir: Path, out: Path, selection: Selection) -> JobList:
-    """List the selected T1w images of a BIDS dataset, indexed by pybids.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root folder of the dataset.
-    out : Path
-        Output directory, the future derivatives dataset.
+    """List the selected T1w images of a BIDS dataset, indexed by pybids, for the derivatives dataset ``out``.
 
     Raises
     ------
@@ -60,13 +51,13 @@ def list_bids_jobs(bids_dir: Path, out: Path, selection: Selection) -> JobList:
     """
     bids_dir, out = absolute(bids_dir), absolute(out)
     filters = _filters(selection)
-    participants = _labels(selection.participants, "sub-")
-    sessions = _labels(selection.sessions, "ses-")
+    participants = [label.removeprefix("sub-") for label in selection.participants]
+    sessions = [label.removeprefix("ses-") for label in selection.sessions]
     unreadable = _unreadable(bids_dir, participants)
     if participants:
-        filters["subject"] = list(participants)
+        filters["subject"] = participants
     if sessions:
-        filters["session"] = list(sessions)
+        filters["session"] = sessions
     layout = _layout(bids_dir, selection)
     try:
         images = layout.get(suffix="T1w", datatype="anat", extension=[".nii.gz", ".nii"], **filters)
@@ -111,10 +102,6 @@ def _layout(bids_dir: Path, selection: Selection) -> Any:
             raise InputError(f"{bids_dir} is not a BIDS dataset: {' '.join(str(error).split())}; {advice}") from error
 
 
-def _labels(labels: Sequence[str], prefix: str) -> tuple[str, ...]:
-    return tuple(label.removeprefix(prefix) for label in labels)
-
-
 def _filters(selection: Selection) -> dict[str, Any]:
     path = selection.filter_file
     if path is None:
@@ -123,11 +110,11 @@ def _filters(selection: Selection) -> dict[str, Any]:
         filters = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the filter file {path}: {error}; expected JSON") from error
-    keys = [key for key in _FILTER_KEYS if isinstance(filters, dict) and isinstance(filters.get(key), dict)]
-    if not keys:
-        example = '{"t1w": {"acquisition": "mprage"}}'
-        raise SettingsError(f"{path}: found no filter for T1w images, expected for example {example}")
-    return {**filters[keys[0]]}
+    for key in ("t1w", "T1w"):
+        if isinstance(filters, dict) and isinstance(filters.get(key), dict):
+            return dict(filters[key])
+    example = '{"t1w": {"acquisition": "mprage"}}'
+    raise SettingsError(f"{path}: found no filter for T1w images, expected for example {example}")
 
 
 def _unreadable(bids_dir: Path, participants: Sequence[str]) -> dict[str, str]:

@@ -75,15 +75,13 @@ registration [6].
 """
 
 
-def write_dataset(out: Path, bids_dir: Path, model: dict[str, str], *, mask_brain: bool = True) -> None:
+def write_dataset(out: Path, bids_dir: Path, model: dict[str, Any], *, mask_brain: bool = True) -> None:
     """Make the output directory a derivatives dataset: description, README, shared sidecars and ``.bidsignore``.
 
     Parameters
     ----------
-    out : Path
-        Output directory; created if missing.
-    bids_dir : Path
-        Root folder of the source dataset.
+    out, bids_dir : Path
+        Output directory, created if missing, and root folder of the source dataset.
     model : dict
         ``name``, ``sha256`` and ``licence`` of the model.
     mask_brain : bool, optional
@@ -102,18 +100,14 @@ def write_dataset(out: Path, bids_dir: Path, model: dict[str, str], *, mask_brai
     path = out / "dataset_description.json"
     _check_made_by_slant(path)
     source = _read_description(bids_dir)
+    doi = str(source.get("DatasetDOI", "")).strip()
+    about_model = f"Model {model['name']}, SHA-256 {model['sha256']}, {model['licence']}"
     description = {
         "Name": f"slant: BrainCOLOR regions of {source.get('Name', bids_dir.name)}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "slant",
-                "Version": __version__,
-                "Description": f"Model {model['name']}, SHA-256 {model['sha256']}, {model['licence']}",
-            }
-        ],
-        "SourceDatasets": [_source_dataset(bids_dir, source)],
+        "GeneratedBy": [{"Name": "slant", "Version": __version__, "Description": about_model}],
+        "SourceDatasets": [{"URL": bids_dir.as_uri()} | ({"DOI": doi} if doi else {})],
         "HowToAcknowledge": "Please cite Huo et al. 2019, NeuroImage 194, 105-119; see slant-bids --boilerplate",
     }
     try:
@@ -150,12 +144,7 @@ def _read_description(bids_dir: Path) -> dict[str, Any]:
     return description if isinstance(description, dict) else {}
 
 
-def _source_dataset(bids_dir: Path, description: dict[str, Any]) -> dict[str, str]:
-    doi = str(description.get("DatasetDOI", "")).strip()
-    return {"URL": bids_dir.as_uri()} | ({"DOI": doi} if doi else {})
-
-
-def _readme(model: dict[str, str]) -> str:
+def _readme(model: dict[str, Any]) -> str:
     return f"""\
 # Whole-brain segmentation by slant
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slant.cohort.rows import ENTITIES, NUMBERS, CohortResults, CohortRow
+from slant.cohort.table import ENTITIES, NUMBERS, CohortResults, CohortRow
 from slant.engine.failures import Failure
 from slant.engine.layout import key
 from slant.errors import OutputError
@@ -26,10 +26,7 @@ _PARTICIPANT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
 
 
 def write_dashboard(
-    out: Path,
-    results: CohortResults,
-    failures: Iterable[Failure],
-    participants: Path | None = None,
+    out: Path, results: CohortResults, failures: Iterable[Failure], participants: Path | None = None
 ) -> None:
     """Write ``group.html`` with its data and thumbnails.
 

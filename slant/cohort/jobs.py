@@ -42,13 +42,7 @@ def list_jobs(inputs: Iterable[str], out: Path) -> JobList:
 
 
 def unique(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """Remove repeated jobs; the order is kept.
-
-    Raises
-    ------
-    InputError
-        If two scans have the same id.
-    """
+    """Remove repeated jobs and keep the order; InputError if two scans have the same id."""
     by_id: dict[str, Job] = {}
     for job in jobs:
         known = by_id.setdefault(job.id, job)
@@ -73,15 +67,11 @@ def _scans(text: str, out: Path, unreadable: dict[str, str]) -> Iterator[tuple[s
         matches = sorted(absolute(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns)
         if not matches:
             raise InputError(f"no file matches the pattern {text}; check the spelling")
-        top = Path(*path.parts[: _first_wildcard(path)])
+        first = next(i for i, part in enumerate(path.parts) if any(c in part for c in _WILDCARDS))
+        top = Path(*path.parts[:first])
         yield from _with_ids([match for match in matches if match.is_file()], top)
     else:
         yield scan_name(path), path
-
-
-def _first_wildcard(path: Path) -> int:
-    """Index of the first part of a pattern that contains a wildcard."""
-    return next(i for i, part in enumerate(path.parts) if any(c in part for c in _WILDCARDS))
 
 
 def _with_ids(scans: Iterable[Path], top: Path) -> Iterator[tuple[str, Path]]:

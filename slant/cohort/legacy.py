@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from slant.cohort.jobs import list_jobs, unique
+from slant.cohort.jobs import list_jobs
 from slant.engine.job import Job, JobList
 from slant.errors import OutputError
 from slant.files import write_atomic
@@ -25,23 +25,14 @@ FOLDER = "slant"
 def list_inputs(inputs: Path, outputs: Path) -> JobList:
     """List the images in a folder, without subfolders, like the original container does with ``/INPUTS``.
 
-    Parameters
-    ----------
-    inputs : Path
-        Folder with the scans.
-    outputs : Path
-        Output directory.
-
     Raises
     ------
     InputError
         If the folder contains no image, or two images have the same name.
     """
-    out = outputs / FOLDER
     images = sorted(path for path in inputs.glob("*.nii*") if path.is_file()) if os.access(inputs, os.R_OK) else []
     paths = [str(path) for path in images] or [str(inputs)]  # `list_jobs` rejects an empty or unreadable folder
-    job_list = list_jobs(paths, out)
-    return JobList(unique(job_list.jobs), job_list.unreadable)
+    return list_jobs(paths, outputs / FOLDER)
 
 
 def write_legacy(job: Job, outputs: Path) -> list[Path]:
@@ -49,12 +40,7 @@ def write_legacy(job: Job, outputs: Path) -> list[Path]:
 
     ``FinalResult/NAME_seg.nii.gz`` has the region ids on the scan's grid, ``FinalPDF/NAME_result.pdf`` is the report,
     and ``FinalVolTxt/NAME_label_volumes.txt`` has the volumes of the 132 regions in mm3. NAME is the file name of the
-    scan without extension. Each file is written atomically.
-
-    Returns
-    -------
-    list of Path
-        The three files.
+    scan without extension. Each file is written atomically. Returns the three paths.
 
     Raises
     ------
@@ -70,7 +56,10 @@ def write_legacy(job: Job, outputs: Path) -> list[Path]:
     }
     for path, content in contents.items():
         try:
-            _write_if_changed(path, content())
+            data = content()
+            if not path.is_file() or path.read_bytes() != data:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, data)
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"cannot write {path}: {error}; the results are in {job.folder}: check free space and run again, "
@@ -87,10 +76,3 @@ def _volumes(table: Path) -> bytes:
     rows = [row for row in read_volumes(table) if row.level == "region"]
     writer.writerows((row.name, row.index, f"{row.volume_mm3:.2f}") for row in rows)
     return text.getvalue().encode()
-
-
-def _write_if_changed(path: Path, content: bytes) -> None:
-    """Write a file atomically, unless it has this content already."""
-    if not path.is_file() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)

@@ -1,38 +1,43 @@
-"""Segments the scans of a cohort and writes its tables."""
+"""Segments the scans of a cohort, prints them as commands, and writes the tables of the cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from slant.cohort.group import GroupSummary, write_group
+from slant.cohort.dashboard import write_dashboard
+from slant.cohort.table import DESCRIPTIONS, VOLUMES, describe_columns, format_table, read_cohort
 from slant.cohort.task import SegmentTask, model_sha256, start_gpu_server
-from slant.engine.failures import Failure
-from slant.engine.job import JobList, Workload
+from slant.config import RunReportSettings, SegmentSettings
+from slant.engine.failures import TABLE, Failure, all_failures, write_failures, write_text
+from slant.engine.job import Job, JobList, Workload
 from slant.engine.layout import absolute
 from slant.engine.pools import choose_pool
 from slant.engine.resources import Resources
-from slant.engine.run import Summary, run_jobs
+from slant.engine.run import Summary, run_jobs, unfinished
+from slant.io.staging import json_text
 from slant.run import Request
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Scans to segment, and with what.
-
-    Attributes
-    ----------
-    workload : Workload
-        Scans, task and output directory.
-    task : SegmentTask
-        The task of the workload.
-    """
+    """Scans to segment, the task that does it (also in the workload), and the resources for it."""
 
     workload: Workload
     task: SegmentTask
     resources: Resources
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Numbers of rows of ``volumes.tsv`` and of ``failures.tsv``."""
+
+    scans: int
+    failures: int
 
 
 def make_cohort(job_list: JobList, out: Path, request: Request, resources: Resources, *, force: bool = False) -> Cohort:
@@ -79,41 +84,70 @@ def segment_cohort(cohort: Cohort) -> Summary:
     return run_jobs(cohort.workload, pool)
 
 
-def tabulate(cohort: Cohort, failed: Iterable[Failure], participants: Path | None = None) -> GroupSummary:
-    """Write the tables and the dashboard of a cohort after a run.
+def commands(cohort: Cohort) -> Iterator[str]:
+    """One `slant segment` command, quoted for the shell, for each unfinished scan; finished ones enter the index."""
+    for job in unfinished(cohort.workload):
+        yield shlex.join(["slant", "segment", *_arguments(job, cohort.task)])
+
+
+def _arguments(job: Job, task: SegmentTask) -> list[str]:
+    from slant.io.read import scan_name
+
+    arguments = [os.fspath(job.scan), os.fspath(job.folder), "--force"]
+    if job.name != scan_name(job.scan):
+        arguments += ["--name", job.name]
+    if task.volume is not None:
+        arguments += ["--volume", str(task.volume)]
+    defaults = {**vars(SegmentSettings()), **vars(RunReportSettings())}
+    for name, value in {**vars(task.settings), **vars(task.reports)}.items():
+        option = name.replace("_", "-")
+        if value == defaults[name]:
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            arguments += [f"--{option}", str(value)]
+    return arguments
+
+
+def tabulate(
+    workload: Workload, failed: Iterable[Failure], participants: Path | None = None, *, bids: bool = False
+) -> GroupSummary:
+    """Write the tables ``volumes.tsv``, ``volumes.json`` and ``failures.tsv`` and the dashboard of a cohort.
 
     Parameters
     ----------
+    workload : Workload
+        Scans of this run; finished scans of other runs on the output directory are added.
     failed : iterable of Failure
-        Failures of the run.
+        Failures of this run; failures of other runs are added if their scans still exist.
     participants : Path, optional
-        ``participants.tsv``, whose columns become filters of the dashboard.
+        ``participants.tsv``, whose columns become filters of the dashboard; may be missing.
+    bids : bool, optional
+        Whether file names follow BIDS; each entity that occurs then gets a column.
 
     Raises
     ------
     OutputError
         If a file cannot be written.
     """
-    layout, jobs = cohort.workload.layout, cohort.workload.job_list.jobs
-    return write_group(layout, jobs, failed, participants=participants)
+    layout = workload.layout
+    results = read_cohort(layout, workload.job_list.jobs, bids=bids)
+    write_text(layout.out / VOLUMES, format_table(results))
+    write_text(layout.out / DESCRIPTIONS, json_text(describe_columns(results)))
+    failures = all_failures(layout, failed)
+    write_failures(layout.out / TABLE, failures)
+    write_dashboard(layout.out, results, failures, participants)
+    return GroupSummary(len(results.rows), len(failures))
 
 
-def tabulate_dataset(cohort: Cohort, participants: Path) -> GroupSummary:
-    """Write the tables and the dashboard of a BIDS dataset; a scan without results counts as a failure.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        Its scans are not segmented here.
-    participants : Path
-        ``participants.tsv``, whose columns become filters of the dashboard; may be missing.
-    """
-    layout, job_list = cohort.workload.layout, cohort.workload.job_list
-    layout.make()
+def tabulate_dataset(workload: Workload, participants: Path) -> GroupSummary:
+    """As `tabulate`, for a BIDS dataset, which is not segmented here; a scan without results counts as a failure."""
+    workload.layout.make()
     missing = [
         Failure(job.id, "not segmented; run the participant level", str(job.scan), "")
-        for job in job_list.jobs
-        if not (job.folder / cohort.task.names(job).record).is_file()
+        for job in workload.job_list.jobs
+        if not (job.folder / workload.task.names(job).record).is_file()
     ]
-    unreadable = [Failure(folder, reason, folder, "") for folder, reason in job_list.unreadable.items()]
-    return write_group(layout, job_list.jobs, missing + unreadable, bids=True, participants=participants)
+    unreadable = [Failure(folder, reason, folder, "") for folder, reason in workload.job_list.unreadable.items()]
+    return tabulate(workload, missing + unreadable, participants, bids=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from slant.engine.gpu_server import GpuClient, GpuServer
 from slant.engine.job import Job, Worker
 from slant.errors import ModelError
 from slant.files import file_sha256
-from slant.io.staging import FileNames
+from slant.io.staging import FileNames, check_output
 from slant.run import Compute, Output, Request, run_scan
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class SegmentTask:
 
     def key(self, _: Job) -> str:
         """Digest of the model and of the settings that affect the labels."""
-        settings = self.settings
-        plain = [self.model_sha256, settings.interpolation, settings.skull_stripped, settings.device, self.volume]
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("model", "threads")}
+        plain = [self.model_sha256, self.volume, settings]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
     def names(self, job: Job) -> FileNames:
@@ -63,9 +63,12 @@ class SegmentTask:
         return (
             record.get("model", {}).get("sha256") == self.model_sha256
             and requested.get("volume") == self.volume
-            and requested.get("skull_stripped") == settings.skull_stripped
-            and used.get("interpolation") == settings.interpolation
             and settings.device in ("auto", used.get("device"))
+            and all(
+                requested.get(option.name, option.default) == getattr(settings, option.name)
+                for option in fields(SegmentSettings)
+                if option.name not in ("model", "threads", "device")
+            )
         )
 
     def scan_sha256(self, record: Mapping[str, Any]) -> str:
@@ -75,7 +78,6 @@ class SegmentTask:
     def __call__(self, job: Job, staging: Path, worker: Worker) -> None:
         """Segment a scan and write its results."""
         from slant.io.read import read_scan
-        from slant.io.staging import check_output
 
         scan = replace(read_scan(job.scan, volume=self.volume), name=job.name)
         check_output(job.folder, self.names(job), force=True)
@@ -92,13 +94,7 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class GpuLabeller:
-    """Runs the networks on the GPU server, see `slant.run.Labeller`.
-
-    Attributes
-    ----------
-    model_sha256 : str
-        SHA-256 of the model's manifest.
-    """
+    """Runs the networks on the GPU server, see `slant.run.Labeller`, with the model of this SHA-256."""
 
     client: GpuClient
     model_sha256: str
@@ -138,13 +134,7 @@ def _label(prepared: Prepared, model: str, identity: str, settings: SegmentSetti
 
 
 def model_sha256(name_or_folder: str) -> str:
-    """SHA-256 of the manifest of a model, which identifies the model; no weights are read.
-
-    Raises
-    ------
-    ModelError
-        If the model is not found.
-    """
+    """SHA-256 of the manifest of a model, which identifies the model; ModelError if it is not found."""
     from slant.io.models import model_folder
 
     manifest = model_folder(name_or_folder) / "manifest.json"

@@ -14,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
-from slant.engine.job import Worker
+from slant.engine.job import Pool, Worker
 from slant.engine.slurm import ClusterSettings, start_cluster, wait_for_end
 from slant.errors import SettingsError, SlantError
 from slant.extras import require_extra
@@ -35,17 +34,7 @@ _GONE, _RESUME = "the dask scheduler is gone", "finished scans are kept; run aga
 
 @dataclass(frozen=True)
 class Call:
-    """A function for a worker, with its arguments.
-
-    Attributes
-    ----------
-    arguments, options : tuple and dict
-        Arguments by position and by name.
-    threads : int, optional
-        Number of threads (default: those of the worker).
-    temporary : Path, optional
-        Directory for temporary files (default: that of the worker).
-    """
+    """A function, its arguments, and optionally the number of threads and the directory for temporary files."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -54,7 +43,7 @@ class Call:
     temporary: Path | None
 
 
-class DaskPool:
+class DaskPool(Pool):
     """Dask workers; each processes one scan at a time with all its threads.
 
     Parameters
@@ -101,14 +90,8 @@ class DaskPool:
             ) from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Disconnect from the cluster; a cluster that was started for this run ends."""
-        self.stop(now=kind is not None)
-
     def stop(self, *, now: bool) -> None:
-        """Disconnect from the cluster; an existing cluster finishes the scans that it is processing."""
+        """Disconnect; an existing cluster finishes its scans, and one that was started for this run ends."""
         if not now:
             wait(list(self._tasks))
         client, cluster, self._client, self._cluster = self._client, self._cluster, None, None

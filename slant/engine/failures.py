@@ -26,14 +26,10 @@ class Failure:
 
     Attributes
     ----------
-    name : str
-        Id of the job.
-    reason : str
-        Error message, on one line.
-    scan : str
-        Path of the scan.
-    log : str
-        Path of the log, relative to the output directory; empty if processing did not start.
+    name, reason : str
+        Id of the job, and the error message on one line.
+    scan, log : str
+        Path of the scan; path of its log relative to the output directory, empty if processing did not start.
     """
 
     name: str

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from slant.engine.process import start_child
 from slant.errors import SlantError
 
 _RESTART_S = 60.0
@@ -29,17 +29,7 @@ _STARTED, _DONE, _REJECTED, _FAILED = "started", "done", "rejected", "failed"
 
 @dataclass(frozen=True)
 class GpuClient:
-    """Connection of a worker to the GPU server.
-
-    Attributes
-    ----------
-    address : str
-        Path of a local socket.
-    key : bytes
-        Authentication key, shared by the processes of one run.
-    device : str
-        Device of the server.
-    """
+    """Connection of a worker to the GPU server: path of a local socket, authentication key of the run, and device."""
 
     address: str
     key: bytes
@@ -79,8 +69,6 @@ class GpuServer:
 
     Parameters
     ----------
-    device : str
-        Device of the server.
     function : callable
         Picklable function that computes the result of a request.
     """
@@ -116,6 +104,19 @@ class GpuServer:
             if self._stopping.wait(0.1):
                 return
             self._process = self._start()
+
+
+def start_child(parent: int) -> None:
+    """Ignore signals, which the parent handles, and end this child process if the parent of this id is killed."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _serve(client: GpuClient, function: Callable[..., Any], parent: int) -> None:

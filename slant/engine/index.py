@@ -23,16 +23,12 @@ class Entry:
 
     Attributes
     ----------
-    id, scan, name : str
-        Id, path of the scan and output file prefix of the job.
-    folder : str
-        Folder of the results, relative to the output directory.
-    key : str
-        Key of the task, see `slant.engine.job.Task`.
+    id, scan, name, sha256 : str
+        Id, path of the scan and output file prefix of the job; SHA-256 of the bytes of the scan.
+    folder, key : str
+        Folder of the results, relative to the output directory; key of the task, see `slant.engine.job.Task`.
     scan_state, record_state : FileState
         State of the scan before it was read, and state of the record.
-    sha256 : str
-        SHA-256 of the bytes of the scan.
     """
 
     id: str

@@ -1,17 +1,16 @@
-"""What a run processes: jobs, one per scan, and the task, which says what a worker does with each of them."""
+"""What a run processes: jobs, one per scan, the task, which a worker does with each of them, and pools of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, Self
 
+from slant.engine.gpu_server import GpuClient
 from slant.engine.layout import OutputLayout
 from slant.io.staging import FileNames
-
-if TYPE_CHECKING:
-    from slant.engine.gpu_server import GpuClient
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,10 @@ class Job:
 
     Attributes
     ----------
-    id : str
-        Unique id, the name of the scan in tables.
-    scan : Path
-        Absolute path of the scan.
-    folder : Path
-        Absolute path of the folder for its results.
-    name : str
-        Output file prefix.
+    id, name : str
+        Unique id, the name of the scan in tables; output file prefix.
+    scan, folder : Path
+        Absolute paths of the scan and of the folder for its results.
     """
 
     id: str
@@ -54,15 +49,7 @@ class JobList:
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker offers to the task.
-
-    Attributes
-    ----------
-    threads : int
-        Number of threads for one job.
-    gpu : GpuClient, optional
-        Connection to the GPU server of the run, if it has one.
-    """
+    """What a worker offers to the task: threads for one job, and the GPU server of the run, if it has one."""
 
     threads: int
     gpu: GpuClient | None = None
@@ -107,15 +94,30 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Workload:
-    """Jobs with their task and the output directory.
-
-    Attributes
-    ----------
-    force : bool
-        Whether finished scans are processed again.
-    """
+    """Jobs with their task and the output directory; ``force`` processes finished scans again."""
 
     job_list: JobList
     task: Task
     layout: OutputLayout
     force: bool = False
+
+
+class Pool(Protocol):
+    """Workers, each of which processes one scan at a time."""
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop the workers; after an error at once, with the scans that they are processing."""
+        self.stop(now=kind is not None)
+
+    def stop(self, *, now: bool) -> None:
+        """Stop the workers: now, or when they are done."""
+
+    @property
+    def slots(self) -> int:
+        """Number of scans that can be processed at the same time."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        """Start a function on a worker, with the `Worker` as the argument ``worker``."""

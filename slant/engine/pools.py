@@ -1,4 +1,4 @@
-"""Pools of workers: the interface, the choice of a pool, and worker processes on this machine by joblib."""
+"""Pools of workers: the choice of a pool, and worker processes on this machine by joblib."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from slant.engine.gpu_server import GpuServer
-from slant.engine.job import Worker, Workload
-from slant.engine.process import start_child
+from slant.engine.gpu_server import GpuServer, start_child
+from slant.engine.job import Pool, Worker, Workload
 from slant.engine.resources import Resources, WorkerPlan, plan
 
 _THREADS = (
@@ -23,39 +21,13 @@ _THREADS = (
 )
 
 
-class Pool(Protocol):
-    """Workers, each of which processes one scan at a time."""
-
-    def __enter__(self) -> Self:
-        """Start the workers."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the workers; after an error at once, with the scans that they are processing."""
-
-    def stop(self, *, now: bool) -> None:
-        """Stop the workers: now, or when they are done."""
-
-    @property
-    def slots(self) -> int:
-        """Number of scans that can be processed at the same time."""
-
-    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
-        """Start a function on a worker, with the `Worker` as the argument ``worker``."""
-
-
-def _no_server() -> None:
-    return None
-
-
 def choose_pool(
     workload: Workload,
     resources: Resources,
     *,
     threads: int | None = None,
     default_jobs: int | None = None,
-    start_server: Callable[[], GpuServer | None] = _no_server,
+    start_server: Callable[[], GpuServer | None] = lambda: None,
 ) -> Pool:
     """The pool that the resources ask for: workers of a dask scheduler, SLURM jobs, or processes on this machine.
 
@@ -87,7 +59,7 @@ def choose_pool(
     return LocalPool(worker_plan, temporary, start_server)
 
 
-class LocalPool:
+class LocalPool(Pool):
     """Worker processes on this machine.
 
     Each process has an executor of its own, so that a killed process affects one scan only, and it is known which one.
@@ -104,7 +76,7 @@ class LocalPool:
         self,
         worker_plan: WorkerPlan,
         temporary: Path | None = None,
-        start_server: Callable[[], GpuServer | None] = _no_server,
+        start_server: Callable[[], GpuServer | None] = lambda: None,
     ) -> None:
         self._plan = worker_plan
         self._start_server = start_server
@@ -119,12 +91,6 @@ class LocalPool:
         """Start the GPU server, if there is one; the workers start when they are needed."""
         self._gpu_server = self._start_server()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the processes; after an error at once."""
-        self.stop(now=kind is not None)
 
     def stop(self, *, now: bool) -> None:
         """Stop the processes: now, or when they are done."""

@@ -55,15 +55,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """Number of workers and of threads.
-
-    Attributes
-    ----------
-    workers : int
-        Number of scans processed in parallel, each in a process of its own.
-    threads : int
-        Number of threads per worker.
-    """
+    """Number of workers, each a process that processes one scan at a time, and number of threads of each worker."""
 
     workers: int
     threads: int
@@ -74,8 +66,6 @@ def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, th
 
     Parameters
     ----------
-    scans : int
-        Number of scans.
     jobs : int, optional
         Requested number of workers (default: as many as cores, memory and scans allow).
     mem_gb : float, optional

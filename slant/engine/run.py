@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from slant.engine.failures import Failure, remove_failure_marker, write_failure_marker
 from slant.engine.index import append, read_index
-from slant.engine.job import Job, Workload
+from slant.engine.job import Job, Pool, Workload
 from slant.engine.layout import OutputLayout
-from slant.engine.pools import Pool, lost_worker
+from slant.engine.pools import lost_worker
 from slant.engine.worker import JobOutcome, clean_up, failure, finished_entry, process, still_finished
 from slant.errors import SlantError
 
@@ -84,10 +84,6 @@ def run_jobs(workload: Workload, pool: Pool, first: Callable[[Pool], None] | Non
         Workers; started and stopped here.
     first : callable, optional
         Called with the started pool before the first job, if any job is unfinished; may use `map_on`.
-
-    Returns
-    -------
-    Summary
 
     Raises
     ------

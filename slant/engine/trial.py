@@ -31,11 +31,9 @@ class TrialTask:
     Attributes
     ----------
     setting : str
-        A setting; results of another setting are not finished.
-    texts : mapping of str to str
-        Text of each file, by the end of its name.
-    more : mapping
-        Further entries of the record.
+        Results of another setting are not finished.
+    texts, more : mapping
+        Text of each file by the end of its name; further entries of the record.
     during : callable, optional
         Picklable; called with the job and the worker when all files but the record are written.
     """

@@ -26,12 +26,10 @@ from slant.files import file_sha256
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """Outcome of one scan.
+    """Outcome of one scan: processed now, already finished, failed, or being processed by another run.
 
     Attributes
     ----------
-    status : {"done", "kept", "failed", "busy"}
-        Processed now, already finished, failed, or being processed by another run.
     reason : str
         Error message of a failed scan, or the owner of the lock of a busy scan.
     entry : Entry, optional
@@ -60,7 +58,9 @@ def _process(job: Job, task: Task, layout: OutputLayout, worker: Worker, *, forc
     staging = layout.staging_of(job.id)
     try:
         with _logged(layout.log(job.id), job):
-            state = _state(job.scan)  # before it is read: a change in the meantime is noticed by the next run
+            state = None
+            with suppress(OSError):  # before it is read: the next run notices a change in the meantime
+                state = file_state(job.scan)
             shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
             try:
                 task(job, staging, worker)
@@ -78,17 +78,13 @@ def _process(job: Job, task: Task, layout: OutputLayout, worker: Worker, *, forc
 
 
 def finished_entry(job: Job, task: Task, layout: OutputLayout, known_state: FileState | None = None) -> Entry | None:
-    """Index entry of a scan with complete results, made from the same bytes by the same task.
+    """Index entry of a scan with complete results, made from the same bytes by the same task; else None.
 
     Parameters
     ----------
     known_state : FileState, optional
         State of the scan when it was read for these results; its bytes are then not read again.
 
-    Returns
-    -------
-    Entry or None
-        None if the scan is not finished.
     """
     names = task.names(job)
     record_path = job.folder / names.record
@@ -144,12 +140,6 @@ def failure(job: Job, layout: OutputLayout, reason: str, *, logged: bool = True)
 def _failed(job: Job, layout: OutputLayout, reason: str, *, logged: bool = True) -> JobOutcome:
     write_failure_marker(layout, failure(job, layout, reason, logged=logged))
     return JobOutcome("failed", reason)
-
-
-def _state(scan: Path) -> FileState | None:
-    with suppress(OSError):
-        return file_state(scan)
-    return None  # reading the scan raises the error
 
 
 @contextmanager

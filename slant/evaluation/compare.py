@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from slant.errors import GeometryError, InputError, SlantError
-from slant.evaluation.common import Source, is_freesurfer, load_common
+from slant.errors import GeometryError, InputError, ProtocolError, errors_about
 from slant.evaluation.files import find_labels
 from slant.evaluation.maps import align_maps, lattice_offset
 from slant.evaluation.metrics import compare_regions
 from slant.io.names import ResultNames
 from slant.io.read import read_label_map, read_scan
 from slant.io.read_results import RECORD, find_records, read_result
-from slant.io.resources import load_protocol
+from slant.io.resources import load_protocol, read_protocol, resource
 from slant.io.results import Result
 from slant.labels import LabelProtocol
 from slant.report.comparison import Comparison, RegionChange
@@ -28,7 +28,11 @@ from slant.volume import LabelMap, Volume
 
 Structures = Literal["auto", "regions", "freesurfer"]
 
+Source = Literal["freesurfer", "braincolor"]
+
 _MAX_LISTED = 12
+_ONLY_FREESURFER = frozenset((2, 3, 42))
+"""Ids of cerebral white matter and cortex that every aseg has and BrainCOLOR does not; aparc+aseg has 2 and 1000s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +74,8 @@ def compare(first: Path, second: Path, scan: Path | None = None, structures: Str
     if structures == "freesurfer" or (structures == "auto" and "freesurfer" in (sides[0].kind, sides[1].kind)):
         sides, notes = _in_common(sides, (first, second))
     protocol = sides[0].protocol or sides[1].protocol or load_protocol()
-    try:
+    with errors_about(f"{second} (the prediction) against {first} (the reference)"):
         maps = align_maps(sides[1].labels, sides[0].labels, protocol)
-    except SlantError as error:
-        raise type(error)(f"{second} (the prediction) against {first} (the reference): {error}") from error
     base = read_scan(scan).volume if scan else sides[0].scan or sides[1].scan
     table = compare_regions(maps, protocol, surfaces=False)
     regions = tuple(
@@ -99,10 +101,8 @@ def _in_common(sides: tuple[_Side, _Side], paths: tuple[Path, Path]) -> tuple[tu
     notes = [f"The {len(common.protocol) - 1} structures that FreeSurfer and BrainCOLOR have in common are compared."]
     merged = []
     for letter, side, path in zip("AB", sides, paths, strict=True):
-        try:
+        with errors_about(str(path)):
             labels, others = common.structures(side.labels, side.kind)
-        except SlantError as error:
-            raise type(error)(f"{path}: {error}") from error
         if others:
             more = ", ..." if len(others) > _MAX_LISTED else ""
             notes.append(
@@ -144,3 +144,61 @@ def _of_results(record: Path, result: Result) -> _Side:
     }
     scan = result.scan.volume if result.scan else None
     return _Side(result.name, result.labels, source, result.protocol, scan)
+
+
+@dataclass(frozen=True, eq=False)
+class CommonStructures:
+    """Structures that FreeSurfer and BrainCOLOR have in common, from ``atlases/freesurfer/structures.tsv``.
+
+    ``structure_ids`` are, for each source, the id of the structure that each id of the source belongs to.
+    """
+
+    protocol: LabelProtocol
+    structure_ids: dict[Source, dict[int, int]]
+
+    def structures(self, labels: LabelMap, source: Source) -> tuple[LabelMap, tuple[int, ...]]:
+        """Label map of the structures, and the ids of the map that belong to none.
+
+        Raises
+        ------
+        ProtocolError
+            If no id of the map belongs to a structure.
+        """
+        known = self.structure_ids[source]
+        ids, inverse = np.unique(labels.data, return_inverse=True)
+        table = np.array([known.get(int(i), 0) for i in ids], dtype=np.uint8)
+        if not table.any():
+            raise ProtocolError(
+                f"found the ids {', '.join(map(str, ids[:8]))} ..., expected ids of {source} that belong to a common "
+                "structure"
+            )
+        others = tuple(int(i) for i in ids if i != 0 and int(i) not in known)
+        return LabelMap(table[inverse].reshape(labels.data.shape), labels.grid), others
+
+
+def is_freesurfer(ids: Iterable[int]) -> bool:
+    """Whether a map with these ids is an aseg, aparc+aseg or wmparc."""
+    found = set(ids)
+    return len(found & _ONLY_FREESURFER) > 1 or any(i in found for i in range(1000, 5003))
+
+
+@cache
+def load_common() -> CommonStructures:
+    """Load the table that ships with the package."""
+    import csv
+
+    path = resource("atlases", "freesurfer", "structures.tsv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    sources: tuple[Source, ...] = ("freesurfer", "braincolor")
+    structure_ids = {source: {i: int(row["id"]) for row in rows for i in _numbers(row[source])} for source in sources}
+    return CommonStructures(read_protocol(path, "structures common to FreeSurfer and BrainCOLOR"), structure_ids)
+
+
+def _numbers(text: str) -> list[int]:
+    """Integers and ranges of integers, separated by spaces."""
+    numbers: list[int] = []
+    for part in text.split():
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers

@@ -18,17 +18,7 @@ _MAX_NAMES = 5
 
 @dataclass(frozen=True)
 class Match:
-    """One scan's files.
-
-    Attributes
-    ----------
-    scan : str
-        Name of the scan, common to the files.
-    reference : Path
-        Reference label map.
-    predictions : tuple of Path
-        Predicted label map of each method.
-    """
+    """Name of a scan, its reference label map, and the predicted label map of each method."""
 
     scan: str
     reference: Path

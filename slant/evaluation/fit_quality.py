@@ -11,7 +11,7 @@ from pathlib import Path
 import joblib
 from tqdm import tqdm
 
-from slant.errors import InputError, SettingsError, SlantError
+from slant.errors import InputError, SettingsError, errors_about
 from slant.evaluation.files import find_labels, label_name
 from slant.evaluation.maps import align_maps
 from slant.evaluation.metrics import compare_regions
@@ -40,7 +40,7 @@ class FitInputs:
     references : Path, optional
         Reference label maps of scans held out from training, matched by the names of the scans.
     perturbed : tuple of Path
-        Output directories or records of perturbed or bad scans of the same subjects, under the names of the scans.
+        The same of perturbed or bad scans of the same subjects, under the names of the scans.
     about : str, optional
         Description of the scans of good quality (default: their number).
     """
@@ -142,9 +142,7 @@ def _measure(model: Model, task: _Task) -> LabelledScan:
 
 def _dice(record: Path, result: Result, reference: Path) -> dict[int, float]:
     labels, _ = read_label_map(reference)
-    try:
+    with errors_about(f"{record} against {reference}"):
         maps = align_maps(result.labels, labels, result.protocol)
-    except SlantError as error:
-        raise type(error)(f"{record} against {reference}: {error}") from error
     table = compare_regions(maps, result.protocol, surfaces=False)
     return dict(zip(table["index"].tolist(), table["dice"].tolist(), strict=True))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from slant.errors import GeometryError, InputError, ProtocolError
 from slant.grid import Grid, transform_points
@@ -21,14 +22,9 @@ _TOLERANCE_VOXELS = 0.02  # rounding errors of float32 headers are ten times sma
 
 @dataclass(frozen=True)
 class Shift:
-    """Shift between the voxels of a prediction and those of its reference.
+    """Numbers that are added to the voxel coordinates of a prediction, on axes closest to RAS+, and their source.
 
-    Attributes
-    ----------
-    voxels : tuple of 3 int
-        Numbers that are added to the voxel coordinates of the prediction, on axes closest to RAS+.
-    source : {"header", "found"}
-        Whether the headers give the shift, or it was found by agreement of the labels.
+    The headers give them, or they were found by agreement of the labels.
     """
 
     voxels: tuple[int, int, int]
@@ -82,7 +78,10 @@ def align_maps(
     GeometryError
         If the grids differ by more than whole voxels, or, with ``"shift"``, in size or direction of their voxels.
     """
-    predicted = LabelMap(_predicted_channels(prediction, protocol), prediction.grid)
+    try:
+        predicted = LabelMap(protocol.channels_from_ids(prediction.data), prediction.grid)
+    except ProtocolError as error:
+        raise ProtocolError(f"the prediction does not fit the protocol: {str(error).rsplit(';', 1)[0]}") from error
     known = LabelMap(protocol.channels_from_ids(reference.data, unknown="background"), reference.grid)
     for name, labels in (("prediction", predicted), ("reference", known)):
         if not labels.data.any():
@@ -125,8 +124,7 @@ def lattice_offset(grid: Grid, other: Grid, *, shifted: bool = False) -> Offset:
             "resample the prediction with nearest-neighbour interpolation"
             + ("" if shifted else ", or find a shift that the headers lost with --align shift")
         )
-    rounded: Offset = offset.astype(np.int64)
-    return rounded
+    return np.asarray(offset, dtype=np.int64)
 
 
 def find_shift(moving: NDArray[np.integer], fixed: NDArray[np.integer]) -> Offset:
@@ -135,15 +133,8 @@ def find_shift(moving: NDArray[np.integer], fixed: NDArray[np.integer]) -> Offse
     Every label gets a random phase. The cross-correlation of the two complex maps, by FFT, is then the number of equal
     labels plus noise from unequal ones. Hill climbing on the exact number starts at its peak.
 
-    Parameters
-    ----------
-    moving, fixed : (X, Y, Z) arrays of channels
-        Shapes may differ; both must have labels.
-
-    Returns
-    -------
-    (3,) int64 array
-        Numbers that are added to coordinates of ``moving`` to get those of ``fixed``.
+    Returns (3,) int64 numbers that are added to coordinates of ``moving`` to get those of ``fixed``. The shapes of the
+    (X, Y, Z) arrays of channels may differ; both must have labels.
     """
     from scipy import fft
 
@@ -181,19 +172,10 @@ def _equal_voxels(a: NDArray[np.integer], b: NDArray[np.integer], shift: Offset)
     return int(np.count_nonzero((in_a == in_b) & (in_b != 0)))
 
 
-def _predicted_channels(prediction: LabelMap, protocol: LabelProtocol) -> NDArray[np.uint8]:
-    try:
-        return protocol.channels_from_ids(prediction.data)
-    except ProtocolError as error:
-        raise ProtocolError(f"the prediction does not fit the protocol: {str(error).rsplit(';', 1)[0]}") from error
-
-
 def _label_box(data: NDArray[np.integer]) -> tuple[Offset, NDArray[np.integer]]:
     """First voxel of the bounding box of all labels, and the map inside it."""
-    filled = data != 0
-    ranges = [np.flatnonzero(filled.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    part = tuple(slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
-    return np.array([int(r[0]) for r in ranges]), data[part]
+    (part,) = ndimage.find_objects((data != 0).view(np.uint8))
+    return np.array([span.start for span in part]), data[part]
 
 
 def _cropped(prediction: LabelMap, reference: LabelMap, offset: Offset) -> tuple[LabelMap, LabelMap]:

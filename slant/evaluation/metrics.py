@@ -69,12 +69,7 @@ def groups_of(protocol: LabelProtocol) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def compare_groups(maps: AlignedMaps, protocol: LabelProtocol, regions: pd.DataFrame) -> pd.DataFrame:
-    """Agreement of groups of regions, as the mean over their regions and as one region, their union.
-
-    Parameters
-    ----------
-    regions : DataFrame
-        Result of `compare_regions`.
+    """Agreement of groups of regions of `compare_regions`, as the mean over them and as one region, their union.
 
     Returns
     -------
@@ -124,9 +119,8 @@ def _agreement(prediction: LabelMap, reference: LabelMap, labels: int, *, surfac
             "volume_difference_percent": 100 * (predicted_mm3 - reference_mm3) / reference_mm3 * known,
             "volume_similarity": 1 - np.abs(predicted_mm3 - reference_mm3) / (predicted_mm3 + reference_mm3) * known,
         }
-    distances = np.full((labels, 2), np.nan)
-    if surfaces:
-        distances = _distances_mm(prediction, reference, labels)
+    unknown = np.full((labels, 2), np.nan)
+    distances = _distances_mm(prediction, reference, labels) if surfaces else unknown
     values["assd_mm"], values["hausdorff95_mm"] = distances.T
     return pd.DataFrame(
         {
@@ -153,15 +147,10 @@ def _distances_mm(prediction: LabelMap, reference: LabelMap, labels: int) -> NDA
 def surface_distances_mm(
     mask: NDArray[np.bool_], other: NDArray[np.bool_], voxel_size_mm: tuple[float, float, float]
 ) -> tuple[float, float]:
-    """Average symmetric surface distance and 95 % Hausdorff distance of two masks, with MONAI.
+    """Average symmetric surface distance and 95 % Hausdorff distance of two (X, Y, Z) masks, with MONAI.
 
     The surface of a mask consists of its voxels with a face to the outside. Distances go between voxel centres, from
     each surface voxel to the nearest surface voxel of the other mask. Voxels are treated as cuboids (no shear).
-
-    Parameters
-    ----------
-    mask, other : (X, Y, Z) bool arrays
-        Masks on one grid.
 
     Returns
     -------

@@ -37,14 +37,7 @@ _CT_AIR_FRACTION, _CT_SOFT_FRACTION, _CT_BONE_FRACTION = 0.05, 0.05, 0.005
 
 
 def volume_index(shape: tuple[int, ...], volume: int | None) -> tuple[int, ...]:
-    """Index into the axes after the third that selects one 3D volume.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the image in the file, of any length.
-    volume : int or None
-        Index of the volume, counted from 0; None if there is only one.
+    """Index into the axes after the third that selects a 3D volume, counted from 0; None stands for the only one.
 
     Raises
     ------
@@ -71,13 +64,7 @@ def volume_index(shape: tuple[int, ...], volume: int | None) -> tuple[int, ...]:
 
 
 def check_number_type(dtype: np.dtype[np.generic]) -> None:
-    """Reject images whose voxels are not single real numbers.
-
-    Raises
-    ------
-    InputError
-        For colour (RGB, RGBA) and complex images.
-    """
+    """Reject colour (RGB, RGBA) and complex images with an InputError: each voxel is one real number."""
     if dtype.fields is not None or dtype.kind not in "iuf":
         kind = "colour (RGB)" if dtype.fields is not None else f"{dtype}"
         raise InputError(
@@ -172,17 +159,7 @@ def replace_nonfinite(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], t
 
 
 def check_contrast(data: NDArray[np.float32]) -> None:
-    """Reject images that cannot have T1-weighted contrast.
-
-    Parameters
-    ----------
-    data : (X, Y, Z) float32 array, finite
-
-    Raises
-    ------
-    InputError
-        If the image is constant, a label map, or a CT in Hounsfield units.
-    """
+    """Reject an (X, Y, Z) image without NaN that is constant, a label map or a CT in Hounsfield units: InputError."""
     low, high = float(data.min()), float(data.max())
     if low == high:
         raise InputError(f"every voxel is {low:g}, expected a T1w scan; check the conversion and the masking")

@@ -22,7 +22,7 @@ from slant.io.checks import NO_ORIENTATION, check_number_type
 
 if TYPE_CHECKING:
     from nibabel.freesurfer.mghformat import MGHImage
-    from nibabel.nifti1 import Nifti1Image
+    from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 _GZIP_MAGIC, _MGH_MAGIC = b"\x1f\x8b", b"\x00\x00\x00\x01"
 _MGH_HEADER_BYTES, _MGH_GOOD_RAS = 284, slice(28, 30)
@@ -30,13 +30,7 @@ _MGH_HEADER_BYTES, _MGH_GOOD_RAS = 284, slice(28, 30)
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image file whose voxels are not decoded yet.
-
-    Attributes
-    ----------
-    sha256 : str
-        SHA-256 of the file, in hexadecimal.
-    """
+    """An image file whose voxels are not decoded yet, and the SHA-256 of the file in hexadecimal."""
 
     image: Nifti1Image | MGHImage
     sha256: str
@@ -99,8 +93,26 @@ def open_image(path: Path) -> ImageFile:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     found = ImageFile(image, hashlib.sha256(raw).hexdigest())
-    _check_complete(found, len(content))
+    check_number_type(image.get_data_dtype())
+    expected_bytes = int(image.dataobj.offset) + math.prod(found.shape) * image.get_data_dtype().itemsize
+    if len(content) < expected_bytes:
+        raise InputError(
+            f"the file is truncated: found {len(content)} bytes, expected {expected_bytes} for shape {found.shape}; "
+            "copy or download it again"
+        )
     return found
+
+
+def plain_header(shape: tuple[int, ...], ras_from_voxel: NDArray[np.float64], code: int) -> Nifti1Header:
+    """A header with this shape and affine in mm, in both forms with the same code."""
+    from nibabel.nifti1 import Nifti1Header
+
+    header = Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(ras_from_voxel, code)
+    header.set_sform(ras_from_voxel, code)
+    return header
 
 
 def _image_class(content: bytes) -> type[Any]:
@@ -119,15 +131,3 @@ def _image_class(content: bytes) -> type[Any]:
         f"found {len(content)} bytes that are neither NIfTI nor MGZ, whatever the extension says; "
         "convert the scan, for example with dcm2niix"
     )
-
-
-def _check_complete(file: ImageFile, found_bytes: int) -> None:
-    dtype = file.image.get_data_dtype()
-    stored: Any = file.image.dataobj
-    check_number_type(dtype)
-    expected_bytes = int(stored.offset) + math.prod(file.shape) * dtype.itemsize
-    if found_bytes < expected_bytes:
-        raise InputError(
-            f"the file is truncated: found {found_bytes} bytes, expected {expected_bytes} for shape {file.shape}; "
-            "copy or download it again"
-        )

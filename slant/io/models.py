@@ -111,7 +111,7 @@ def load_model(name_or_folder: str = "slant27") -> Model:
 
 
 def _protocol(entry: dict[str, Any]) -> LabelProtocol:
-    """Protocol that a manifest names or, for a protocol that does not ship with the package, describes."""
+    """Protocol that a manifest names or, if it does not ship with the package, describes."""
     if "regions" not in entry:
         return load_protocol(str(entry["name"]))
     regions = tuple(Region(**{**region, "color": tuple(region["color"])}) for region in entry["regions"])
@@ -156,7 +156,6 @@ def manifest_of(
         Provenance of the weights: data, subjects, steps, seeds, code version.
     licence : str
         Licence of the weights.
-    scaling : InputScaling, optional
     """
     return {
         "name": name,
@@ -181,12 +180,6 @@ def import_original(
         ``model_dir`` of the original, see `slant.nets.import_original`.
     out : Path
         Folder of the model; must be empty or not exist.
-    name : str
-        Name of the model.
-    tiles : {27, 8}
-        Number of tiles.
-    epoch : int
-        Epoch of the checkpoints.
     precision : {"float32", "float16"}
         Type of the stored weights.
 
@@ -203,12 +196,9 @@ def import_original(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} already exists and is not an empty folder; give an empty or a new folder")
     paths = import_weights.find_checkpoints(folder, tiles, epoch)
+    networks = ((tile, import_weights.read_checkpoint(path)) for tile, path in paths.items())
     layout = import_weights.LAYOUTS[tiles]
-    plain = {
-        "layout": layout.plain,
-        "kind": import_weights.KIND,
-        "settings": import_weights.SETTINGS.as_dict(),
-    }
+    plain = {"layout": layout.plain, "kind": import_weights.KIND, "settings": import_weights.SETTINGS.as_dict()}
     training = {
         "source": "MASILab/SLANTbrainSeg, imported",
         "epoch": epoch,
@@ -218,5 +208,5 @@ def import_original(
     manifest = manifest_of(name, plain, load_protocol("braincolor"), training, licence, import_weights.SCALING)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
-        write_shards(Path(partial, "model"), import_weights.read_checkpoints(paths), manifest, precision)
+        write_shards(Path(partial, "model"), networks, manifest, precision)
         Path(partial, "model").replace(out)

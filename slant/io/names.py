@@ -4,41 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class ResultFile:
-    """One kind of result file.
-
-    Attributes
-    ----------
-    suffix : str
-        End of the file name, after the name of the scan.
-    optional : bool
-        Whether results are complete without it.
-    """
-
-    suffix: str
-    content: str
-    optional: bool = False
-
-
 RESULT_FILES = {
-    "report": ResultFile("_report.html", "HTML report for visual quality control", optional=True),
-    "pdf": ResultFile("_report.pdf", "the report as PDF", optional=True),
-    "dicom_seg": ResultFile("_seg-BrainCOLOR_dseg.dcm", "labels as a DICOM Segmentation", optional=True),
-    "labels": ResultFile("_seg-BrainCOLOR_dseg.nii.gz", "region ids in native space"),
-    "template_labels": ResultFile("_space-MNI305_seg-BrainCOLOR_dseg.nii.gz", "region ids in MNI305"),
-    "preprocessed": ResultFile("_space-MNI305_desc-preproc_T1w.nii.gz", "input of the networks, in MNI305"),
-    "brain": ResultFile("_desc-brain_mask.nii.gz", "brain mask in native space"),
-    "confidence": ResultFile("_desc-confidence_map.nii.gz", "confidence of each label, 0 to 1, in native space"),
-    "transform": ResultFile("_from-T1w_to-MNI305_mode-image_xfm.mat", "affine from native space to MNI305, for ANTs"),
-    "lookup": ResultFile("_seg-BrainCOLOR_dseg.tsv", "names and colours of the ids"),
-    "volumes": ResultFile("_seg-BrainCOLOR_volumes.tsv", "volumes of regions, tissues, lobes, brain and eTIV"),
-    "sidecar": ResultFile("_seg-BrainCOLOR_dseg.json", "metadata of the label map"),
-    "overlay": ResultFile("_overlay.png", "picture of the scan with the outlines of the regions"),
-    "record": ResultFile("_record.json", "how the results were made; its presence means finished"),
+    "report": "_report.html",  # HTML report for visual quality control
+    "pdf": "_report.pdf",  # the report as PDF
+    "dicom_seg": "_seg-BrainCOLOR_dseg.dcm",  # labels as a DICOM Segmentation
+    "labels": "_seg-BrainCOLOR_dseg.nii.gz",  # region ids in native space
+    "template_labels": "_space-MNI305_seg-BrainCOLOR_dseg.nii.gz",  # region ids in MNI305
+    "preprocessed": "_space-MNI305_desc-preproc_T1w.nii.gz",  # input of the networks, in MNI305
+    "brain": "_desc-brain_mask.nii.gz",  # brain mask in native space
+    "confidence": "_desc-confidence_map.nii.gz",  # confidence of each label, 0 to 1, in native space
+    "transform": "_from-T1w_to-MNI305_mode-image_xfm.mat",  # affine from native space to MNI305, for ANTs
+    "lookup": "_seg-BrainCOLOR_dseg.tsv",  # names and colours of the ids
+    "volumes": "_seg-BrainCOLOR_volumes.tsv",  # volumes of regions, tissues, lobes, brain and eTIV
+    "sidecar": "_seg-BrainCOLOR_dseg.json",  # metadata of the label map
+    "overlay": "_overlay.png",  # picture of the scan with the outlines of the regions
+    "record": "_record.json",  # how the results were made; its presence means finished
 }
-"""Kinds of result files, in the order in which they are put in place."""
+"""Ends of the file names by kind of result file, in the order in which the files are put in place."""
+
+OPTIONAL = ("report", "pdf", "dicom_seg")
+"""Kinds of result files without which results are complete."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class ResultNames:
 
     def of(self, kind: str) -> str:
         """Name of the file of this kind."""
-        return self.name + RESULT_FILES[kind].suffix
+        return self.name + RESULT_FILES[kind]
 
     @property
     def record(self) -> str:
@@ -70,9 +55,9 @@ class ResultNames:
     @property
     def all(self) -> tuple[str, ...]:
         """Names of all files that are not optional, in the order in which they are put in place."""
-        return tuple(self.of(kind) for kind, file in RESULT_FILES.items() if not file.optional)
+        return tuple(self.of(kind) for kind in RESULT_FILES if kind not in OPTIONAL)
 
     @property
     def optional(self) -> tuple[str, ...]:
         """Names of the optional files."""
-        return tuple(self.of(kind) for kind, file in RESULT_FILES.items() if file.optional)
+        return tuple(self.of(kind) for kind in OPTIONAL)

@@ -39,7 +39,7 @@ class PreparedScan:
     Attributes
     ----------
     sha256 : str
-        SHA-256 of the file of the scan.
+        Of the file of the scan.
     image : Volume
         Image on the template grid, 0 outside the brain, about 1 on average inside; rounded to half precision.
     brain : LabelMap
@@ -59,8 +59,6 @@ def prepared_scan(path: Path, folder: Path, sha256: str | None = None) -> Prepar
 
     Parameters
     ----------
-    path : Path
-        File of the scan.
     folder : Path
         Folder of prepared scans, each in the file ``SHA256.npz``, which is named by the SHA-256 of the scan's file.
     sha256 : str, optional
@@ -95,13 +93,7 @@ def _prepare(path: Path, inputs: Inputs) -> dict[str, Any]:
 
 
 def input_sha256(path: Path) -> str:
-    """SHA-256 of an input file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
+    """SHA-256 of an input file; InputError if it cannot be read."""
     try:
         return file_sha256(path)
     except OSError as error:

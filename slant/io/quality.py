@@ -12,18 +12,7 @@ Grade = Literal["pass", "review", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One check of the quality of a segmentation.
-
-    Attributes
-    ----------
-    label : str
-        Metric that was checked.
-    value : str
-        Value with its unit.
-    grade : {"pass", "review", "fail"}
-    reason : str
-        Why the grade is not ``pass``; empty otherwise.
-    """
+    """One check of a segmentation: label of the metric, value with unit, grade, and reason if the grade is not pass."""
 
     label: str
     value: str
@@ -57,14 +46,10 @@ COLUMNS = tuple(field.name for field in fields(RegionQuality))
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of one scan.
+    """Quality of one scan; its grade is the worst of the checks, which are sorted by it, the worst first.
 
     Attributes
     ----------
-    grade : {"pass", "review", "fail"}
-        The worst grade of the checks.
-    checks : tuple of Check
-        Checks, the worst first.
     metrics : dict of str to float
         Metrics of the scan by the names in `slant.quality.reference.METRICS`; nan if they could not be measured.
     regions : dict of int to RegionQuality

@@ -13,22 +13,15 @@ from numpy.typing import NDArray
 
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
-from slant.io.checks import (
-    check_contrast,
-    form_warnings,
-    native_grid,
-    replace_nonfinite,
-    usable_grid,
-    volume_index,
-)
-from slant.io.image_file import open_image, reading
+from slant.io.checks import check_contrast, form_warnings, native_grid, replace_nonfinite, usable_grid, volume_index
+from slant.io.image_file import open_image, plain_header, reading
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from nibabel.freesurfer.mghformat import MGHImage
     from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
-    from slant.io.dicom.source import DicomSource
+    from slant.io.dicom.choose import DicomSource
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 
@@ -93,17 +86,14 @@ def scan_name(path: Path) -> str:
 def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
     """Read a T1-weighted scan; reject files that cannot be segmented.
 
+    The grid is that of the sform or, if the code of the sform is 0, of the qform.
+
     Parameters
     ----------
     path : str or Path
         NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``) file, any orientation.
     volume : int, optional
         Index of the volume of a 4D file, counted from 0.
-
-    Returns
-    -------
-    Scan
-        Its grid is that of the sform or, if the code of the sform is 0, of the qform.
 
     Raises
     ------
@@ -125,19 +115,7 @@ def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
 
 
 def read_labels(path: str | Path, like: Scan) -> LabelMap:
-    """Read the label map of a scan, on the same axes as the scan's volume.
-
-    Parameters
-    ----------
-    path : str or Path
-        Image of integers on the scan's grid.
-    like : Scan
-        The scan that the labels belong to.
-
-    Returns
-    -------
-    LabelMap
-        (X, Y, Z) int32.
+    """Read the (X, Y, Z) int32 label map of a scan, an image on its grid, on the axes of the scan's volume.
 
     Raises
     ------
@@ -156,12 +134,7 @@ def read_labels(path: str | Path, like: Scan) -> LabelMap:
 
 
 def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
-    """Read a label map on its own grid.
-
-    Parameters
-    ----------
-    path : str or Path
-        NIfTI or MGZ image of integers, any orientation.
+    """Read a NIfTI or MGZ label map of any orientation on its own grid.
 
     Returns
     -------
@@ -195,16 +168,10 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
 
 def _native_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
     from nibabel.freesurfer.mghformat import MGHImage
-    from nibabel.nifti1 import Nifti1Header
 
     if isinstance(image, MGHImage):
         usable_grid(image.shape, image.affine)
-        header = Nifti1Header()
-        header.set_data_shape(image.shape[:3])
-        header.set_xyzt_units("mm")
-        header.set_qform(image.affine, 1)
-        header.set_sform(image.affine, 1)
-        return header
+        return plain_header(image.shape[:3], image.affine, 1)
     header = type(image.header)()
     header.set_data_shape(image.shape[:3])
     header["pixdim"][:4] = image.header["pixdim"][:4]

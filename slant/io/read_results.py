@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from slant.labels import LabelProtocol
 from slant.volume import LabelMap, Volume
 from slant.volumes import intracranial_volume_mm3, region_volumes
 
-RECORD = RESULT_FILES["record"].suffix
+if TYPE_CHECKING:
+    from slant.template import Template
+
+RECORD = RESULT_FILES["record"]
 """End of the file names of records."""
 
 
@@ -50,8 +54,6 @@ def read_result(path: Path, scan: Path | None = None) -> Result:
 
     Parameters
     ----------
-    path : Path
-        The record.
     scan : Path, optional
         File of the scan, if it is not where the record says.
 
@@ -64,6 +66,8 @@ def read_result(path: Path, scan: Path | None = None) -> Result:
     ProtocolError
         If the labels do not fit the look-up table.
     """
+    from slant.io.templates import load_template
+
     names, folder = ResultNames(path.name.removesuffix(RECORD)), path.parent
     record = read_record(path)
     labels, _ = read_label_map(folder / names.labels)
@@ -73,11 +77,14 @@ def read_result(path: Path, scan: Path | None = None) -> Result:
     for file, image_grid in ((names.brain, brain.grid), (names.confidence, confidence.grid)):
         _check_grid(folder / file, image_grid, labels.grid)
     _check_grid(folder / names.preprocessed, image.grid, template_labels.grid)
-    template_labels, image = _on_template(template_labels, image)
+    template = load_template()
+    if template.grid.same_as(template_labels.grid):  # affines in files are rounded to float32
+        template_labels = LabelMap(template_labels.data, template.grid)
+        image = Volume(image.data, template.grid)
     protocol = _read_protocol(folder / names.lookup, folder / names.volumes)
     source, notes = _find_scan(record, scan, labels.grid)
     try:
-        volumes = region_volumes(labels, protocol, _intracranial_mm3(record))
+        volumes = region_volumes(labels, protocol, _intracranial_mm3(record, template))
         protocol.channels_from_ids(template_labels.data)
     except ProtocolError as error:
         raise ProtocolError(f"{folder / names.labels} does not fit {names.lookup}: {error}") from error
@@ -101,23 +108,11 @@ def read_record(path: Path) -> Record:
     return Record.from_json(text, str(path))
 
 
-def _on_template(labels: LabelMap, image: Volume) -> tuple[LabelMap, Volume]:
-    """The same on the exact grid of the template: affines in files are rounded to float32."""
-    from slant.io.templates import load_template
-
-    grid = load_template().grid
-    if not grid.same_as(labels.grid):
-        return labels, image
-    return LabelMap(labels.data, grid), Volume(image.data, grid)
-
-
-def _intracranial_mm3(record: Record) -> float | None:
-    from slant.io.templates import load_template
-
+def _intracranial_mm3(record: Record, template: Template) -> float | None:
     if record.etiv_mm3 is None:
         return None
     template_from_native = np.asarray(np.linalg.inv(record.native_from_template), dtype=np.float64)
-    return intracranial_volume_mm3(load_template().intracranial_mm3, template_from_native)
+    return intracranial_volume_mm3(template.intracranial_mm3, template_from_native)
 
 
 def _read_volume(path: Path) -> Volume:
@@ -158,7 +153,12 @@ def _find_scan(record: Record, scan_path: Path | None, grid: Grid) -> tuple[Scan
     """The scan, if its file can be read and is the one that was segmented; otherwise None and a note."""
     path = scan_path or Path(record.input.path)
     try:
-        scan = _read_scan(path, record)
+        if record.input.dicom is None:
+            scan = read_scan(path, volume=(record.requested or {}).get("volume"))
+        else:
+            from slant.io.dicom.convert import read_dicom
+
+            scan = read_dicom(path, series=record.input.dicom.get("series_instance_uid"))
     except SlantError as error:
         if scan_path:
             raise
@@ -170,11 +170,3 @@ def _find_scan(record: Record, scan_path: Path | None, grid: Grid) -> tuple[Scan
         return None, (f"The scan is not shown: {text}.",)
     _check_grid(path, scan.volume.grid, grid)
     return scan, ()
-
-
-def _read_scan(path: Path, record: Record) -> Scan:
-    if record.input.dicom is None:
-        return read_scan(path, volume=(record.requested or {}).get("volume"))
-    from slant.io.dicom.convert import read_dicom
-
-    return read_dicom(path, series=record.input.dicom.get("series_instance_uid"))

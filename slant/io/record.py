@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slant._version import __version__
 from slant.errors import InputError
 from slant.io.quality import Quality
 from slant.io.staging import json_text
 from slant.timing import Timing
 
 if TYPE_CHECKING:
-    from slant.config import SegmentSettings
     from slant.grid import Matrix
-    from slant.io.read import Scan
-    from slant.nets.model import Model
-    from slant.pipeline import Segmentation
 
-_PACKAGES = ("antspyx", "deepbet", "nibabel", "numpy", "scipy", "torch")
 _NEEDED = ("input", "model", "versions", "settings", "warnings", "timings", "native_from_template")
 
 
@@ -37,19 +28,13 @@ class InputRecord:
     ----------
     path : str
         Path as given: of the file, or of the folder of a DICOM series.
-    sha256 : str
-        SHA-256 of the file, see `slant.io.read.Scan`.
     dicom : dict, optional
-        Values of `slant.io.dicom.source.DicomSource.plain` if the scan is a DICOM series.
+        Values of `slant.io.dicom.choose.DicomSource.plain` if the scan is a DICOM series.
     """
 
     path: str
     sha256: str
     dicom: dict[str, Any] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values for JSON; ``dicom`` only if there is one."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -96,10 +81,8 @@ class Record:
     ----------
     versions : dict of str to str
         Versions of slant and of the packages that the labels depend on.
-    settings : dict
-        Resolved settings.
-    requested : dict or None
-        Settings as given, and ``volume``, the index of the volume of a 4D file.
+    settings, requested : dict
+        Settings, resolved and as given; ``requested`` has ``volume`` too, the index of the volume of a 4D file.
     warnings : tuple of str
         Warnings from reading and from segmenting the scan.
     registration_similarity : float or None
@@ -116,8 +99,6 @@ class Record:
         Number of regions with at least one voxel.
     quality : Quality or None
         None if the model has no normative reference.
-    timings : tuple of Timing
-        Runtime and peak memory of each processing step.
     """
 
     input: InputRecord
@@ -139,7 +120,7 @@ class Record:
         """Plain values for JSON."""
         return {
             **vars(self),
-            "input": self.input.plain(),
+            "input": {name: value for name, value in vars(self.input).items() if value is not None},
             "model": vars(self.model),
             "warnings": list(self.warnings),
             "deformation": None if self.deformation is None else vars(self.deformation),
@@ -155,12 +136,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, source: str = "the text") -> Record:
-        """The record in a text that `to_json` returned.
-
-        Parameters
-        ----------
-        source : str, optional
-            Where the text comes from, for error messages.
+        """The record in a text that `to_json` returned; ``source`` names the text in error messages.
 
         Raises
         ------
@@ -200,43 +176,4 @@ def _from_plain(plain: Mapping[str, Any], native_from_template: Matrix) -> Recor
         plain.get("regions_found"),
         None if quality is None else Quality.from_plain(quality),
         tuple(Timing(**timing) for timing in plain["timings"]),
-    )
-
-
-def make_record(
-    scan: Scan,
-    segmentation: Segmentation,
-    model: Model,
-    settings: SegmentSettings,
-    requested: dict[str, Any] | None = None,
-) -> Record:
-    """The record of a segmentation that is not graded yet.
-
-    Parameters
-    ----------
-    settings : SegmentSettings
-        Resolved settings.
-    requested : dict, optional
-        Settings as given, and ``volume``.
-    """
-    prepared, volumes = segmentation.prepared, segmentation.volumes
-    line, scaling, found = prepared.intensity_line, model.inputs.scaling, prepared.deformation
-    etiv_mm3 = next(row.volume_mm3 for row in volumes if row.level == "intracranial")
-    return Record(
-        InputRecord(os.fspath(scan.path), scan.sha256, None if scan.source is None else scan.source.plain()),
-        ModelRecord(model.name, model.identity, model.licence),
-        {"slant": __version__, **{name: version(name) for name in _PACKAGES}},
-        {**asdict(settings), "threads": settings.thread_count},
-        requested,
-        scan.warnings + segmentation.warnings,
-        round(prepared.similarity, 6),
-        None
-        if found is None
-        else DeformationRecord(round(found.similarity, 6), round(found.affine_similarity, 6), found.accepted),
-        prepared.native_from_template,
-        None if line is None else IntensityRecord(line.slope, line.intercept, scaling.offset, scaling.scale),
-        None if math.isnan(etiv_mm3) else round(etiv_mm3, 1),
-        sum(row.volume_mm3 > 0 for row in volumes if row.level == "region"),
-        None,
-        segmentation.timings,
     )

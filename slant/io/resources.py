@@ -18,17 +18,12 @@ _COLUMNS = ("id", "name", "abbreviation", "hemisphere", "tissue", "lobe", "color
 
 
 def resource(*parts: str) -> Path:
-    """Path of a shipped file or folder.
+    """Path of a shipped file or folder, in the installed package or, in a source checkout, next to the package.
 
     Parameters
     ----------
     *parts : str
         Parts of the path, for example ``"atlases", "braincolor", "regions.tsv"``.
-
-    Returns
-    -------
-    Path
-        In the installed package or, in a source checkout, next to the package.
 
     Raises
     ------
@@ -83,8 +78,6 @@ def read_protocol(path: Path, name: str) -> LabelProtocol:
     ----------
     path : Path
         Tab-separated table with the columns id, name, abbreviation, hemisphere, tissue, lobe, color (``#rrggbb``).
-    name : str
-        Name of the protocol.
 
     Raises
     ------
@@ -113,14 +106,8 @@ def _region(row: pd.Series[str]) -> Region:
         region_id = int(row["id"])
     except ValueError:
         raise ProtocolError(f"id '{row['id']}' of '{row['name']}' is not an integer") from None
-    color = _rgb(row["color"])
+    if re.fullmatch("#[0-9A-Fa-f]{6}", row["color"]) is None:
+        raise ProtocolError(f"color '{row['color']}' is not of the form #rrggbb")
+    red, green, blue = bytes.fromhex(row["color"][1:])
     hemisphere, tissue = cast(Hemisphere, row["hemisphere"]), cast(Tissue, row["tissue"])  # Region checks the values
-    return Region(region_id, row["name"], row["abbreviation"], hemisphere, tissue, row["lobe"], color)
-
-
-def _rgb(code: str) -> tuple[int, int, int]:
-    """Red, green, blue of a colour written ``#rrggbb``."""
-    if re.fullmatch("#[0-9A-Fa-f]{6}", code) is None:
-        raise ProtocolError(f"color '{code}' is not of the form #rrggbb")
-    red, green, blue = bytes.fromhex(code[1:])
-    return red, green, blue
+    return Region(region_id, row["name"], row["abbreviation"], hemisphere, tissue, row["lobe"], (red, green, blue))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slant._version import __version__
 from slant.errors import OutputError
 from slant.io.luts import format_lut
-from slant.io.names import RESULT_FILES, ResultNames
-from slant.io.record import Record, make_record
+from slant.io.names import OPTIONAL, RESULT_FILES, ResultNames
+from slant.io.record import DeformationRecord, InputRecord, IntensityRecord, ModelRecord, Record
 from slant.io.staging import staged, write_json
-from slant.io.transforms import ants_affine
 from slant.io.volume_table import format_volumes
-from slant.io.write import write_image
+from slant.io.write import ants_affine, write_image
 
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from slant.volume import LabelMap, Volume
     from slant.volumes import VolumeRow
 
+_PACKAGES = ("antspyx", "deepbet", "nibabel", "numpy", "scipy", "torch")
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -37,13 +42,9 @@ class Result:
     name : str
         Prefix of the output files.
     scan : Scan or None
-        The scan; None if the file named in the record cannot be read or has changed.
-    labels : LabelMap
-        Region ids in native space.
-    confidence : Volume
-        Confidence of the labels, 0 to 1, in native space.
-    brain : LabelMap
-        Brain mask in native space.
+        None if the file named in the record cannot be read or has changed.
+    labels, confidence, brain : LabelMap, Volume, LabelMap
+        Region ids, confidence of the labels (0 to 1) and brain mask, in native space.
     template_labels : LabelMap
         Region ids on the template's grid.
     image : Volume
@@ -82,7 +83,15 @@ def make_result(
     settings: SegmentSettings,
     requested: dict[str, Any] | None = None,
 ) -> Result:
-    """The result of a segmentation that is not graded yet; see `slant.io.record.make_record` for the parameters."""
+    """The result of a segmentation that is not graded yet.
+
+    Parameters
+    ----------
+    settings : SegmentSettings
+        Resolved settings.
+    requested : dict, optional
+        Settings as given, and ``volume``.
+    """
     return Result(
         scan.name,
         scan,
@@ -93,14 +102,40 @@ def make_result(
         segmentation.prepared.image,
         model.protocol,
         segmentation.volumes,
-        make_record(scan, segmentation, model, settings, requested),
+        _record(scan, segmentation, model, settings, requested),
+    )
+
+
+def _record(
+    scan: Scan, segmentation: Segmentation, model: Model, settings: SegmentSettings, requested: dict[str, Any] | None
+) -> Record:
+    prepared, volumes = segmentation.prepared, segmentation.volumes
+    line, scaling, found = prepared.intensity_line, model.inputs.scaling, prepared.deformation
+    etiv_mm3 = next(row.volume_mm3 for row in volumes if row.level == "intracranial")
+    return Record(
+        InputRecord(os.fspath(scan.path), scan.sha256, None if scan.source is None else scan.source.plain()),
+        ModelRecord(model.name, model.identity, model.licence),
+        {"slant": __version__, **{name: version(name) for name in _PACKAGES}},
+        {**asdict(settings), "threads": settings.thread_count},
+        requested,
+        scan.warnings + segmentation.warnings,
+        round(prepared.similarity, 6),
+        None
+        if found is None
+        else DeformationRecord(round(found.similarity, 6), round(found.affine_similarity, 6), found.accepted),
+        prepared.native_from_template,
+        None if line is None else IntensityRecord(line.slope, line.intercept, scaling.offset, scaling.scale),
+        None if math.isnan(etiv_mm3) else round(etiv_mm3, 1),
+        sum(row.volume_mm3 > 0 for row in volumes if row.level == "region"),
+        None,
+        segmentation.timings,
     )
 
 
 def write_results(
     result: Result, folder: Path, drawings: Mapping[str, bytes], unfinished: Path | None = None
 ) -> dict[str, Path]:
-    """Write all files of a scan through `slant.io.staging.staged`.
+    """Write all files of a scan through `slant.io.staging.staged`; returns their paths by kind, sorted.
 
     Parameters
     ----------
@@ -111,11 +146,6 @@ def write_results(
         `slant.io.names.RESULT_FILES`.
     unfinished : Path, optional
         Staging folder, see `slant.io.staging.staged`.
-
-    Returns
-    -------
-    dict of str to Path
-        Paths of the files by their kinds, sorted.
 
     Raises
     ------
@@ -142,8 +172,8 @@ def write_results(
         write_json(temporary / names.sidecar, _sidecar(result.record))
         for kind, content in drawings.items():
             (temporary / names.of(kind)).write_bytes(content)
-    kinds = (kind for kind, file in RESULT_FILES.items() if kind in drawings or not file.optional)
-    return {kind: folder / names.of(kind) for kind in sorted(kinds)}
+    kinds = [kind for kind in sorted(RESULT_FILES) if kind in drawings or kind not in OPTIONAL]
+    return {kind: folder / names.of(kind) for kind in kinds}
 
 
 def _sidecar(record: Record) -> dict[str, Any]:

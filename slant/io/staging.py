@@ -82,19 +82,12 @@ def staged(
 
     Parameters
     ----------
-    folder : Path
-        Folder of the results.
     names : FileNames
         Files that must exist in the staging folder when the body ends.
     optional : tuple of str, optional
         Files that may exist; those of an earlier run that are not written again are removed with its record.
     unfinished : Path, optional
         Staging folder, on the same file system; by default a new hidden folder in ``folder``.
-
-    Yields
-    ------
-    Path
-        The staging folder.
 
     Raises
     ------

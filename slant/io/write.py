@@ -1,10 +1,11 @@
-"""Write images atomically, on exactly the grid of the scan that they belong to."""
+"""Write images atomically, on exactly the grid of the scan that they belong to, and the affine of a scan for ANTs."""
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
 import gzip
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from slant.errors import GeometryError, OutputError
 from slant.files import write_file
+from slant.io.image_file import plain_header
+from slant.preprocess.ants import write_affine
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Header
-
+    from slant.grid import Matrix
     from slant.io.read import Scan
 
 _GZIP_LEVEL, _GZIP_LEVEL_SMALLEST = 4, 9
@@ -71,15 +73,21 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
 
 
 def small_nifti(labels: LabelMap) -> bytes:
-    """A map of integers from 0 to 65535 as the bytes of a small ``.nii.gz``, on the map's own axes.
-
-    Raises
-    ------
-    OutputError
-        If a value does not fit.
-    """
+    """A map of integers from 0 to 65535 as the bytes of a small ``.nii.gz`` on its own axes; OutputError for others."""
     content = _nifti_bytes(_stored(labels, Path("a map in memory")), labels, None)
     return gzip.compress(content, _GZIP_LEVEL_SMALLEST, mtime=0)
+
+
+def ants_affine(native_from_template: Matrix) -> bytes:
+    """Contents of the ``.mat`` file with which ``antsApplyTransforms -t`` resamples the scan to MNI305.
+
+    The affine is in RAS mm; the file stores it in LPS mm, as ITK does. ANTs writes it to a temporary folder, because
+    ITK neither takes all names nor notices a full disk.
+    """
+    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
+        path = Path(folder) / "affine.mat"
+        write_affine(path, native_from_template)
+        return path.read_bytes()
 
 
 def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:
@@ -96,7 +104,7 @@ def _nifti_bytes(array: NDArray[Any], data: Volume | LabelMap, like: Scan | None
     from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
     if like is None:
-        header = _template_header(data)
+        header = plain_header(data.grid.shape, data.grid.ras_from_voxel, _TEMPLATE_CODE)
     else:
         if not data.grid.same_as(like.volume.grid):
             raise GeometryError(
@@ -110,14 +118,3 @@ def _nifti_bytes(array: NDArray[Any], data: Volume | LabelMap, like: Scan | None
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     content: bytes = kind(array, None, header).to_bytes()
     return content
-
-
-def _template_header(data: Volume | LabelMap) -> Nifti1Header:
-    from nibabel.nifti1 import Nifti1Header
-
-    header = Nifti1Header()
-    header.set_data_shape(data.grid.shape)
-    header.set_xyzt_units("mm")
-    header.set_qform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
-    header.set_sform(data.grid.ras_from_voxel, _TEMPLATE_CODE)
-    return header

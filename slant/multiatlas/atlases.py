@@ -27,10 +27,8 @@ class AtlasScan:
     ----------
     name : str
         Prefix of the output files.
-    t1w : Path
-        Absolute path of the scan.
-    dseg : Path or None
-        Absolute path of the manual labels.
+    t1w, dseg : Path
+        Absolute paths of the scan and of its manual labels; None without labels.
     subject : str
         Subject; an atlas is never used for its own subject.
     """
@@ -42,7 +40,7 @@ class AtlasScan:
 
 
 def read_atlas_scans(paths: Iterable[Path], *, labelled: bool) -> tuple[AtlasScan, ...]:
-    """Find the scans in folders, tables and single files.
+    """Find the scans in folders, tables and single files, sorted by name.
 
     Parameters
     ----------
@@ -52,11 +50,6 @@ def read_atlas_scans(paths: Iterable[Path], *, labelled: bool) -> tuple[AtlasSca
         is the ``sub-`` part of the name or, without one, the name.
     labelled : bool
         Whether every scan must have labels.
-
-    Returns
-    -------
-    tuple of AtlasScan
-        Sorted by name.
 
     Raises
     ------

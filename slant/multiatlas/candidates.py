@@ -1,4 +1,4 @@
-"""Select atlases for a target and resample them to its grid by one composite transform.
+"""Select atlases for a target, register them, and resample them to its grid by one composite transform.
 
 Labels are sampled only once, on the atlas's own grid. The intensities for the comparison of patches come from the
 preprocessed images in template space, where bias field and contrast are corrected, so that scanners compare.
@@ -6,30 +6,60 @@ preprocessed images in template space, where bias field and contrast are correct
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from slant.displacement import CompositeTransform, apply_affine, sample_linear, sample_nearest
+from slant.config import SynSettings
+from slant.displacement import CompositeTransform, DisplacementField, apply_affine, sample_linear, sample_nearest
 from slant.errors import ProtocolError
 from slant.grid import Grid
-from slant.io.prepared import PreparedScan, prepared_scan
+from slant.io.prepared import PreparedScan, digest, kept, prepared_scan
 from slant.io.read import Scan, read_labels, read_scan
 from slant.io.resources import load_protocol
 from slant.multiatlas.atlases import AtlasScan
 from slant.multiatlas.label_fusion import Candidates
-from slant.multiatlas.pairwise import CoarseScan, PairRegistration, affine_similarity, coarse_scan, registered
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.resample import IDENTITY
-from slant.volume import LabelMap
+from slant.syn import coarsened, local_correlation, parameters, register_syn
+from slant.volume import LabelMap, Volume
 
 MARGIN = 2
 """Voxels around the target's brain that may be labelled, too."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairRegistration:
+    """Registration of a target and an atlas.
+
+    Attributes
+    ----------
+    field : DisplacementField
+        In template space, from the target to the atlas.
+    similarity : float
+        Mean local correlation in the target's brain after SyN, 0 to 1.
+    runtime_s : float
+        Processor time of the registration.
+    """
+
+    field: DisplacementField
+    similarity: float
+    runtime_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseScan:
+    """SHA-256 of a scan and its image in template space, smoothed and downsampled for the registration."""
+
+    sha256: str
+    image: Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +79,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class LabelSource:
-    """A scan and the hashes of its files, which identify the files kept for it.
-
-    Attributes
-    ----------
-    sha256 : str
-        SHA-256 of the T1w file.
-    dseg_sha256 : str
-        SHA-256 of the labels; empty without labels.
-    """
+    """A scan with the SHA-256 of its T1w file and of its labels (empty without labels), which identify kept files."""
 
     atlas_scan: AtlasScan
     sha256: str
@@ -66,6 +88,11 @@ class LabelSource:
     def prepared(self, work_dir: Path) -> PreparedScan:
         """The scan in template space, see `slant.io.prepared.prepared_scan`."""
         return prepared_scan(self.atlas_scan.t1w, work_dir / "prepared", self.sha256)
+
+    def coarse(self, resolution_mm: float, work_dir: Path) -> CoarseScan:
+        """The scan in template space at the resolution of the registration."""
+        prepared = self.prepared(work_dir)
+        return CoarseScan(prepared.sha256, coarsened(prepared.image, resolution_mm))
 
 
 def choose(
@@ -79,16 +106,14 @@ def choose(
 
     Parameters
     ----------
-    settings : MultiAtlasSettings
-        ``rank`` says whether atlases are ranked before or after SyN.
     work_dir : Path
         Directory of preprocessed scans and registrations.
     mutual : frozenset of str
         Names of atlases that are targets, too, so that the registration in the other direction is kept.
     """
-    fixed = coarse_scan(target.prepared(work_dir), settings.resolution_mm)
+    fixed = target.coarse(settings.resolution_mm, work_dir)
     coarse = [_coarse_atlas(atlas, settings.resolution_mm, work_dir) for atlas in atlases]
-    similarities = [affine_similarity(fixed, atlas) for atlas in coarse]
+    similarities = [_similarity(fixed.image, atlas.image.data) for atlas in coarse]
     order = sorted(range(len(atlases)), key=lambda i: (-similarities[i], atlases[i].atlas_scan.name))
     if settings.rank == "affine":
         order = order[: settings.n_atlases]
@@ -104,7 +129,56 @@ def choose(
 @lru_cache(maxsize=64)
 def _coarse_atlas(atlas: LabelSource, resolution_mm: float, work_dir: Path) -> CoarseScan:
     """An atlas at the resolution of the registration, kept in memory for the next target."""
-    return coarse_scan(atlas.prepared(work_dir), resolution_mm)
+    return atlas.coarse(resolution_mm, work_dir)
+
+
+def registered(
+    target: CoarseScan, atlas: CoarseScan, settings: SynSettings, folder: Path, *, both: bool = False
+) -> PairRegistration:
+    """Read the registration from the folder or, if it is not there, register the pair and write it.
+
+    Parameters
+    ----------
+    both : bool, optional
+        Whether to keep the other direction, too, for an atlas that is also a target.
+
+    Raises
+    ------
+    OutputError
+        If the registration cannot be written.
+    """
+    of_settings = digest(parameters(settings))
+
+    def stored(fixed: CoarseScan, moving: CoarseScan, compute: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, Any]:
+        path = folder / of_settings[:12] / fixed.sha256[:20] / f"{moving.sha256[:20]}.npz"
+        return kept(path, digest(fixed.sha256, moving.sha256, of_settings), compute)
+
+    def compute() -> dict[str, NDArray[Any]]:
+        start = time.process_time()
+        forward, inverse = register_syn(target.image, atlas.image, settings)
+        runtime_s = {"runtime_s": np.array(time.process_time() - start)}
+        if both:
+            stored(atlas, target, lambda: _arrays(atlas.image, target.image, inverse) | runtime_s)
+        return _arrays(target.image, atlas.image, forward) | runtime_s
+
+    arrays = stored(target, atlas, compute)
+    field = DisplacementField(arrays["displacement_mm"].astype(np.float32), target.image.grid)
+    return PairRegistration(field, float(arrays["similarity"]), float(arrays["runtime_s"]))
+
+
+def _arrays(fixed: Volume, moving: Volume, field: DisplacementField) -> dict[str, NDArray[Any]]:
+    """Arrays to keep: the displacement field in half precision (exact to 0.01 mm), and its similarity in the brain."""
+    stored = field.displacement_mm.astype(np.float16)
+    rounded = DisplacementField(stored.astype(np.float32), field.grid)
+    coordinates = CompositeTransform(IDENTITY, rounded, IDENTITY).voxels(fixed.grid, moving.grid)
+    similarity = _similarity(fixed, sample_linear(moving.data, coordinates))
+    return {"displacement_mm": stored, "similarity": np.array(similarity)}
+
+
+def _similarity(target: Volume, other: NDArray[np.float32]) -> float:
+    """Mean local correlation in the target's brain, 0 to 1."""
+    inside = target.data > 0
+    return float(np.sqrt(local_correlation(target.data, other))[inside].mean())
 
 
 def gather(
@@ -116,8 +190,6 @@ def gather(
     ----------
     prepared : PreparedScan
         The target in template space.
-    work_dir : Path
-        Directory of preprocessed scans and registrations.
     unknown : {"error", "background"}
         How to treat label ids outside the protocol.
 
@@ -136,11 +208,11 @@ def gather(
         scan = read_scan(atlas.source.atlas_scan.t1w)
         channels = atlas_channels(atlas.source.atlas_scan, scan, unknown)
         moving = atlas.source.prepared(work_dir)
-        image = moving.image
+        template = moving.image.grid
         transform = CompositeTransform(template_from_target, atlas.pair.field, IDENTITY)
-        coordinates = transform.voxels(grid, image.grid, near)
-        images[i, near] = sample_linear(image.data, coordinates)
-        voxel_from_voxel = scan.volume.grid.voxel_from_ras @ moving.native_from_template @ image.grid.ras_from_voxel
+        coordinates = transform.voxels(grid, template, near)
+        images[i, near] = sample_linear(moving.image.data, coordinates)
+        voxel_from_voxel = scan.volume.grid.voxel_from_ras @ moving.native_from_template @ template.ras_from_voxel
         labels[i, near] = sample_nearest(channels, apply_affine(voxel_from_voxel, coordinates))
     intensities = np.zeros(grid.shape, dtype=np.float32)
     coordinates = CompositeTransform(template_from_target, None, IDENTITY).voxels(grid, prepared.image.grid, near)

@@ -52,12 +52,11 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Result of the label fusion.
+    """Result of the label fusion, the winning label of each voxel.
 
     Attributes
     ----------
     channels : (X, Y, Z) uint8 array
-        Winning label of each voxel.
     agreement : (X, Y, Z) float32 array
         Vote agreement: fraction of the weights that the winning label has, 0 to 1.
     """

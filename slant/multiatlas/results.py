@@ -33,13 +33,7 @@ DICE = "dice.tsv"
 
 @dataclass(frozen=True)
 class MultiAtlasNames:
-    """File names of one target's results.
-
-    Attributes
-    ----------
-    name : str
-        Name of the target.
-    """
+    """File names of the results of a target with this name."""
 
     name: str
 
@@ -75,14 +69,12 @@ class Labelled:
 
     Attributes
     ----------
-    labels : LabelMap
-        Region ids on the scan's grid.
-    agreement : Volume
-        Vote agreement, 0 to 1, on the scan's grid.
+    labels, agreement : LabelMap, Volume
+        Region ids and vote agreement, 0 to 1, on the scan's grid.
     dice : mapping of int to float
         Dice by region id if the target has manual labels; otherwise empty.
     runtime_s : mapping of str to float
-        Runtime of each processing step.
+        By processing step.
     """
 
     scan: Scan
@@ -152,7 +144,7 @@ def write_labelled(folder: Path, labelled: Labelled, made_from: Mapping[str, Any
     Parameters
     ----------
     made_from : mapping
-        Result of `identity`.
+        See `identity`.
     unfinished : Path
         Staging folder, see `slant.io.staging.staged`.
 

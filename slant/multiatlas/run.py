@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from slant.engine.failures import TABLE, all_failures, write_failures
-from slant.engine.job import Job, JobList, Workload
+from slant.engine.job import Job, JobList, Pool, Workload
 from slant.engine.layout import OutputLayout
-from slant.engine.pools import Pool, choose_pool
+from slant.engine.pools import choose_pool
 from slant.engine.resources import Resources
 from slant.engine.run import Summary, map_on, run_jobs, unfinished
 from slant.errors import InputError, SettingsError
@@ -27,8 +27,6 @@ class MultiAtlasRun:
 
     Attributes
     ----------
-    out : Path
-        Output directory.
     resources : Resources
         Workers, each on one thread, by default one; these do not change the results. Preprocessed scans and
         registrations are kept in ``work_dir``, by default ``work`` in the output directory.

@@ -28,14 +28,7 @@ _METRICS = ("similarity", "agreement")
 
 
 def quality_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
-    """One row per target: similarity and agreement of its atlases, and whether it is an outlier.
-
-    Parameters
-    ----------
-    folder : Path
-        Output directory.
-    names : sequence of str
-        Names of the targets with results.
+    """One row per target with results: similarity and agreement of its atlases, and whether it is an outlier.
 
     Returns
     -------
@@ -46,16 +39,12 @@ def quality_table(folder: Path, names: Sequence[str]) -> pd.DataFrame:
         4 robust standard deviations (1.4826 times the median absolute deviation) below the median of at least 8
         targets, or if it has fewer regions than the median target.
     """
-    rows = [{"name": name, **_metrics(read_record(folder, name))} for name in names]
+    rows = [{"name": name, **(read_record(folder, name) or {}).get("quality", {})} for name in names]
     table = pd.DataFrame(rows, columns=["name", *_METRICS, "regions", "brain_cm3"])
     reasons = [_reasons(row, table) for row in table.to_dict("records")]
     table["outlier"] = ["yes" if reason else "no" for reason in reasons]
     table["reason"] = ["; ".join(reason) for reason in reasons]
     return table
-
-
-def _metrics(record: dict[str, Any] | None) -> dict[str, Any]:
-    return {} if record is None else dict(record.get("quality", {}))
 
 
 def _reasons(row: dict[Any, Any], table: pd.DataFrame) -> list[str]:

@@ -115,12 +115,7 @@ def prepare_atlas(task: MultiAtlasTask, atlas: LabelSource, **_worker: Worker) -
 
 
 def label_target(target: LabelSource, atlases: Sequence[LabelSource], task: MultiAtlasTask) -> Labelled:
-    """Segment one target without writing results.
-
-    Parameters
-    ----------
-    atlases : sequence of LabelSource
-        The atlases that may be used.
+    """Segment one target by the atlases that may be used for it, without writing results.
 
     Raises
     ------

@@ -7,7 +7,6 @@ consists of the eight corner tiles of SLANT-27 and keeps their names: tile ``2_2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -39,16 +38,9 @@ WEIGHT_FOLDERS = ("finetune_out", "test_out")
 
 
 def find_checkpoints(folder: Path, tiles: int, epoch: int) -> dict[str, Path]:
-    """Paths of the checkpoints by the name of the tile in slant; fine-tuned weights are preferred.
+    """Paths of the checkpoints in the ``model_dir`` of the original, by the name of the tile in slant.
 
-    Parameters
-    ----------
-    folder : Path
-        The ``model_dir`` of the original.
-    tiles : int
-        Number of tiles, 27 or 8.
-    epoch : int
-        Epoch in the file names.
+    There are 27 or 8 tiles; fine-tuned weights are preferred.
 
     Raises
     ------
@@ -74,20 +66,8 @@ def find_checkpoints(folder: Path, tiles: int, epoch: int) -> dict[str, Path]:
     return paths
 
 
-def read_checkpoints(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield name and float32 parameters of each tile; one checkpoint is in memory at a time.
-
-    Raises
-    ------
-    ModelError
-        See `read_checkpoint`.
-    """
-    for tile, path in paths.items():
-        yield tile, read_checkpoint(path)
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the parameters of a checkpoint by name, in the order of the network, without batch norm statistics.
+    """Read the float32 parameters of a checkpoint by name, in the order of the network, without batch norm statistics.
 
     Raises
     ------

@@ -86,16 +86,7 @@ class InputScaling:
 class Inputs:
     """What a scan must be converted to before it enters the networks.
 
-    Attributes
-    ----------
-    template : Template
-        Template space and grid of the networks.
-    reference : IntensityReference
-        Intensities of the training scans.
-    scaling : InputScaling
-        Scaling of the normalized intensities.
-    groupwise : GroupwiseTemplate, optional
-        Template of the deformable atlas prior; None for networks with an affine prior or without a prior.
+    ``groupwise`` is the template of the deformable atlas prior; None for networks with an affine prior or none.
     """
 
     template: Template

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slant.errors import ModelError
-from slant.nets.inputs import Inputs, InputScaling
 from slant.nets.predict import Mirroring, Predictor
 
 if TYPE_CHECKING:
@@ -16,23 +15,14 @@ if TYPE_CHECKING:
 
     from slant.labels import LabelProtocol
     from slant.nets.groupwise import Deformation
+    from slant.nets.inputs import Inputs
     from slant.nets.weights import NetworkFolder
     from slant.tiles import TileLayout
-
-__all__ = ["InputScaling", "Inputs", "Model"]
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Networks with the inputs and the label protocol for which they were trained.
-
-    Attributes
-    ----------
-    protocol : LabelProtocol
-        Regions of the output channels.
-    networks : NetworkFolder
-        Tile layout, prior and weights.
-    """
+    """Networks with the inputs and the label protocol (regions of the output channels) for which they were trained."""
 
     name: str
     protocol: LabelProtocol

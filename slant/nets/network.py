@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
 
 from slant.errors import SettingsError
-from slant.nets.memory import MemorySettings
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,23 @@ class NetworkSettings:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values for a manifest."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How a network stores the activations for its backward pass; the gradients are the same.
+
+    Attributes
+    ----------
+    gradient_checkpointing : bool
+        Store only the inputs of each level and recompute the rest: less memory, about a third more time (Chen et al.
+        2016, arXiv 1604.06174).
+    offload_activations : bool
+        Store activations in host memory instead of GPU memory; without effect on a CPU.
+    """
+
+    gradient_checkpointing: bool = False
+    offload_activations: bool = False
 
 
 class Network(nn.Module):
@@ -117,3 +137,20 @@ def require_positive(name: str, *values: int) -> None:
     """
     if not values or min(values) < 1:
         raise SettingsError(f"{name} of a network must be positive integers, found {list(values)}")
+
+
+def run_level(memory: MemorySettings, level: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Compute ``level(*inputs)``; results and gradients do not depend on ``memory``.
+
+    Parameters
+    ----------
+    level : callable
+        Deterministic function that does not change its inputs.
+    """
+    if not torch.is_grad_enabled():
+        return level(*inputs)
+    with save_on_cpu(pin_memory=inputs[0].is_cuda) if memory.offload_activations else nullcontext():
+        if memory.gradient_checkpointing:
+            out: Tensor = checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return out
+        return level(*inputs)

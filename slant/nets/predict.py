@@ -30,7 +30,8 @@ SLAB = 8
 FOREGROUND_MARGIN = 8
 """Voxels (1 mm) around the box of the non-zero voxels of a tile; everything beyond is background."""
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
+Channels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,6 @@ class Predictor:
 
     Attributes
     ----------
-    prior : Prior or None
-        Atlas prior, for networks that take one.
     network : callable
         Function that returns the network of a tile by name, in float32 on the CPU.
     scaling : InputScaling
@@ -130,15 +129,13 @@ def label_tile(
 
     Parameters
     ----------
-    tile : Tile
-        Tile of the layout.
     image : (X, Y, Z) float32 array
         Scan in template space, in network units.
     region : 3 slices, optional
         Part of the tile to label (default: all). The rest is 0, as is everything more than `FOREGROUND_MARGIN` voxels
         outside the box of the non-zero voxels.
     """
-    region = region or tile_box(predictor.layout)
+    region = region or tuple(slice(0, n) for n in predictor.layout.size)
     mirroring, partner = predictor.mirroring, mirror_tile(predictor, tile)
     if mirroring is None or partner is None:
         tile_input = _TileInput(tile, image, predictor.prior, predictor.displacement)
@@ -193,16 +190,11 @@ def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device
         channels, prior = np.arange(network.settings.outputs), None
     else:
         channels = tile_input.prior.possible(tile.start, tile.stop)
-        prior = tile_input.prior.of_tile(_sub_tile(tile, box), channels, device)
+        spans = [slice(a + span.start, a + span.stop) for a, span in zip(tile.start, box, strict=True)]
+        prior = tile_input.prior.of_box(spans, channels, device)
     outputs = channels if tile_input.partners is None else tile_input.partners[channels].astype(np.int64)
     labels[box] = _winners(network, features, channels, outputs, prior)
     return labels
-
-
-def tile_box(layout: TileLayout) -> Box:
-    """Slices of a whole tile."""
-    x, y, z = (slice(0, n) for n in layout.size)
-    return x, y, z
 
 
 def _foreground_box(image: NDArray[np.float32], region: Box) -> Box | None:
@@ -217,18 +209,7 @@ def _foreground_box(image: NDArray[np.float32], region: Box) -> Box | None:
         if first >= stop:
             return None
         spans.append(slice(first, stop))
-    x, y, z = spans
-    return x, y, z
-
-
-def _sub_tile(tile: Tile, box: Box) -> Tile:
-    """A box of a tile as a separate tile."""
-    x, y, z = (a + span.start for a, span in zip(tile.start, box, strict=True))
-    start, stop = (
-        (x, y, z),
-        (x + box[0].stop - box[0].start, y + box[1].stop - box[1].start, z + box[2].stop - box[2].start),
-    )
-    return Tile(tile.name, start, stop, start, stop)
+    return tuple(spans)
 
 
 def _features(predictor: Predictor, network: Network, tile_input: _TileInput, box: Box, device: torch.device) -> Tensor:
@@ -261,11 +242,7 @@ def _features(predictor: Predictor, network: Network, tile_input: _TileInput, bo
 
 
 def _winners(
-    network: Network,
-    features: Tensor,
-    channels: NDArray[np.int64],
-    outputs: NDArray[np.int64],
-    prior: TilePrior | None,
+    network: Network, features: Tensor, channels: Channels, outputs: Channels, prior: TilePrior | None
 ) -> NDArray[np.uint8]:
     """The channel whose output of the network is the largest at each voxel, among the possible channels."""
     possible = torch.from_numpy(outputs).to(features.device)

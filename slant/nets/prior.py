@@ -7,6 +7,7 @@ cells of 4 mm (the affine prior, the same for all scans) or of 2 mm (the deforma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from slant.errors import ModelError
 from slant.grid import Shape
-from slant.tiles import Tile
 
 SPACING = 4
 """Edge length of a cell of the affine prior, in template voxels (1 mm)."""
@@ -70,17 +70,17 @@ class Prior:
         is_possible[0] = True
         return np.flatnonzero(is_possible)
 
-    def of_tile(self, tile: Tile, channels: NDArray[np.int64], device: torch.device) -> TilePrior:
-        """The prior of some channels in the box of a tile, on a device."""
+    def of_box(self, box: Sequence[slice], channels: NDArray[np.int64], device: torch.device) -> TilePrior:
+        """The prior of some channels in a box of template voxels, on a device."""
         spans, weights, spacing = [], [], self.spacing
-        for start, stop, cells in zip(tile.start, tile.stop, self.steps.shape[:3], strict=True):
-            first = max(0, min((start - spacing // 2) // spacing, cells - 1))
-            last = min(cells, (stop + 1) // spacing + 2)
+        for span, cells in zip(box, self.steps.shape[:3], strict=True):
+            first = max(0, min((span.start - spacing // 2) // spacing, cells - 1))
+            last = min(cells, (span.stop + 1) // spacing + 2)
             spans.append(slice(first, last))
-            low, high, weight = neighbours(start - first * spacing, stop - start, last - first, spacing)
-            weights.append((low.to(device), high.to(device), weight.to(device)))
-        x, y, z = spans
-        steps = np.ascontiguousarray(self.steps[x, y, z][..., channels])
+            ends = neighbours(span.start - first * spacing, span.stop - span.start, last - first, spacing)
+            low, high, weight = (part.to(device) for part in ends)
+            weights.append((low, high, weight))
+        steps = np.ascontiguousarray(self.steps[tuple(spans)][..., channels])
         return TilePrior(torch.from_numpy(steps).to(device), tuple(weights))
 
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
-from slant.nets.memory import run_level
-from slant.nets.network import Network, NetworkSettings, require_positive
+from slant.nets.network import Network, NetworkSettings, require_positive, run_level
 
 
 @dataclass(frozen=True)

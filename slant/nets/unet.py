@@ -18,20 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
+from slant.grid import Shape
 from slant.nets.groupwise import displacement_at
-from slant.nets.memory import run_level
-from slant.nets.network import Network, NetworkSettings, channels_last, require_positive
-
-__all__ = [
-    "CompactUNet",
-    "ResidualUNet",
-    "UNetSettings",
-    "box_coordinate_channels",
-    "channels_last",
-    "coordinate_channels",
-    "depth_to_space",
-    "space_to_depth",
-]
+from slant.nets.network import Network, NetworkSettings, require_positive, run_level
 
 
 @dataclass(frozen=True)
@@ -62,13 +51,10 @@ class UNetSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        single = {
-            "image_channels": self.image_channels,
-            "head_channels": self.head_channels,
-            "upsampled_channels": self.upsampled,
-        }
-        for name, values in (("widths", self.widths), *((name, (value,)) for name, value in single.items())):
-            require_positive(name, *values)
+        require_positive("widths", *self.widths)
+        require_positive("image_channels", self.image_channels)
+        require_positive("head_channels", self.head_channels)
+        require_positive("upsampled_channels", self.upsampled)
         for task, classes in self.tasks.items():
             if not task.isidentifier() or hasattr(nn.ModuleDict, task):
                 raise SettingsError(f"a task cannot be called {task!r}; use a word, for example tissue, lobe or brain")
@@ -133,18 +119,12 @@ class CompactUNet(Network):
         self.mix = nn.Conv3d(settings.upsampled + settings.image_channels, settings.head_channels, 3, padding=1)
         self.head = nn.Linear(settings.head_channels, settings.outputs)
         self.heads = nn.ModuleDict({task: nn.Linear(settings.head_channels, n) for task, n in settings.tasks.items()})
-        if (
-            not self.head.weight.is_meta
-        ):  # on the meta device, init would import the compiler of torch (about two seconds)
+        if not self.head.weight.is_meta:  # there, init would import the compiler of torch (about two seconds)
             nn.init.normal_(self.head.weight, std=1e-3)
             nn.init.zeros_(self.head.bias)
 
     def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
-        """(N, C, X/2, Y/2, Z/2) features of a (N, 1, X, Y, Z) image with even sizes.
-
-        ``coordinates`` are (N, 3, X/2, Y/2, Z/2) coordinate channels: template coordinates of the 2 mm voxels, scaled
-        to -1..1.
-        """
+        """(N, C, X/2, Y/2, Z/2) features of a (N, 1, X, Y, Z) image with even sizes; see `Network.backbone`."""
         x = torch.cat([space_to_depth(image), coordinates], dim=1).contiguous(memory_format=torch.channels_last_3d)
         skips = []
         for level in range(len(self.encoders)):
@@ -172,13 +152,14 @@ class CompactUNet(Network):
 
     def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
         """(N, head_channels, X, Y, Z) features at 1 mm from the features of the backbone and the image."""
-        return run_level(self.memory, self._decoder_head, features, image)
 
-    def _decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
-        coarse = depth_to_space(self.unfold(features))
-        fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
-        both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
-        return functional.leaky_relu(self.mix(both), 0.01, inplace=True)
+        def head(features: Tensor, image: Tensor) -> Tensor:
+            coarse = depth_to_space(self.unfold(features))
+            fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
+            both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
+            return functional.leaky_relu(self.mix(both), 0.01, inplace=True)
+
+        return run_level(self.memory, head, features, image)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., outputs) logits of (..., head_channels) features, channels last."""
@@ -217,12 +198,7 @@ def depth_to_space(features: Tensor) -> Tensor:
     return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, c8 // 8, 2 * x, 2 * y, 2 * z)
 
 
-def box_coordinate_channels(
-    shape: tuple[int, int, int],
-    start: tuple[int, int, int],
-    size: tuple[int, int, int],
-    displacement: Tensor | None = None,
-) -> Tensor:
+def box_coordinate_channels(shape: Shape, start: Shape, size: Shape, displacement: Tensor | None = None) -> Tensor:
     """Coordinate channels of the 2 mm voxels of a box: (1, 3, X/2, Y/2, Z/2) float32, -1..1 over the template grid.
 
     Parameters
@@ -242,7 +218,7 @@ def box_coordinate_channels(
     return coordinate_channels(coordinates, shape)
 
 
-def coordinate_channels(coordinates: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def coordinate_channels(coordinates: Tensor, shape: Shape) -> Tensor:
     """Scale (X, Y, Z, 3) template voxel coordinates to -1..1 over a grid of this shape: (1, 3, X, Y, Z) float32."""
     last = torch.tensor(shape, dtype=torch.float32, device=coordinates.device) - 1
     return ((coordinates / last) * 2 - 1).permute(3, 0, 1, 2)[None]

@@ -59,8 +59,6 @@ class NetworkFolder:
         SHA-256 of the manifest file.
     kind : str
         Kind of the networks, a key of `slant.nets.registry.KINDS`.
-    prior : Prior or None
-        Affine atlas prior, for networks that take one.
     groupwise : pair of arrays, optional
         Mean image (X/2, Y/2, Z/2) float32 and votes (X/2, Y/2, Z/2, C) uint8 of the groupwise template, if any.
     """
@@ -118,7 +116,7 @@ def read_model(folder: Path) -> NetworkFolder:
     text = (folder / MANIFEST).read_bytes()
     try:
         manifest = json.loads(text)
-        layout = TileLayout(**_tuples(manifest["layout"]))
+        layout = TileLayout(**manifest["layout"])
         kind = manifest["network"]["kind"]
         settings = settings_of(kind, manifest["network"]["settings"])
         hashes = dict(manifest["files"])
@@ -137,7 +135,10 @@ def read_model(folder: Path) -> NetworkFolder:
     with torch.device("meta"):
         tensors = list(build_network(kind, settings).state_dict())
     _check_tensors(folder, weights, {f"{tile.name}/{name}" for tile in layout for name in tensors}, layout)
-    prior = _read_prior(folder / PRIOR, layout) if takes_prior else None
+    prior = None
+    if takes_prior:
+        with np.load(folder / PRIOR) as stored:
+            prior = Prior(stored["steps"], layout.shape)
     groupwise = _read_groupwise(folder / GROUPWISE, layout, settings.outputs) if GROUPWISE in hashes else None
     return NetworkFolder(folder, manifest, hashlib.sha256(text).hexdigest(), layout, kind, settings, prior, groupwise)
 
@@ -148,15 +149,6 @@ def _require(folder: Path, names: Iterable[str]) -> None:
             raise ModelError(
                 f"{folder} is not a model: it has no {name}; a model folder contains {MANIFEST} and the files it lists"
             )
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _read_prior(path: Path, layout: TileLayout) -> Prior:
-    with np.load(path) as stored:
-        return Prior(stored["steps"], layout.shape)
 
 
 def _read_groupwise(path: Path, layout: TileLayout, channels: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -204,17 +196,11 @@ def write_model(
 
     Parameters
     ----------
-    folder : Path
-        Model folder, created if missing.
     networks : dict
         State dict of each tile's network.
-    prior : Prior or None
-        Affine atlas prior, for networks that take one.
     manifest : dict
         Keys ``name``, ``layout``, ``protocol``, ``template``, ``network`` (kind, settings), ``input`` (the fields of
         `slant.nets.inputs.InputScaling`), ``training`` and ``licence``; this function adds ``files``.
-    groupwise : GroupwiseTemplate, optional
-        Groupwise template, for networks trained with a deformable atlas prior.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
@@ -249,14 +235,10 @@ def write_shards(
 
     Parameters
     ----------
-    folder : Path
-        Model folder, created if missing.
     networks : iterable of (str, dict)
         Name and state dict of each tile. With a generator, only one state dict is in memory at a time.
     manifest : dict
         As for `write_model`.
-    precision : {"float32", "float16"}
-        Precision of the stored weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float32 if precision == "float32" else torch.float16

@@ -52,12 +52,7 @@ def brain_from_zero_background(scan: Volume) -> LabelMap:
 
 
 def extract_brain(scan: Volume) -> LabelMap:
-    """The brain mask of a full head.
-
-    Returns
-    -------
-    LabelMap
-        0 and 1 on the scan's grid.
+    """The brain mask of a full head: 0 and 1 on the scan's grid.
 
     Raises
     ------
@@ -109,10 +104,7 @@ def _plausible(mask: NDArray[np.bool_], scan: Volume) -> LabelMap:
 def fov_truncation_warning(brain: LabelMap) -> str | None:
     """A warning that names the faces where the field of view truncates the brain; None if there are none.
 
-    Parameters
-    ----------
-    brain : LabelMap
-        Brain mask on a grid with axes near R, A, S.
+    The axes of the brain mask's grid must be near R, A, S.
     """
     sizes = brain.grid.voxel_size_mm
     truncated = []

@@ -25,15 +25,7 @@ HUBER_SCALE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class IntensityReference:
-    """The mean sorted intensities of a set of scans.
-
-    Attributes
-    ----------
-    quantiles : (K,) float64 array
-        Cumulative fractions, ascending from 0 to 1.
-    values : (K,) float64 array
-        z-scored intensity at each quantile.
-    """
+    """The mean sorted intensities of a set of scans: (K,) z-scores at (K,) ascending quantiles from 0 to 1."""
 
     quantiles: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -52,14 +44,9 @@ class LinearMap:
 
 
 def z_score(volume: Volume, mask: LabelMap, *, mask_brain: bool = True) -> Volume:
-    """Scale a volume to mean 0 and standard deviation 1 inside the mask.
+    """Scale a volume to mean 0 and standard deviation 1 inside the mask, on the same grid.
 
-    Parameters
-    ----------
-    mask : LabelMap
-        Brain mask on the same grid.
-    mask_brain : bool
-        Set voxels outside the mask to 0; otherwise they are scaled like the brain.
+    Voxels outside the mask are set to 0 or, without ``mask_brain``, scaled like the brain.
 
     Raises
     ------
@@ -98,10 +85,8 @@ def normalize_intensity(
 
     Parameters
     ----------
-    volume : Volume
-        Volume after bias field correction.
-    mask : LabelMap
-        Brain mask on the same grid.
+    volume, mask : Volume, LabelMap
+        Volume after bias field correction, and brain mask on the same grid.
     mask_brain : bool
         Set voxels outside the mask to 0; otherwise the fit is applied to the whole image, as in Huo et al.
 

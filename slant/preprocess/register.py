@@ -57,12 +57,7 @@ class Registration:
 
 
 def register_to_template(scan: Volume, brain: LabelMap, template: Template) -> Registration:
-    """Register the brain of a scan to the template by an affine.
-
-    Parameters
-    ----------
-    brain : LabelMap
-        Brain mask of the scan.
+    """Register the brain of a scan, given its brain mask, to the template by an affine.
 
     Raises
     ------
@@ -83,8 +78,7 @@ def register_to_template(scan: Volume, brain: LabelMap, template: Template) -> R
 
 def _centered_brain(scan: Volume, brain: LabelMap) -> tuple[Volume, Matrix]:
     """The brain at 2 mm with its centre at the world origin, and the matrix from there to native space."""
-    voxels = np.argwhere(brain.data)
-    coordinates = transform_points(scan.grid.ras_from_voxel, voxels)
+    coordinates = transform_points(scan.grid.ras_from_voxel, np.argwhere(brain.data))
     center = coordinates.mean(axis=0)
     native_from_moving = np.eye(4)
     native_from_moving[:3, 3] = center
@@ -134,30 +128,14 @@ def _initial_transform(moving: Volume, template: Template) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class _CoarseScore:
-    """Negative correlation with the template at 8 mm, of a rotation (rad), translation (dm) and log scale.
+    """Negative correlation with the template at 8 mm, of a rotation (rad), translation (dm) and log scale."""
 
-    Attributes
-    ----------
-    coordinates : (N, 3) float64 array
-        Points in and near the template's brain, in RAS mm.
-    values : (N,) float64 array
-        Standardized intensities of the template at these points.
-    center : (3,) float64 array
-        Centre of the template's brain, in RAS mm.
-    moving : (X, Y, Z) float32 array
-        The smoothed brain of the scan.
-    voxel_from_ras : (4, 4) float64 array
-        World to voxel coordinates of ``moving``.
-    scale : float
-        Size of the scan's brain relative to the template's.
-    """
-
-    coordinates: NDArray[np.float64]
-    values: NDArray[np.float64]
-    center: NDArray[np.float64]
-    moving: NDArray[np.float32]
-    voxel_from_ras: Matrix
-    scale: float
+    coordinates: NDArray[np.float64]  # (N, 3) points in and near the template's brain, in RAS mm
+    values: NDArray[np.float64]  # (N,) standardized intensities of the template at these points
+    center: NDArray[np.float64]  # (3,) centre of the template's brain, in RAS mm
+    moving: NDArray[np.float32]  # (X, Y, Z) smoothed brain of the scan
+    voxel_from_ras: Matrix  # (4, 4) world to voxel coordinates of ``moving``
+    scale: float  # size of the scan's brain relative to the template's
 
     @classmethod
     def between(cls, moving: Volume, template: Template) -> _CoarseScore:
@@ -165,9 +143,7 @@ class _CoarseScore:
         smooth = ndimage.gaussian_filter(template.image.data, COARSE_FACTOR / 2)
         points = tuple(slice(COARSE_FACTOR // 2, None, COARSE_FACTOR) for _ in range(3))
         inside = ndimage.binary_dilation(template.brain.data, iterations=COARSE_FACTOR)[points]
-        index = np.stack(
-            np.meshgrid(*(np.arange(n)[p] for n, p in zip(smooth.shape, points, strict=True)), indexing="ij"), -1
-        )
+        index = np.moveaxis(np.indices(smooth.shape)[:, *points], 0, -1)
         brain = np.argwhere(template.brain.data)
         return cls(
             transform_points(template.image.grid.ras_from_voxel, index[inside]),

@@ -50,14 +50,9 @@ _SHRINKAGE = 0.3  # weight of the mean Dice of all regions, in subjects
 
 @dataclass(frozen=True)
 class LabelledScan:
-    """A scan of a subject held out from training, with its agreement with reference labels.
+    """A scan of a subject held out from training, with its Dice by region id; nan where reference labels lack it.
 
-    Attributes
-    ----------
-    dice : dict of int to float
-        Dice by region id; nan where the reference labels lack the region.
-    clean : bool
-        Whether the scan is of good quality; otherwise it was perturbed, or is a bad scan of the same subject.
+    A scan that is not ``clean`` was perturbed, or is a bad scan of the same subject.
     """
 
     metrics: QualityMetrics
@@ -82,8 +77,6 @@ class Reliability:
 
     Attributes
     ----------
-    bins : tuple of DiceBin
-        Occupied bins of expected Dice.
     calibration : float
         Mean absolute difference of both means over the bins, weighted by their regions (expected calibration error,
         Naeini et al. 2015).
@@ -116,11 +109,9 @@ def fit_quality(good: Sequence[QualityMetrics], labelled: Sequence[LabelledScan]
     Parameters
     ----------
     good : sequence of QualityMetrics
-        Metrics of scans of good quality.
+        Metrics of scans of good quality, which ``about`` describes.
     labelled : sequence of LabelledScan
         Scans of subjects held out from training, clean and perturbed; may be empty.
-    about : str
-        Description of the scans of good quality.
     """
     reference = fit_reference(good, about)
     if not labelled:
@@ -143,37 +134,25 @@ def fit_reference(good: Sequence[QualityMetrics], about: str) -> NormativeRefere
     """The normative reference of scans of good quality.
 
     Limits lie `REVIEW` and `FAIL` robust SDs (1.4826 times the median absolute deviation) from the median on the
-    adverse side, and always outside the range of the reference scans.
-
-    Parameters
-    ----------
-    good : sequence of QualityMetrics
-        Metrics of the reference scans.
-    about : str
-        Description of the reference scans.
+    adverse side, and always outside the range of the reference scans, which ``about`` describes.
     """
     measured = [name for name in good[0].scan if not all(math.isnan(m.scan[name]) for m in good)]
     norms = {
         name: _norm([m.scan[name] for m in good], _MIN_ROBUST_SD.get(name, 0.0), _MIN_RELATIVE_SD) for name in measured
     }
     limits = {name: _limits(name, norm, [m.scan[name] for m in good]) for name, norm in norms.items()}
-    ids, left = good[0].fractions, good[0].asymmetries
+    ids, left, votes = good[0].fractions, good[0].asymmetries, good[0].vote_fractions
     logs = {i: [math.log(m.fractions[i]) for m in good if m.fractions[i] > 0] for i in ids}
+    sums = good[0].aggregates
+    aggregates = {name: [math.log(m.aggregates[name]) for m in good if m.aggregates[name] > 0] for name in sums}
     reference = NormativeReference(
         about,
         limits,
         norms,
         {i: _norm(logs[i], _MIN_SD_LOG_VOLUME) for i in ids if logs[i]},
         {i: _norm([m.asymmetries[i] for m in good], _MIN_SD_ASYMMETRY) for i in left},
-        {
-            i: _norm([m.vote_fractions[i] for m in good], _MIN_SD_VOTE_FRACTION)
-            for i in good[0].vote_fractions
-            if logs[i]
-        },
-        {
-            name: _norm([math.log(m.aggregates[name]) for m in good if m.aggregates[name] > 0], _MIN_SD_LOG_AGGREGATE)
-            for name in good[0].aggregates
-        },
+        {i: _norm([m.vote_fractions[i] for m in good], _MIN_SD_VOTE_FRACTION) for i in votes if logs[i]},
+        {name: _norm(values, _MIN_SD_LOG_AGGREGATE) for name, values in aggregates.items()},
     )
     return replace(reference, limits={**limits, **_outlier_limits(reference, good)})
 
@@ -250,12 +229,8 @@ def _limits(name: str, norm: Norm, values: list[float]) -> Limits:
     """Limits on the adverse sides of a metric."""
     meaning = METRICS[name]
     known: NDArray[np.float64] = np.array([value for value in values if not math.isnan(value)])
-    low: tuple[float | None, float | None] = (None, None)
-    high = low
-    if meaning.low:
-        low = _side_limits(norm, -1, float(known.min()))
-    if meaning.high:
-        high = _side_limits(norm, 1, float(known.max()))
+    low = _side_limits(norm, -1, float(known.min())) if meaning.low else (None, None)
+    high = _side_limits(norm, 1, float(known.max())) if meaning.high else (None, None)
     if name in _COUNT_LIMITS:
         high = (max(_COUNT_LIMITS[name][0], float(known.max()) + 0.5), _COUNT_LIMITS[name][1])
     return Limits(norm.median, low[1], low[0], high[0], high[1])

@@ -1,4 +1,4 @@
-"""Compares quality metrics with a normative reference: grade with reasons, flags of regions, and expected Dice."""
+"""Grades a scan: compares its quality metrics with a normative reference; grade, flags of regions, expected Dice."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slant.io.quality import Check, Quality, RegionQuality
-from slant.quality.reference import METRICS, NormativeReference
+from slant.io.templates import load_template
+from slant.quality.iqm import measure_quality
+from slant.quality.reference import METRICS, NormativeReference, load_reference
 
 if TYPE_CHECKING:
+    from slant.io.results import Result
     from slant.labels import LabelProtocol
     from slant.quality.iqm import QualityMetrics
     from slant.quality.reference import Norm
@@ -29,14 +32,22 @@ _DIGITS, _RANGE_DIGITS = 4, 7  # decimals in the record
 _MAX_EVIDENCE = 8.0  # robust SDs; evidence is clipped so that no single metric dominates
 
 
-def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol: LabelProtocol) -> Quality:
-    """Grade a scan by its metrics; the numbers are rounded to the digits that the record shows.
+def grade(result: Result, model: str) -> Quality | None:
+    """The quality of a finished scan of a model, given by name or folder; None if the model has no reference.
 
-    Parameters
-    ----------
-    reference : NormativeReference
-        Reference of the model that labelled the scan.
+    Raises
+    ------
+    ModelError
+        If the model does not exist or its reference file is damaged.
     """
+    reference = load_reference(model)
+    if reference is None:
+        return None
+    return grade_scan(measure_quality(result, load_template()), reference, result.protocol)
+
+
+def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol: LabelProtocol) -> Quality:
+    """Grade a scan by its metrics and the reference of its model; numbers are rounded to the digits of the record."""
     z = {i: volume_z(fraction, reference.volumes.get(i)) for i, fraction in metrics.fractions.items()}
     asymmetry_z = {
         i: reference.asymmetries[i].z(value) if i in reference.asymmetries else math.nan
@@ -60,12 +71,11 @@ def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol:
         checks[0].grade if checks else "pass",
         tuple(checks),
         {name: round(value, _DIGITS) for name, value in scan.items()},
-        {i: _region_quality(z[i], reference.volumes.get(i), dice.get(i, math.nan)) for i in z},
         {
-            name: _region_quality(volume_z(fraction, norm), norm)
-            for name, fraction in metrics.aggregates.items()
-            for norm in [reference.aggregates.get(name)]
+            i: _region_quality(fraction, reference.volumes.get(i), dice.get(i, math.nan))
+            for i, fraction in metrics.fractions.items()
         },
+        {name: _region_quality(value, reference.aggregates.get(name)) for name, value in metrics.aggregates.items()},
         {i: flag for i, flag in flags.items() if flag},
         reference.about,
     )
@@ -76,14 +86,13 @@ def expected_dice(metrics: QualityMetrics, reference: NormativeReference) -> dic
     rule = reference.dice
     if rule is None:
         return {}
-    names = list(rule.weights)
     expected = {}
     for i, base in rule.base.items():
         if not metrics.fractions.get(i):
             expected[i] = 0.0
             continue
         row = evidence(i, metrics, reference)
-        change = math.fsum(rule.weights[name] * row[name] for name in names)
+        change = math.fsum(weight * row[name] for name, weight in rule.weights.items())
         expected[i] = min(1.0, max(0.0, base + change))
     return expected
 
@@ -120,20 +129,15 @@ def volume_z(fraction: float, norm: Norm | None) -> float:
     return norm.z(math.log(fraction)) if norm is not None and fraction > 0 else math.nan
 
 
-def reference_range(norm: Norm | None) -> tuple[float, float]:
-    """95 % reference range of a fraction of the intracranial volume whose logarithm is normally distributed."""
-    if norm is None:
-        return math.nan, math.nan
-    return math.exp(norm.median - _Z_95 * norm.robust_sd), math.exp(norm.median + _Z_95 * norm.robust_sd)
-
-
 def _clipped(z: float) -> float:
     return 0.0 if math.isnan(z) else min(_MAX_EVIDENCE, max(0.0, z))
 
 
-def _region_quality(z: float, norm: Norm | None, dice: float = math.nan) -> RegionQuality:
-    low, high = (round(end, _RANGE_DIGITS) for end in reference_range(norm))
-    return RegionQuality(round(dice, _DIGITS), round(z, _DIGITS), low, high)
+def _region_quality(fraction: float, norm: Norm | None, dice: float = math.nan) -> RegionQuality:
+    """Quality with the 95 % range of a fraction of the intracranial volume whose logarithm is normally distributed."""
+    ends = [norm.median + sign * _Z_95 * norm.robust_sd if norm else math.nan for sign in (-1, 1)]
+    low, high = (round(math.exp(end), _RANGE_DIGITS) for end in ends)
+    return RegionQuality(round(dice, _DIGITS), round(volume_z(fraction, norm), _DIGITS), low, high)
 
 
 def _pair_z(region: int, asymmetry_z: dict[int, float], protocol: LabelProtocol) -> float:

@@ -100,12 +100,10 @@ def native_noise(result: Result) -> float:
     """
     line = result.record.intensity
     if result.scan is None or line is None:
-        data, slope = result.image.data, 1.0
-        ids, labels = result.protocol.groups("tissue"), result.template_labels.data
+        data, slope, labels = result.image.data, 1.0, result.template_labels.data
     else:
-        data, slope = result.scan.volume.data, abs(line.slope)
-        ids, labels = result.protocol.groups("tissue"), result.labels.data
-    inside = ndimage.binary_erosion(np.isin(labels, ids["white"]))
+        data, slope, labels = result.scan.volume.data, abs(line.slope), result.labels.data
+    inside = ndimage.binary_erosion(np.isin(labels, result.protocol.groups("tissue")["white"]))
     x, y, z = (n - n % 2 for n in data.shape)
     blocks = np.stack(
         [data[i:x:2, j:y:2, k:z:2] * (1 - 2 * ((i + j + k) % 2)) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
@@ -126,8 +124,7 @@ def intensity_outlier_cm3(
     for name in ("white", "gray"):
         core = ndimage.binary_erosion(tissues[name])
         outlier |= core & (np.abs(smooth - median[name]) > OUTLIER_ROBUST_SD * robust_sd[name])
-    components, count = ndimage.label(outlier)
-    return float(np.bincount(components.ravel())[1:].max()) / 1000 if count else 0.0
+    return _largest_component(outlier) / 1000
 
 
 def asymmetric_hypointensity_cm3(image: Volume, brain: Mask, level: float) -> float:
@@ -160,8 +157,14 @@ def asymmetric_hypointensity_cm3(image: Volume, brain: Mask, level: float) -> fl
     inside_grid = (partners >= 0) & (partners < x)
     mirrored = np.zeros_like(thin)
     mirrored[inside_grid] = thin[partners[inside_grid]]
-    components, count = ndimage.label(wide & ~ndimage.binary_dilation(mirrored, _ball(DARK_NEAR_MM)))
-    return float(np.bincount(components.ravel())[1:].max()) * _BLOCK**3 / 1000 if count else 0.0
+    one_sided = wide & ~ndimage.binary_dilation(mirrored, _ball(DARK_NEAR_MM))
+    return _largest_component(one_sided) * _BLOCK**3 / 1000
+
+
+def _largest_component(mask: Mask) -> float:
+    """Number of voxels of the largest connected component; 0 if there is none."""
+    components, count = ndimage.label(mask)
+    return float(np.bincount(components.ravel())[1:].max()) if count else 0.0
 
 
 def _ball(radius_mm: int) -> Mask:

@@ -54,19 +54,13 @@ class QualityMetrics:
 
 
 def measure_quality(result: Result, template: Template) -> QualityMetrics:
-    """Compute the quality metrics of a finished scan.
-
-    Parameters
-    ----------
-    template : Template
-        The template that the scan was registered to.
-    """
+    """Compute the quality metrics of a finished scan, which was registered to the template."""
     ids = [region.id for region in result.protocol.regions[1:]]
     inside = result.labels.data != 0
     vote_fractions = _means(result.labels.data[inside], result.confidence.data[inside], ids)
     fragmented = fragmentation(result.template_labels, ids)
     rows = {row.index: row for row in result.volumes if row.level == "region" and row.index is not None}
-    brain = _mask_in_template(result)
+    brain = pick_labels(result.brain, result.template_labels.grid, result.native_from_template).data != 0
     labelled = result.template_labels.data != 0
     counts = np.bincount(result.template_labels.data.ravel(), minlength=256)
     disconnected = sum(counts[i] * fraction for i, fraction in fragmented.items() if not math.isnan(fraction))
@@ -75,7 +69,7 @@ def measure_quality(result: Result, template: Template) -> QualityMetrics:
         "registration_similarity": math.nan if registration is None else registration,
         "deformation_similarity": math.nan if deformation is None else deformation.similarity,
         "rotation": rotation_degrees(result.native_from_template),
-        "scale": _head_size(result.native_from_template),
+        "scale": math.log(abs(float(np.linalg.det(result.native_from_template[:3, :3])))),
         "anisotropic_scaling": anisotropic_scaling(result.native_from_template),
         "vote_fraction": float(result.confidence.data[inside].mean()) if inside.any() else math.nan,
         "missing_regions": float(sum(row.volume_mm3 == 0 for row in rows.values())),
@@ -138,21 +132,10 @@ def border_fraction(mask: LabelMap) -> float:
     return float(on_faces / max(1, on_faces + (surface & ~faces).sum()))
 
 
-def _mask_in_template(result: Result) -> Mask:
-    grid = result.template_labels.grid
-    mask: Mask = pick_labels(result.brain, grid, result.native_from_template).data != 0
-    return mask
-
-
 def _overlap(labelled: Mask, template: Template) -> float:
     """Dice of the labelled voxels with the brain of the template."""
     brain = pick_labels(template.brain, template.grid).data != 0
     return float(2 * (labelled & brain).sum() / max(1, labelled.sum() + brain.sum()))
-
-
-def _head_size(native_from_template: NDArray[np.float64]) -> float:
-    """Natural logarithm of the ratio of the volume of the head to that of the template."""
-    return math.log(abs(float(np.linalg.det(native_from_template[:3, :3]))))
 
 
 def _means(labels: NDArray[np.integer], values: Array, ids: list[int]) -> dict[int, float]:

@@ -1,23 +1,29 @@
-"""Normative reference of a model: limits of the metrics, volume ranges and the model of expected Dice."""
+"""Normative reference of a model, a file in its folder: limits of metrics, volume ranges, model of expected Dice."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from slant.config import build
 from slant.errors import ModelError, SettingsError
+from slant.files import write_file
+from slant.io.models import model_folder
+
+FILE = "quality.json"
+"""Name of the reference file in the folder of a model."""
 
 
 @dataclass(frozen=True)
 class MetricMeaning:
-    """Label of a metric of `slant.quality.iqm.QualityMetrics.scan`, and what values outside its limits mean.
+    """Label and unit of a metric of `slant.quality.iqm.QualityMetrics.scan`, and what values outside its limits mean.
 
     Attributes
     ----------
-    unit : str
-        Unit, written after the number.
     low, high : str
         What a value below or above the limits means and what to do; empty where such a value is not a problem.
     """
@@ -51,9 +57,7 @@ METRICS: dict[str, MetricMeaning] = {
         "Anisotropic scaling of the head", high="anisotropic scaling; check the voxel sizes"
     ),
     "mask_at_image_border": MetricMeaning(
-        "Brain touches the image border",
-        "%",
-        high="the field of view truncates the brain; volumes are underestimated",
+        "Brain touches the image border", "%", high="the field of view truncates the brain; volumes are underestimated"
     ),
     "unlabelled_brain": MetricMeaning(
         "Brain mask without a label", "%", high="the mask contains more than the brain, or belongs to another scan"
@@ -186,19 +190,40 @@ class NormativeReference:
     dice: DiceRule | None = None
 
 
-def reference_of(plain: dict[str, Any], source: str) -> NormativeReference:
-    """A reference from plain values, as `plain_reference` returns them.
-
-    Parameters
-    ----------
-    source : str
-        Where the values come from, for error messages.
+@cache
+def load_reference(model: str) -> NormativeReference | None:
+    """The normative reference of a model, given by name or folder, or None if the model has none.
 
     Raises
     ------
     ModelError
-        If the values are not a reference.
+        If the model does not exist or its reference file is damaged.
     """
+    path = model_folder(model) / FILE
+    if not path.is_file():
+        return None
+    try:
+        plain = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; install or export the model again") from error
+    return reference_of(plain, str(path))
+
+
+def write_reference(folder: Path, reference: NormativeReference) -> Path:
+    """Write a normative reference into the folder of its model, in place of an existing one; returns its path.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; an existing file is then unchanged.
+    """
+    write_file(folder / FILE, json.dumps(plain_reference(reference), indent=1) + "\n")
+    load_reference.cache_clear()
+    return folder / FILE
+
+
+def reference_of(plain: dict[str, Any], source: str) -> NormativeReference:
+    """A reference from the values of `plain_reference`; ModelError, which names their ``source``, for other values."""
     try:
         rule = plain.get("dice")
         return NormativeReference(
@@ -219,34 +244,17 @@ def reference_of(plain: dict[str, Any], source: str) -> NormativeReference:
 
 def plain_reference(reference: NormativeReference) -> dict[str, Any]:
     """A reference as plain values for JSON, rounded to six significant digits."""
-
-    def pairs(norms: dict[Any, Norm]) -> dict[str, list[float]]:
-        return {str(key): [_rounded(norm.median), _rounded(norm.robust_sd)] for key, norm in norms.items()}
-
-    limits = {
-        name: {key: _rounded(value) for key, value in vars(entry).items() if value is not None}
-        for name, entry in reference.limits.items()
-    }
-    rule = reference.dice
-    dice = None
-    if rule is not None:
-        base = {str(i): _rounded(value) for i, value in rule.base.items()}
-        weights = {name: _rounded(value) for name, value in rule.weights.items()}
-        dice = {"base": base, "weights": weights, "error": _rounded(rule.error)}
-    return {
-        "about": reference.about,
-        "limits": limits,
-        "metrics": pairs(reference.metrics),
-        "volumes": pairs(reference.volumes),
-        "asymmetries": pairs(reference.asymmetries),
-        "vote_fractions": pairs(reference.vote_fractions),
-        "aggregates": pairs(reference.aggregates),
-        "dice": dice,
-    }
+    return {name: _plain(value) for name, value in vars(reference).items()}
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+def _plain(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Norm):
+        return [_plain(number) for number in astuple(value)]
+    if isinstance(value, Limits | DiceRule):
+        return {name: _plain(part) for name, part in vars(value).items() if part is not None}
+    return {str(key): _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def _beyond(value: float, low: float | None, high: float | None) -> bool:

@@ -1,38 +1,45 @@
-"""The HTML report that compares two segmentations of a scan: where they differ, and by how much in every region."""
+"""The report that compares two segmentations of a scan: where they differ, and by how much in every region.
+
+As PDF it has two A4 pages: pictures on the first, regions on the second.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
 
 import numpy as np
 
 from slant.config import ReportSettings
 from slant.grid import Grid
 from slant.labels import LabelProtocol
+from slant.report import pdf_layout as layout
 from slant.report.overlay import cut, labelled_box
-from slant.report.paint import gray_range, line_colors, outlines
-from slant.report.palette import AMBER_MASK
+from slant.report.paint import AMBER_MASK, gray_range
+from slant.report.pdf_layout import MM, number
 from slant.report.rendering import plain_text, render, script_json
-from slant.report.slices import Layer, PanelRow, grays, opaque, rows_of
+from slant.report.slices import Layer, PanelRow, grays, label_layers, rows_of
 from slant.resample import IDENTITY, resample_labels
 from slant.volume import LabelMap, Volume
 
+if TYPE_CHECKING:
+    from reportlab.pdfgen.canvas import Canvas
+
 _ONE_SIDED = ((True, False), (False, True))
+_LAYERS = (
+    ("Voxels with different labels, in amber", {"base": 1.0, "diff": 0.9}),
+    ("Outlines of A", {"base": 1.0, "a_lines": 1.0}),
+    ("Outlines of B", {"base": 1.0, "b_lines": 1.0}),
+)
 
 
 @dataclass(frozen=True)
 class RegionChange:
-    """Dice and volumes of one region in two segmentations.
-
-    Attributes
-    ----------
-    dice : float
-        Dice of both segmentations; nan if the first lacks the region.
-    first_mm3, second_mm3 : float
-        Volumes in both segmentations.
-    """
+    """Volumes in mm3 of one region in two segmentations, and their Dice; nan if the first lacks the region."""
 
     id: int
     name: str
@@ -54,8 +61,6 @@ class Comparison:
 
     Attributes
     ----------
-    name : str
-        Name of the scan.
     sources : tuple of 2 mapping
         Provenance of both segmentations: path, SHA-256, model.
     first, second : LabelMap
@@ -122,9 +127,8 @@ def comparison_rows(comparison: Comparison, *, radiological: bool) -> tuple[Pane
     either = LabelMap(np.maximum(comparison.first.data, comparison.second.data), comparison.first.grid)
     base = comparison.scan or Volume(np.zeros(comparison.first.grid.shape, np.float32), comparison.first.grid)
     same_grid = base.grid.same_as(either.grid)
-    shown = gray_range(base, either) if same_grid else _gray_range_without_labels(base)
-    fill = opaque(np.array([region.color for region in comparison.protocol.regions], dtype=np.uint8))
-    bright = line_colors(comparison.protocol)
+    low, high = np.percentile(base.data[::2, ::2, ::2], (2, 99.5))
+    shown = gray_range(base, either) if same_grid else (float(low), float(high))
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
         image, first = cut(base, comparison.first, view)
@@ -132,15 +136,45 @@ def comparison_rows(comparison: Comparison, *, radiological: bool) -> tuple[Pane
         second = resample_labels(comparison.second, ones, view, IDENTITY)[0]
         by_name = {"base": grays(image, shown)}
         for side, labels in (("a", first.data.T), ("b", second.data.T)):
-            by_name[f"fill {side}"] = [Layer(panel, fill) for panel in labels]
-            lines = outlines(labels, bright).astype(np.uint8)
-            by_name[f"{side}_lines"] = [Layer(panel, opaque(bright)) for panel in lines]
+            by_name[f"fill {side}"], by_name[f"{side}_lines"] = label_layers(labels, comparison.protocol)
         by_name["diff"] = [Layer(panel, AMBER_MASK) for panel in (first.data != second.data).T.astype(np.uint8)]
         return by_name
 
     return rows_of(layers, labelled_box(either), radiological=radiological)
 
 
-def _gray_range_without_labels(scan: Volume) -> tuple[float, float]:
-    low, high = np.percentile(scan.data[::2, ::2, ::2], (2, 99.5))
-    return float(low), float(high)
+def draw_comparison_pdf(comparison: Comparison, settings: ReportSettings) -> bytes:
+    """The report of a comparison as PDF; the same bytes for the same input."""
+    name = str(plain_text(comparison.name))
+    pages = partial(_pictures, comparison, settings), partial(_numbers, comparison)
+    return layout.document(f"{name}, two segmentations", settings.convention_text, pages)
+
+
+def _pictures(comparison: Comparison, settings: ReportSettings, canvas: Canvas) -> None:
+    name = str(plain_text(comparison.name))
+    texts = [(f"<b>{escape(name)}: two segmentations</b>", 14.0), (f"<b>{escape(settings.convention_text)}</b>", 8.0)]
+    texts += [(escape(" ".join(summary(comparison))), 8.0)]
+    texts += [(escape(text), 8.0) for text in comparison.notes]
+    for letter, source in zip("AB", plain_text([dict(s) for s in comparison.sources]), strict=True):
+        texts.append((escape(f"{letter}: " + ", ".join(f"{k} {v}" for k, v in source.items())), 7.0))
+    top = layout.head(canvas, texts)
+    rows = comparison_rows(comparison, radiological=settings.radiological)
+    relative_height = sum(max(p.size[1] / p.size[0] for p in row.panels) / len(row.panels) for row in rows)
+    text_height = (len(rows) * 3 + 6) * MM  # captions and the heading
+    scale = min(1.0, ((top - layout.EDGE) / len(_LAYERS) - text_height) / (relative_height * layout.INSIDE))
+    for text, layers in _LAYERS:
+        top = layout.heading(canvas, text, top)
+        for row in rows:
+            top = layout.draw_row(canvas, row, layers, top, layout.INSIDE * scale)
+
+
+def _numbers(comparison: Comparison, canvas: Canvas) -> None:
+    top = layout.heading(canvas, f"{plain_text(comparison.name)}: regions", layout.HEIGHT - layout.EDGE)
+    names = ["Region", "Dice", "A cm\u00b3", "B cm\u00b3", "Change %"]
+    layout.two_columns(canvas, names, list(_lines(comparison.regions)), top, (50, 10, 11, 11, 11), free=0)
+
+
+def _lines(regions: tuple[RegionChange, ...]) -> Iterator[list[str]]:
+    for r in regions:
+        volumes = (number(mm3 / 1000, ".2f") for mm3 in (r.first_mm3, r.second_mm3))
+        yield [f"  {r.name}", number(r.dice, ".3f"), *volumes, number(r.percent, "+.1f")]

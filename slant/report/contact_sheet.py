@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slant.labels import LabelProtocol
-from slant.report.encode import figure_png
 from slant.report.overlay import ViewPlane, cut, labelled_box, view_grid
-from slant.report.paint import Picture
-from slant.report.palette import AMBER, DIM, LIGHT
+from slant.report.paint import AMBER, DIM, LIGHT, Picture, figure_png
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -27,17 +25,7 @@ _OPACITY = 0.4
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """One scan on the sheet.
-
-    Attributes
-    ----------
-    name, note : str
-        Text above the slices.
-    panels : tuple of (rows, columns, 3) uint8 arrays
-        An axial and a coronal slice, with the subject's left on the left.
-    alert : bool
-        Whether to print the note in the colour of warnings.
-    """
+    """One scan on the sheet: texts, and slices of (rows, columns, 3) uint8; ``alert`` prints the note as a warning."""
 
     name: str
     note: str
@@ -48,10 +36,7 @@ class Thumbnail:
 def thumbnail(scan: Volume, labels: LabelMap, protocol: LabelProtocol) -> tuple[Picture, ...]:
     """An axial and a coronal slice through the centre of the labels, with the regions in colour over the scan.
 
-    Parameters
-    ----------
-    labels : LabelMap
-        Region ids on the scan's grid.
+    The labels are region ids on the scan's grid; the subject's left is on the left.
     """
     channels = LabelMap(protocol.channels_from_ids(labels.data), labels.grid)
     colors = np.array([region.color for region in protocol.regions], dtype=np.float64)

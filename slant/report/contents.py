@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
 from slant.config import ReportSettings
 from slant.io.quality import Check
 from slant.io.results import Result
 from slant.io.templates import load_intensity_reference, load_template
-from slant.report.intensities import Plot, intensity_plots
-from slant.report.overlay import labelled_box
-from slant.report.paint import gray_range
+from slant.preprocess.intensity import IntensityReference
 from slant.report.qc_figures import (
     BiasCheck,
     base_in_native,
@@ -22,7 +24,11 @@ from slant.report.qc_figures import (
 )
 from slant.report.slices import PanelRow, labelled_rows
 from slant.report.tables import RegionLine, region_lines
-from slant.volume import LabelMap, Volume
+from slant.resample import pick_labels
+
+_BINS = 80
+_SAMPLES = 20_001
+_SMOOTHING = 1.5  # bins; hides the steps of integer intensities
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +38,11 @@ class Contents:
     Attributes
     ----------
     native, mni, registration, votes : tuple of PanelRow
-        Slices in native space, in MNI305, of the registration and of the vote fraction; see
-        `slant.report.qc_figures` and `slant.report.slices`.
+        Slices in native space, in MNI305, of the registration and of the vote fraction.
     bias : BiasCheck or None
         None if the bias field is not known.
-    plots : tuple of Plot
-        Intensity distributions.
     quality : tuple of Check
-        Quality checks, the worst first; empty if the scan is not graded.
+        The worst first; empty if the scan is not graded.
     """
 
     result: Result
@@ -52,11 +55,6 @@ class Contents:
     bias: BiasCheck | None
     plots: tuple[Plot, ...]
     quality: tuple[Check, ...] = ()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings of the segmentation."""
-        return self.result.record.warnings
 
     @property
     def grade(self) -> str:
@@ -86,19 +84,18 @@ def contents(
         Flags of regions by id; by default those in the record, or those of `slant.report.tables.simple_flags` if the
         scan is not graded.
     """
-    recorded = result.quality
     if quality is None:
-        quality = () if recorded is None else recorded.checks
-    if flags is None and recorded is not None:
-        flags = recorded.flags
+        quality = result.quality.checks if result.quality else ()
+    if flags is None and result.quality:
+        flags = result.quality.flags
     radiological = settings.radiological
     registered = scan_in_template(result)
     return Contents(
         result,
         settings,
         region_lines(result, flags),
-        _labelled(result, base_in_native(result), result.labels, radiological=radiological),
-        _labelled(result, result.image, result.template_labels, radiological=radiological),
+        labelled_rows(base_in_native(result), result.labels, result.protocol, radiological=radiological),
+        labelled_rows(result.image, result.template_labels, result.protocol, radiological=radiological),
         registration_rows(result, registered, load_template(), radiological=radiological),
         votes_rows(result, radiological=radiological),
         bias_check(result, registered, radiological=radiological),
@@ -107,7 +104,57 @@ def contents(
     )
 
 
-def _labelled(result: Result, base: Volume, labels: LabelMap, *, radiological: bool) -> tuple[PanelRow, ...]:
-    channels = LabelMap(result.protocol.channels_from_ids(labels.data), labels.grid)
-    shown = gray_range(base, labels)
-    return labelled_rows(base, channels, result.protocol, labelled_box(labels), shown, radiological=radiological)
+@dataclass(frozen=True)
+class Curve:
+    """A density of intensities: ``x``, and their density ``y`` relative to the maximum of the plot."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves on an intensity axis from ``low`` to ``high``."""
+
+    title: str
+    unit: str
+    low: float
+    high: float
+    curves: tuple[Curve, ...]
+
+
+def intensity_plots(result: Result, reference: IntensityReference) -> tuple[Plot, ...]:
+    """Plots of the original intensities, and of the normalized ones with those of the training scans.
+
+    The first plot is left out if the scan is not available, and the curve of the training scans if the record does not
+    contain the scaling of z-scores.
+    """
+    plots = []
+    if result.scan is not None:
+        original = result.scan.volume.data[result.brain.data != 0]
+        if original.size:
+            plots.append(_plot("before", "original intensity", {"this scan": original}))
+    brain = pick_labels(result.brain, result.image.grid, result.native_from_template).data != 0
+    normalized = {"this scan": result.image.data[brain]}
+    line = result.record.intensity
+    if line is not None:
+        z = np.interp(np.linspace(0, 1, _SAMPLES), reference.quantiles, reference.values)
+        normalized["training scans"] = (z + line.z_offset) * line.z_scale
+    if normalized["this scan"].size:
+        plots.append(_plot("after", "normalized intensity", normalized))
+    return tuple(plots)
+
+
+def _plot(title: str, unit: str, samples: dict[str, NDArray[np.floating]]) -> Plot:
+    edges = [np.percentile(values, (0.2, 99.8)) for values in samples.values()]
+    low, high = float(min(e[0] for e in edges)), float(max(e[1] for e in edges))
+    high = high if high > low else low + 1
+    densities = {
+        name: ndimage.gaussian_filter1d(np.histogram(v, _BINS, (low, high))[0] / v.size, _SMOOTHING, mode="constant")
+        for name, v in samples.items()
+    }
+    maximum = max(float(y.max()) for y in densities.values()) or 1.0
+    x = tuple(float(i) for i in low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS)
+    curves = tuple(Curve(name, x, tuple(float(i) for i in y / maximum)) for name, y in densities.items())
+    return Plot(title, unit, low, high, curves)

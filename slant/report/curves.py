@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from slant.files import write_atomic
-from slant.report.encode import figure_png
+from slant.report.paint import figure_png
 
 _WINDOW = 25  # steps averaged for each point of the smoothed loss
 _STAGES = {"whole": "C0", "pretrain": "C1"}
@@ -18,17 +18,9 @@ _MAX_LEGEND_TILES = 4  # with more tiles, the legend has one entry for all of th
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw the training logs ``pretrain.tsv`` and ``whole.tsv`` in a folder, and ``MODEL/TILE.tsv`` below it.
+    """Draw the training logs in the work folder of a split: ``pretrain.tsv``, ``whole.tsv`` and ``MODEL/TILE.tsv``.
 
-    Parameters
-    ----------
-    folder : Path
-        Work folder of one split.
-
-    Returns
-    -------
-    Path or None
-        ``curves.png`` in the folder; None if there is no training log yet.
+    Returns the path of ``curves.png`` in the folder; None if there is no training log yet.
     """
     tables = {
         path: _read(path) for path in sorted([*(folder / f"{s}.tsv" for s in _STAGES), *folder.glob("*/*_*_*.tsv")])

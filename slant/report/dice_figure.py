@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slant.report.encode import figure_png
-from slant.report.palette import BLUE, VERMILION
+from slant.report.paint import BLUE, VERMILION, figure_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +21,7 @@ _MAX_NAME = 52  # characters
 
 @dataclass(frozen=True)
 class MethodDice:
-    """Dice of one method.
-
-    Attributes
-    ----------
-    groups, regions : mapping of str to tuple of float
-        Dice of every scan, by name. Groups are shown in their order; the first is all regions together.
-    """
+    """Dice of every scan for one method, by group and by region; the first group is all regions together."""
 
     method: str
     groups: Mapping[str, tuple[float, ...]]
@@ -36,17 +29,10 @@ class MethodDice:
 
 
 def draw_dice(methods: tuple[MethodDice, ...]) -> bytes:
-    """Draw one dot per scan: groups with box plots on the left, regions on the right, the lowest Dice at the bottom.
+    """A PNG with one dot per scan: groups with box plots on the left, regions on the right, the lowest at the bottom.
 
-    Parameters
-    ----------
-    methods : tuple of MethodDice
-        One or two methods. With two, a line joins their means in every region, and regions are sorted by the first.
-
-    Returns
-    -------
-    bytes
-        A PNG; the same bytes for the same input.
+    With two methods, a line joins their means in every region, and regions are sorted by the first. The same bytes for
+    the same input.
     """
     from matplotlib.figure import Figure
 

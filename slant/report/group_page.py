@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.report.encode import base64_text, webp
-from slant.report.palette import style_sheet
+from slant.report.paint import base64_text, style_sheet, webp
 from slant.report.rendering import render, script, script_json
 from slant.robust import robust_sd
 
@@ -127,8 +126,7 @@ def robust_z(volumes: NDArray[np.float64], etiv_mm3: NDArray[np.float64]) -> NDA
     Returns
     -------
     (N, R) float64 array
-        ``(value - median) / (1.4826 * median absolute deviation)``; nan where a volume is missing, or where fewer than
-        five scans have the region.
+        nan where a volume is missing, or where fewer than five scans have the region.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(volumes / etiv_mm3[:, None])

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from slant.errors import GeometryError
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
-from slant.report.encode import figure_png
-from slant.report.paint import Picture, gray_range, line_colors, outlines
-from slant.report.palette import AMBER, DIM, LIGHT
+from slant.report.paint import AMBER, DIM, LIGHT, Picture, figure_png, gray_fraction, gray_range, line_colors, outlines
 from slant.resample import IDENTITY, resample, resample_labels
 from slant.volume import LabelMap, Volume
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Box = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Lower and upper corner, (3,) float64, in RAS+ mm."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def draw_overlay(
     *,
     radiological: bool = False,
 ) -> bytes:
-    """Draw outlines of all regions on axial, coronal and sagittal slices, evenly spaced over the labelled brain.
+    """A PNG of the outlines of all regions on axial, coronal and sagittal slices, evenly spaced over the labels.
+
+    It is 1600 pixels wide; the same bytes for the same input.
 
     Parameters
     ----------
@@ -78,11 +80,6 @@ def draw_overlay(
         Texts printed below the title.
     radiological : bool, optional
         Whether to show the subject's left on the right of axial and coronal panels, instead of on the left.
-
-    Returns
-    -------
-    bytes
-        A PNG, 1600 pixels wide; the same bytes for the same input.
 
     Raises
     ------
@@ -102,7 +99,8 @@ def draw_overlay(
     channels = LabelMap(protocol.channels_from_ids(inside.data), inside.grid)
     box = labelled_box(channels)
     found = np.count_nonzero(np.bincount(channels.data.ravel())[1:])
-    notes = _wrapped(warnings if found else ("no region was found", *warnings))
+    texts = warnings if found else ("no region was found", *warnings)
+    notes = [line for text in texts for line in textwrap.wrap(f"Warning: {text}", _MAX_LINE)]
     layout = _Layout.around(box, header=_TITLE + _LINE * len(notes))
     shown = gray_range(scan, labels)
     figure = Figure(figsize=(_WIDTH / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
@@ -121,11 +119,6 @@ def labelled_box(labels: LabelMap) -> Box:
     """Box around all labelled voxels, or around all voxels if none is labelled, with a margin.
 
     No edge of the box is shorter than 40 mm, so that its panels have space for their letters.
-
-    Returns
-    -------
-    tuple of 2 (3,) float64 arrays
-        Lower and upper corner in RAS+ mm.
     """
     voxels = np.argwhere(labels.data != 0)
     if voxels.size == 0:
@@ -139,12 +132,8 @@ def labelled_box(labels: LabelMap) -> Box:
 def view_grid(plane: ViewPlane, box: Box, pixels_per_mm: float, radiological: bool = False) -> Grid:
     """The grid of a row of panels that fill a box, with evenly spaced slices.
 
-    Returns
-    -------
-    Grid
-        Grid of shape (columns, rows, panels). Columns run to the right (to the left if radiological) or to anterior,
-        rows downwards, panels to the right, anterior or superior. Slices lie at whole mm unless they are closer than
-        2 mm.
+    Its shape is (columns, rows, panels). Columns run to the right (to the left if radiological) or to anterior, rows
+    downwards, panels to the right, anterior or superior. Slices lie at whole mm unless they are closer than 2 mm.
     """
     low, high = box
     column, row, through = plane.axes
@@ -171,8 +160,8 @@ def cut(scan: Volume, labels: LabelMap, view: Grid) -> tuple[Volume, LabelMap]:
     return resample(scan, view), resample_labels(labels, ones, view, IDENTITY)[0]
 
 
-def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], colors: Picture) -> Picture:
-    """Panels of a view: the scan in grey below outlines one pixel wide.
+def paint(scan: Volume, channels: LabelMap, shown: tuple[float, float], colors: Picture) -> Picture:
+    """Panels of a view, (panels, rows, columns, 3) uint8: the scan in grey below outlines one pixel wide.
 
     A pixel belongs to an outline if its right or lower neighbour has another label. It has the most vivid colour of
     the regions that meet there, so that the cortex is preferred to the grey of white matter.
@@ -183,18 +172,12 @@ def paint(scan: Volume, channels: LabelMap, gray_range: tuple[float, float], col
         Scan on a view of shape (columns, rows, panels).
     channels : LabelMap
         Row numbers of ``colors`` on the same view, 0 for the background.
-    gray_range : tuple of 2 float
+    shown : tuple of 2 float
         Intensities shown black and white.
     colors : (N, 3) uint8 array
         Red, green, blue.
-
-    Returns
-    -------
-    (panels, rows, columns, 3) uint8 array
     """
-    black, white = gray_range
-    fraction = np.clip((scan.data.T - black) / max(white - black, 1e-30), 0, 1)
-    picture = np.repeat(np.rint(255 * fraction).astype(np.uint8)[..., None], 3, axis=-1)
+    picture = np.repeat(np.rint(255 * gray_fraction(scan.data.T, shown)).astype(np.uint8)[..., None], 3, axis=-1)
     lines = outlines(channels.data.T, colors)
     picture[lines > 0] = colors[lines[lines > 0]]
     return picture
@@ -230,16 +213,8 @@ class _Layout:
 
 def _cropped(labels: LabelMap) -> LabelMap:
     """Label map cropped to its labels; unchanged if it has none."""
-    labelled = labels.data != 0
-    ranges = [np.flatnonzero(labelled.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if ranges[0].size == 0:
-        return labels
-    part = tuple(slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
-    return LabelMap(labels.data[part], labels.grid.cropped(part))
-
-
-def _wrapped(warnings: tuple[str, ...]) -> list[str]:
-    return [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _MAX_LINE)]
+    boxes = ndimage.find_objects((labels.data != 0).view(np.uint8))
+    return LabelMap(labels.data[boxes[0]], labels.grid.cropped(boxes[0])) if boxes else labels
 
 
 def _write(figure: Figure, position: tuple[float, float], text: str, size: float, **style: object) -> None:

@@ -1,19 +1,36 @@
-"""The HTML report of a scan: one self-contained file that makes no network request."""
+"""The HTML report of a scan: one self-contained file with a 3D view, which makes no network request."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
 
 from slant.config import ReportSettings
+from slant.grid import Grid, axis_aligned_grid
 from slant.io.results import Result
+from slant.io.write import small_nifti
 from slant.report.contents import Contents, contents
-from slant.report.qc_figures import MIN_VOTE_FRACTION
+from slant.report.overlay import labelled_box
+from slant.report.paint import base64_text, gray_fraction, gray_range
+from slant.report.qc_figures import MIN_VOTE_FRACTION, base_in_native
 from slant.report.rendering import plain_text, render, script_json
 from slant.report.tables import LOW_VOTE_FRACTION, MAX_ASYMMETRY_PERCENT, pair_lines, sum_lines, summary
-from slant.report.viewer import viewer
+from slant.resample import pick_labels, resample
+from slant.volume import LabelMap
 
 _GRADE_SYMBOLS = {"pass": "✓", "review": "!", "fail": "✗"}
+
+NIIVUE = Path(__file__).parent / "vendor" / "niivue-0.69.0.umd.js.gz"
+"""NiiVue's bundle from the npm package @niivue/niivue, dist/niivue.umd.js, compressed; see NOTICE."""
+
+_VOXEL_MM = 1.0
+_MAX_VOXELS = 5_000_000  # about 3 MB in the report
+_GRAY_STEP = 2  # every second of 256 grey levels: compresses a fifth better without a visible difference
 
 
 def draw_page(shown: Contents) -> bytes:
@@ -27,7 +44,7 @@ def draw_page(shown: Contents) -> bytes:
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
         convention_text=shown.settings.convention_text,
         radiological=shown.settings.radiological,
-        warnings=plain_text(shown.warnings),
+        warnings=plain_text(result.record.warnings),
         notes=plain_text(result.notes),
         summary=summary(result, shown.regions),
         quality=shown.quality,
@@ -62,3 +79,38 @@ def reports_of(result: Result, settings: ReportSettings) -> dict[str, bytes]:
 
         reports["pdf"] = draw_pdf(shown)
     return reports
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Parts of the 3D view in base64: grey levels and channels (``.nii.gz``, one native grid), and NiiVue (gzip)."""
+
+    image: str
+    labels: str
+    niivue: str
+
+
+def viewer(result: Result) -> Viewer:
+    """The brain and its labels with voxels of 1 mm, or larger ones if there would be more than five million."""
+    grid = _grid(result.labels)
+    base = base_in_native(result)
+    inside = pick_labels(LabelMap((result.brain.data != 0) | (result.labels.data != 0), base.grid), grid).data
+    fraction = gray_fraction(resample(base, grid).data, gray_range(base, result.labels))
+    levels = np.where(inside != 0, _GRAY_STEP * np.rint(255 / _GRAY_STEP * fraction), 0)
+    image = LabelMap(np.minimum(levels, 255).astype(np.uint8), grid)
+    labels = pick_labels(result.labels, grid)
+    channels = LabelMap(result.protocol.channels_from_ids(labels.data), grid)
+    return Viewer(base64_text(small_nifti(image)), base64_text(small_nifti(channels)), niivue())
+
+
+@cache
+def niivue() -> str:
+    """The NiiVue bundle, compressed with gzip and encoded in base64."""
+    return base64_text(NIIVUE.read_bytes())
+
+
+def _grid(labels: LabelMap) -> Grid:
+    low, high = labelled_box(labels)
+    edge = max(_VOXEL_MM, float((np.prod(high - low) / _MAX_VOXELS) ** (1 / 3)))
+    x, y, z = (int(n) for n in np.ceil((high - low) / edge))
+    return axis_aligned_grid((x, y, z), edge, low + edge / 2)

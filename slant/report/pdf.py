@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from slant.report.contents import Contents
 
 # Opacities of the layers that are drawn.
+_LEVELS = {"intracranial": "", "brain": "", "tissue": "Tissues", "lobe": "Lobes and other structures"}
+
 _LINES, _EDGES, _VOTES = {"base": 1.0, "lines": 1.0}, {"scan": 1.0, "template_edges": 1.0}, {"base": 1.0, "votes": 1.0}
 
 
@@ -29,12 +31,11 @@ def draw_pdf(shown: Contents) -> bytes:
 
 
 def _pictures(shown: Contents, canvas: Canvas) -> None:
-    """Draw the first page."""
     record = shown.result.record
     software = f"slant {record.versions.get('slant', '?')}, model {record.model.name}"
     made = f"Brain segmentation by {software} · <b>{escape(shown.settings.convention_text)}</b>"
     texts = [(f"<b>{escape(shown.title)}</b>", 14.0), (made, 8.0)]
-    texts += [(f"<b>Warning:</b> {escape(text)}", 8.0) for text in shown.warnings] or [("✓ <b>No warnings.</b>", 8.0)]
+    texts += [(f"<b>Warning:</b> {escape(text)}", 8.0) for text in record.warnings] or [("✓ <b>No warnings.</b>", 8.0)]
     if shown.grade:
         texts.append((f"<b>Grade: {shown.grade}</b>", 9.0))
     texts += [(escape(f"{q.grade}: {q.label} {q.value}: {q.reason}"), 8.0) for q in shown.quality if q.grade != "pass"]
@@ -57,7 +58,6 @@ def _pictures(shown: Contents, canvas: Canvas) -> None:
 
 
 def _numbers(shown: Contents, canvas: Canvas) -> None:
-    """Draw the second page."""
     top = layout.heading(canvas, f"{shown.title}: tissues and lobes", layout.HEIGHT - layout.EDGE)
     head = ("Structure", "Left cm³", "Right cm³", "All cm³", "% of eTIV", "Reference %", "Asymmetry %")
     top = layout.draw_table(
@@ -72,22 +72,14 @@ def _numbers(shown: Contents, canvas: Canvas) -> None:
 
 def _sums(lines: tuple[SumLine, ...]) -> Iterator[list[str]]:
     """Lines of the table of sums, with the headings of the HTML report."""
-    for level, title in (
-        ("intracranial", ""),
-        ("brain", ""),
-        ("tissue", "Tissues"),
-        ("lobe", "Lobes and other structures"),
-    ):
+    for level, title in _LEVELS.items():
         if title:
             yield [title, "", "", "", "", "", ""]
         for s in lines:
             if s.level == level:
                 volumes = (number(s.left_cm3), number(s.right_cm3), number(s.both_cm3))
-                reference = (
-                    "\u2013".join(map(number, s.reference_range))
-                    if not math.isnan(s.reference_range[0])
-                    else number(math.nan)
-                )
+                low, high = s.reference_range
+                reference = number(low) if math.isnan(low) else f"{number(low)}\u2013{number(high)}"
                 yield [f"  {s.name}", *volumes, number(s.etiv_percent), reference, number(s.asymmetry_percent, "+.1f")]
 
 
@@ -102,12 +94,8 @@ def _pairs(pairs: tuple[SumLine, ...]) -> Iterator[list[str]]:
         sides = [number(pair.left_cm3, ".2f"), number(pair.right_cm3, ".2f")]
         if math.isnan(pair.left_cm3):
             sides = [number(pair.both_cm3, ".2f"), "midline"]
-        numbers = (
-            number(pair.etiv_percent, ".2f"),
-            number(pair.asymmetry_percent, "+.1f"),
-            number(100 * pair.vote_fraction, ".0f"),
-        )
-        yield [name, *sides, *numbers]
+        votes = number(100 * pair.vote_fraction, ".0f")
+        yield [name, *sides, number(pair.etiv_percent, ".2f"), number(pair.asymmetry_percent, "+.1f"), votes]
 
 
 def _record(canvas: Canvas, record: Record, top: float) -> None:

@@ -11,8 +11,7 @@ from scipy import ndimage
 from slant.grid import Grid
 from slant.io.results import Result
 from slant.report.overlay import ViewPlane, labelled_box
-from slant.report.paint import Picture, gray_range
-from slant.report.palette import AMBER_MASK
+from slant.report.paint import AMBER_MASK, Picture, gray_range
 from slant.report.slices import Layer, PanelRow, grays, rows_of
 from slant.resample import pick_labels, resample
 from slant.template import Template
@@ -54,18 +53,7 @@ class BiasCheck:
 def registration_rows(
     result: Result, registered: Volume, template: Template, *, radiological: bool
 ) -> tuple[PanelRow, ...]:
-    """Slices of the scan in template space and of the template, with the edges of both.
-
-    Parameters
-    ----------
-    registered : Volume
-        The scan in template space, see `scan_in_template`.
-
-    Returns
-    -------
-    tuple of PanelRow
-        Slices with the layers ``template``, ``scan``, ``template_edges`` and ``scan_edges``.
-    """
+    """Slices with the layers ``template``, ``scan`` (see `scan_in_template`), ``template_edges`` and ``scan_edges``."""
     edges = {"template_edges": template.image, "scan_edges": result.image}
     levels = {name: tissue_levels(image) for name, image in edges.items()}
     limits = {"template": _range(template.image), "scan": gray_range(registered, result.template_labels)}
@@ -121,15 +109,7 @@ def contours(view: Volume, levels: tuple[float, ...]) -> Picture:
 def bias_check(result: Result, registered: Volume, *, radiological: bool) -> BiasCheck | None:
     """Slices of the bias field, computed from the scan, the preprocessed image and the linear map of their intensities.
 
-    Parameters
-    ----------
-    registered : Volume
-        The scan in template space, see `scan_in_template`.
-
-    Returns
-    -------
-    BiasCheck or None
-        None if the record has no linear map or the scan is not available.
+    None if the record has no linear map or the scan is not available. For ``registered`` see `scan_in_template`.
     """
     line = result.record.intensity
     if result.scan is None or line is None or not line.slope:
@@ -159,9 +139,8 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
     planes = tuple(ViewPlane(plane.name, plane.axes, 1) for plane in _REGISTRATION)
     box = labelled_box(inside)
     rows = rows_of(layers, box, radiological=radiological, planes=planes, pixels_per_mm=1.3)
-    return BiasCheck(
-        rows, float(np.exp(-log_range)), float(np.exp(log_range)), (float(np.exp(low)), float(np.exp(high)))
-    )
+    bottom, top, first, last = (float(np.exp(edge)) for edge in (-log_range, log_range, low, high))
+    return BiasCheck(rows, bottom, top, (first, last))
 
 
 def _brain_in_template(result: Result, registered: Volume, corrected: Volume) -> LabelMap:
@@ -174,13 +153,7 @@ def _brain_in_template(result: Result, registered: Volume, corrected: Volume) ->
 
 
 def votes_rows(result: Result, *, radiological: bool) -> tuple[PanelRow, ...]:
-    """Slices of the scan with the vote fraction, transparent where all votes agree.
-
-    Returns
-    -------
-    tuple of PanelRow
-        Slices with the layers ``base`` and ``votes``.
-    """
+    """Slices of the scan (layer ``base``) with the vote fraction (``votes``), transparent where all votes agree."""
     base = base_in_native(result)
     shown = gray_range(base, result.labels)
     steps = LabelMap(_disagreement_steps(result), result.labels.grid)

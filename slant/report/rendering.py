@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slant._version import __version__
-from slant.report.palette import style_sheet
+from slant.report.paint import style_sheet
 from slant.report.qc_figures import color_scale
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from slant.report.intensities import Curve, Plot
+    from slant.report.contents import Curve, Plot
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
-from slant.report.encode import base64_text, palette_png, webp
-from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cut, view_grid
-from slant.report.paint import Picture, line_colors, outlines
+from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cut, labelled_box, view_grid
+from slant.report.paint import Picture, base64_text, gray_fraction, gray_range, line_colors, outlines, palette_png, webp
 from slant.volume import LabelMap, Volume
 
 PIXELS_PER_MM = 1.6
@@ -54,17 +53,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One slice with its layers.
-
-    Attributes
-    ----------
-    caption : str
-        Position of the slice.
-    ends : tuple of 2 str
-        Letters of the directions on its left and right.
-    layers : dict of str to Layer
-        Layers by name from bottom to top, all of the same size.
-    """
+    """One slice with its layers from bottom to top, all of one size; ``ends`` are the letters of left and right."""
 
     caption: str
     ends: tuple[str, str]
@@ -109,12 +98,8 @@ def rows_of(
     ----------
     layers_of : callable
         Function from a view, see `slant.report.overlay.view_grid`, to the layers of its panels by name.
-    box : tuple of 2 (3,) float64 arrays
-        Corners in RAS+ mm.
     radiological : bool
         Whether the subject's left is on the right of axial and coronal panels.
-    planes : tuple of ViewPlane, optional
-    pixels_per_mm : float, optional
     """
     rows = []
     for plane in planes:
@@ -130,47 +115,34 @@ def rows_of(
 
 
 def labelled_rows(
-    base: Volume,
-    channels: LabelMap,
-    protocol: LabelProtocol,
-    box: Box,
-    shown: tuple[float, float],
-    *,
-    radiological: bool,
+    base: Volume, labels: LabelMap, protocol: LabelProtocol, *, radiological: bool
 ) -> tuple[PanelRow, ...]:
-    """Rows of panels with the layers ``base``, ``fill`` (look-up table colours) and ``lines`` (lightened outlines).
-
-    Parameters
-    ----------
-    channels : LabelMap
-        Channels of the protocol on any grid of the same space.
-    box : tuple of 2 (3,) float64 arrays
-    shown : tuple of 2 float
-        Intensities shown black and white.
-    """
-    fill = opaque(np.array([region.color for region in protocol.regions], dtype=np.uint8))
-    bright = line_colors(protocol)
+    """Rows of panels with the layers ``base``, ``fill`` (look-up table colours) and ``lines`` (lightened outlines)."""
+    channels = LabelMap(protocol.channels_from_ids(labels.data), labels.grid)
+    shown = gray_range(base, labels)
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
-        image, labels = cut(base, channels, view)
-        panels = labels.data.T
-        return {
-            "base": grays(image, shown),
-            "fill": [Layer(panel, fill) for panel in panels],
-            "lines": [Layer(panel, opaque(bright)) for panel in outlines(panels, bright).astype(np.uint8)],
-        }
+        image, panels = cut(base, channels, view)
+        fill, lines = label_layers(panels.data.T, protocol)
+        return {"base": grays(image, shown), "fill": fill, "lines": lines}
 
-    return rows_of(layers, box, radiological=radiological)
+    return rows_of(layers, labelled_box(labels), radiological=radiological)
 
 
 def grays(image: Volume, shown: tuple[float, float]) -> list[Layer]:
     """Grey layers of a view, one per panel."""
-    black, white = shown
-    fraction = np.clip((image.data.T - black) / max(white - black, 1e-30), 0, 1)
-    return [Layer(panel) for panel in np.rint(255 * fraction).astype(np.uint8)]
+    return [Layer(panel) for panel in np.rint(255 * gray_fraction(image.data.T, shown)).astype(np.uint8)]
 
 
-def opaque(colors: Picture) -> Picture:
+def label_layers(channels: NDArray[np.integer], protocol: LabelProtocol) -> tuple[list[Layer], list[Layer]]:
+    """Layers of (panels, rows, columns) channels: filled with their colours, and their lightened outlines."""
+    fill = _opaque(np.array([region.color for region in protocol.regions], dtype=np.uint8))
+    bright = line_colors(protocol)
+    lines = outlines(channels, bright).astype(np.uint8)
+    return [Layer(panel, fill) for panel in channels], [Layer(panel, _opaque(bright)) for panel in lines]
+
+
+def _opaque(colors: Picture) -> Picture:
     """(N, 4) colours with opacity from (N, 3) colours; the first is transparent."""
     alpha = np.full((len(colors), 1), 255, dtype=np.uint8)
     alpha[0] = 0

@@ -35,20 +35,18 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class RegionLine:
-    """One region of the table.
+    """One region of the table; numbers that are not known are nan.
 
     Attributes
     ----------
     color : str
         Colour of the look-up table as ``#rrggbb``.
     vote_fraction : float
-        Mean vote fraction; nan if the region was not found.
+        Mean vote fraction.
     flag : str
-        Flags joined by commas; empty if there are none.
-    expected_dice : float
-        Expected Dice with manual labels; nan if it is not known.
+        Flags joined by commas.
     reference_range : tuple of 2 float
-        95 % reference range in percent of the intracranial volume; nan if it is not known.
+        95 % reference range in percent of the intracranial volume.
     """
 
     row: VolumeRow
@@ -104,18 +102,13 @@ def region_lines(result: Result, flags: Mapping[int, str] | None = None) -> tupl
     flags = simple_flags(result, vote_fractions) if flags is None else flags
     quality = result.quality.regions if result.quality else {}
     rows = (row for row in result.volumes if row.level == "region" and row.index is not None)
-    return tuple(
-        RegionLine(
-            row,
-            "#" + bytes(result.protocol.by_id(i).color).hex(),
-            vote_fractions[i],
-            flags.get(i, ""),
-            quality.get(i, _UNKNOWN).expected_dice,
-            _reference_percent(quality.get(i, _UNKNOWN)),
-        )
-        for row in rows
-        for i in [int(row.index or 0)]
-    )
+    lines = []
+    for row in rows:
+        i = int(row.index or 0)
+        color, own = "#" + bytes(result.protocol.by_id(i).color).hex(), quality.get(i, _UNKNOWN)
+        flag, reference_range = flags.get(i, ""), _reference_percent(own)
+        lines.append(RegionLine(row, color, vote_fractions[i], flag, own.expected_dice, reference_range))
+    return tuple(lines)
 
 
 def mean_vote_fractions(result: Result) -> dict[int, float]:
@@ -124,12 +117,8 @@ def mean_vote_fractions(result: Result) -> dict[int, float]:
     labels = result.labels.data[inside]
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=result.confidence.data[inside])
-    return {
-        region.id: float(sums[region.id] / counts[region.id])
-        if region.id < len(counts) and counts[region.id]
-        else math.nan
-        for region in result.protocol.regions[1:]
-    }
+    found = {int(i): float(sums[i] / counts[i]) for i in np.flatnonzero(counts)}
+    return {region.id: found.get(region.id, math.nan) for region in result.protocol.regions[1:]}
 
 
 def _reference_percent(quality: RegionQuality) -> tuple[float, float]:
@@ -214,16 +203,12 @@ def summary(result: Result, lines: tuple[RegionLine, ...]) -> tuple[str, ...]:
     """Sentences that summarize the results of a scan."""
     sums = {line.name: line for line in sum_lines(result)}
     found = sum(line.row.volume_mm3 > 0 for line in lines)
-    texts = [
-        f"All {found} regions were found." if found == len(lines) else f"{found} of {len(lines)} regions were found."
-    ]
+    all_found = found == len(lines)
+    texts = [f"All {found} regions were found." if all_found else f"{found} of {len(lines)} regions were found."]
     brain, intracranial = sums["Brain without ventricles"], sums.get(_INTRACRANIAL)
-    percent = (
-        f", {brain.etiv_percent:.1f} % of the estimated intracranial volume ({intracranial.both_cm3:.0f} cm³)"
-        if intracranial
-        else ""
-    )
-    texts.append(f"Volume of the brain without ventricles: {brain.both_cm3:.0f} cm³{percent}.")
+    percent = f", {brain.etiv_percent:.1f} % of the estimated intracranial volume" if intracranial else ""
+    etiv = f" ({intracranial.both_cm3:.0f} cm³)" if intracranial else ""
+    texts.append(f"Volume of the brain without ventricles: {brain.both_cm3:.0f} cm³{percent}{etiv}.")
     sizes = " x ".join(f"{edge:.3g}" for edge in result.labels.grid.voxel_size_mm)
     oblique = oblique_degrees(result.labels.grid)
     texts.append(
@@ -241,22 +226,16 @@ def summary(result: Result, lines: tuple[RegionLine, ...]) -> tuple[str, ...]:
     deformation = result.record.deformation
     if deformation is not None:
         before, after = deformation.affine_similarity, deformation.similarity
+        low = " This is too low, so the atlas prior was aligned by the affine registration only."
         texts.append(
             f"Local correlation of the scan with the deformed groupwise template: {after:.2f} "
-            f"({before:.2f} before deformation)."
-            + (
-                ""
-                if deformation.accepted
-                else " This is too low, so the atlas prior was aligned by the affine registration only."
-            )
+            f"({before:.2f} before deformation)." + ("" if deformation.accepted else low)
         )
     inside = result.confidence.data[result.labels.data != 0]
     if inside.size:
         texts.append(f"Mean vote fraction: {100 * inside.mean(dtype=np.float64):.0f} %.")
     flagged = sum(bool(line.flag) for line in lines)
     if flagged:
-        texts.append(
-            f"{flagged} region{' is' if flagged == 1 else 's are'} flagged; "
-            f"review {'it' if flagged == 1 else 'them'} below."
-        )
+        what, them = ("region is", "it") if flagged == 1 else ("regions are", "them")
+        texts.append(f"{flagged} {what} flagged; review {them} below.")
     return tuple(texts)

@@ -8,16 +8,13 @@ only the image. As in `slant.train.augment`, each change is a function of its ge
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from slant.train.augment import AugmentSettings, gaussian_blur, pick_labels, smooth_field, uniform
-
-if TYPE_CHECKING:
-    from slant.train.data import LabelledScan
+from slant.train.data import LabelledScan
 
 VENTRICLE_SPACING, SULCAL_SPACING = 4, 2
 """Template voxels (1 mm) per voxel of the deformation."""
@@ -76,18 +73,7 @@ def dilate_csf(
 ) -> Tensor:
     """Deform sampling coordinates so that the walls of ventricles and sulci move apart by about the given distances.
 
-    Parameters
-    ----------
-    coordinates : (X, Y, Z, 3) float32
-        Template voxel at which each voxel is sampled; X, Y and Z are even.
-    csf : (C,) bool tensor
-        Whether each channel is CSF, that is a ventricle.
-    widening : Widening
-        It varies smoothly by a third.
-
-    Returns
-    -------
-    (X, Y, Z, 3) float32 tensor
+    The distances vary smoothly by a third; for ``coordinates``, ``csf`` and the result see `simulate_atrophy`.
     """
     ventricles = _in_channels(scan.channels, csf)
     sulci = (scan.channels == 0) & ((scan.image > 0) | widening.shrink_brain)

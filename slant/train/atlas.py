@@ -1,9 +1,8 @@
-"""The atlas prior of a training step: affine, or deformed to the scan as augmented in that step."""
+"""Scans as augmented in a training step, and their atlas prior: affine, or deformed to the augmented scan."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,14 +11,9 @@ from slant.nets.groupwise import SPACING, corners, displacement_at, votes_at
 from slant.nets.prior import FLOOR, interpolation_matrix
 from slant.nets.unet import box_coordinate_channels, coordinate_channels
 from slant.train import augment, patches
-from slant.train.data import own_frequency, total_frequency
+from slant.train.context import StageContext
+from slant.train.data import Groupwise, LabelledScan, TrainingScans, own_frequency, total_frequency
 from slant.train.loss import IGNORED
-
-if TYPE_CHECKING:
-    from slant.train.context import StageContext
-    from slant.train.data import Groupwise, LabelledScan
-    from slant.train.prepare import TrainingScans
-    from slant.train.step import View
 
 ERROR_SPACING = 20
 """Voxels between the control points of the random error that training adds to the coordinates of the prior."""
@@ -42,6 +36,43 @@ class StepPrior:
 
     coordinates: Tensor
     cells: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A scan after the augmentation of one step.
+
+    Attributes
+    ----------
+    image : (X, Y, Z) float32 tensor
+        Image after deformation and intensity changes.
+    coordinates : (X, Y, Z, 3) float32 tensor
+        Template voxel at which each voxel is sampled.
+    """
+
+    scan: LabelledScan
+    image: Tensor
+    coordinates: Tensor
+    flip: bool
+    prior: StepPrior
+
+    def labels(self, voxels: Tensor, mirrored: Tensor) -> Tensor:
+        """(N,) int64 reference channels at (..., 3) voxels of the crop."""
+        coordinates = self.coordinates[voxels[..., 0], voxels[..., 1], voxels[..., 2]]
+        reference = augment.pick_labels(self.scan.channels, coordinates).flatten()
+        return (augment.flip_labels(reference, mirrored) if self.flip else reference).long()
+
+    def draw_patches(self, context: StageContext, halo: int, generator: torch.Generator) -> patches.Patches:
+        """Random patches of the view, at least ``halo`` voxels inside the field of view."""
+        candidates = patches.candidate_starts(context.seen.shape, halo)
+        centers = candidates + patches.EDGE // 2
+        x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
+        near = self.scan.channels if self.scan.near is None else self.scan.near
+        center_labels = augment.pick_labels(near, self.coordinates[x, y, z])
+        count, balanced = context.stage.patches, context.stage.class_balanced_fraction
+        in_brain = self.image[x, y, z] > 0
+        starts = patches.draw_patches(candidates, center_labels, in_brain, count, balanced, generator)
+        return patches.Patches(starts, context.seen.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +101,6 @@ class Atlas:
         ----------
         coordinates : (X, Y, Z, 3) float32 tensor
             Template voxel at which each voxel of the crop is sampled.
-        flip : bool
-            Whether the image is flipped left-right.
         """
         seen = context.seen
         if self.groupwise is None or augment.uniform(generator) < self.groupwise.settings.affine_probability:

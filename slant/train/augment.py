@@ -7,18 +7,16 @@ are (X, Y, Z) float32 in network units: 0 outside the brain, about 1 on average 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from slant.errors import SettingsError
-
-if TYPE_CHECKING:
-    from slant.train.context import Field
+from slant.grid import Shape
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,37 @@ class AugmentSettings:
         for name, value in asdict(self).items():
             if value < 0 or (name in ("mask_perturbation", "flip_probability", "lesion_probability") and value > 1):
                 raise SettingsError(f"[augment] {name} must be at least 0 (a probability at most 1), found {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The part of the template that a network sees, and the channels that it distinguishes there.
+
+    Attributes
+    ----------
+    start, shape : tuple of 3 int
+        First voxel (negative outside the template) and size of the box, in template voxels.
+    template_shape : tuple of 3 int
+        In voxels.
+    channels : (K,) int64 array
+        Channels that the network distinguishes.
+    """
+
+    start: Shape
+    shape: Shape
+    template_shape: Shape
+    channels: NDArray[np.int64]
+
+    def enlarged(self, multiple: int) -> Field:
+        """The field enlarged on both sides so that its size is a multiple of the given number."""
+        x, y, z = (s - (-n % multiple) // 2 for s, n in zip(self.start, self.shape, strict=True))
+        return replace(self, start=(x, y, z), shape=multiple_of(self.shape, multiple))
+
+
+def multiple_of(shape: Shape, multiple: int) -> Shape:
+    """The shape enlarged to multiples of the given number."""
+    x, y, z = (n + -n % multiple for n in shape)
+    return x, y, z
 
 
 def normal(generator: Generator, *shape: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,10 @@ from torch import Tensor
 from slant._version import __version__
 from slant.errors import ModelError, TrainingError
 from slant.files import replacing
-from slant.nets.unet import channels_last
-
-if TYPE_CHECKING:
-    from slant.nets.network import Network
-    from slant.train.context import StageContext
-    from slant.train.network import NetworkSpec
-    from slant.train.settings import StageSettings
-
+from slant.nets.network import Network, channels_last
+from slant.train.context import StageContext
+from slant.train.network import NetworkSpec
+from slant.train.settings import StageSettings
 
 _PARTS = {"net", "average", "optimizer", "step", "losses", "scores", "network", "protocol", "subjects"}
 
@@ -33,10 +29,8 @@ class Identity:
     ----------
     network : dict
         ``kind`` and ``settings`` as plain values.
-    protocol : str
-        Name of the label protocol.
-    subjects : tuple of str
-        Names of the training scans.
+    protocol, subjects : str, tuple of str
+        Names of the label protocol and of the training scans.
     """
 
     network: dict[str, Any]
@@ -59,9 +53,7 @@ class State:
     net, average : Network
         Network with the current weights, and one with their moving average, which the stage passes on.
     step : int
-        Number of finished steps.
-    losses : list of float
-        Loss of each step.
+        Number of finished steps; ``losses`` has the loss of each.
     scores : list of (int, float)
         Number of steps, and the mean Dice of the held-out subjects after them.
     """
@@ -77,12 +69,7 @@ class State:
 def new_state(
     network: NetworkSpec, stage: StageSettings, weights: dict[str, Tensor] | None, device: str = "cpu"
 ) -> State:
-    """A new training state, with random weights or with those of another stage.
-
-    Parameters
-    ----------
-    weights : dict of Tensor, optional
-        Initial weights; random ones by default.
+    """A new training state, with the given weights of another stage or, without them, with random weights.
 
     Raises
     ------
@@ -214,10 +201,6 @@ def averaged_weights(path: Path, steps: int = 0) -> dict[str, Tensor]:
     ----------
     steps : int
         Number of steps after which the stage is finished; 0 accepts any checkpoint.
-
-    Returns
-    -------
-    dict of Tensor
 
     Raises
     ------

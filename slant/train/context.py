@@ -4,35 +4,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from slant.grid import Shape
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
+from slant.labels import LabelProtocol
 from slant.nets.device import choose_device
 from slant.nets.predict import Mirroring
-from slant.tiles import TileLayout
-from slant.train.network import network_of
-from slant.train.regions import regions_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from slant.labels import LabelProtocol
-    from slant.nets.prior import Prior
-    from slant.tiles import Tile
-    from slant.train.network import NetworkSpec
-    from slant.train.prepare import TrainingScans
-    from slant.train.regions import Regions
-    from slant.train.settings import StageSettings, TrainSettings
+from slant.nets.prior import Prior
+from slant.tiles import Tile, TileLayout
+from slant.train.augment import Field, multiple_of
+from slant.train.data import TrainingScans
+from slant.train.network import NetworkSpec, network_of, task_classes
+from slant.train.settings import StageSettings, TrainSettings
 
 WHOLE_START: Shape = (4, 12, 0)
 WHOLE_SHAPE: Shape = (160, 192, 156)
 """First voxel and size of the box of the whole-brain stages; it contains all training brains, not the empty border."""
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Properties of the channels of a protocol that loss and augmentation use.
+
+    Attributes
+    ----------
+    mirrored : (C,) uint8 tensor
+        Channel of the region on the other side, for each channel.
+    tasks : dict of str to (C,) int64 tensor
+        Class of each channel in each additional task.
+    csf, white_matter : (C,) bool tensor
+        Whether each channel is CSF, and whether it is white matter, for the anatomical augmentation.
+    """
+
+    mirrored: Tensor
+    tasks: dict[str, Tensor]
+    csf: Tensor
+    white_matter: Tensor
+
+
+def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...] = ()) -> Regions:
+    """The properties of the regions of a protocol, with additional tasks, see `slant.train.network.task_classes`."""
+    tissues = [region.tissue for region in protocol.regions]
+    return Regions(
+        torch.from_numpy(protocol.mirrored_channels.copy()),
+        task_classes(protocol, tasks),
+        torch.tensor([tissue == "csf" for tissue in tissues]),
+        torch.tensor([tissue == "white" for tissue in tissues]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +64,6 @@ class RunContext:
 
     Attributes
     ----------
-    network : NetworkSpec
-        Network of every stage and tile.
     mirror_x : float
         A left-right flip maps the voxel coordinate x of the template to ``mirror_x - x``.
     devices : tuple of str
@@ -94,37 +115,6 @@ def run_context(settings: TrainSettings, deadline: float | None = None) -> RunCo
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
-    """The part of the template that a network sees, and the channels that it distinguishes there.
-
-    Attributes
-    ----------
-    start, shape : tuple of 3 int
-        First voxel (negative outside the template) and size of the box, in template voxels.
-    template_shape : tuple of 3 int
-        Size of the template in voxels.
-    channels : (K,) int64 array
-        Channels that the network distinguishes.
-    """
-
-    start: Shape
-    shape: Shape
-    template_shape: Shape
-    channels: NDArray[np.int64]
-
-    def enlarged(self, multiple: int) -> Field:
-        """The field enlarged on both sides so that its size is a multiple of the given number."""
-        x, y, z = (s - (-n % multiple) // 2 for s, n in zip(self.start, self.shape, strict=True))
-        return replace(self, start=(x, y, z), shape=multiple_of(self.shape, multiple))
-
-
-def multiple_of(shape: Shape, multiple: int) -> Shape:
-    """The shape enlarged to multiples of the given number."""
-    x, y, z = (n + -n % multiple for n in shape)
-    return x, y, z
-
-
-@dataclass(frozen=True, eq=False)
 class StageContext:
     """What is the same in all steps of a stage that trains one network.
 
@@ -169,17 +159,10 @@ def whole_context(run: RunContext, scans: TrainingScans, stage: StageSettings) -
     """The context of a whole-brain stage, on the first device of the run."""
     settings, network = run.settings, run.network.type
     field = Field(WHOLE_START, WHOLE_SHAPE, settings.layout.shape, np.arange(len(run.protocol)))
+    seen, prior = field.enlarged(network.multiple), scans.prior if network.prior else None
     layout = settings.layout if stage.crop else whole_layout(settings.layout)
-    return StageContext(
-        run,
-        scans,
-        stage,
-        field.enlarged(network.multiple),
-        layout,
-        tile=None if stage.crop else layout.tiles[0],
-        prior=scans.prior if network.prior else None,
-        device=run.devices[0],
-    )
+    tile = None if stage.crop else layout.tiles[0]
+    return StageContext(run, scans, stage, seen, layout, tile, prior, run.devices[0])
 
 
 def tile_context(run: RunContext, scans: TrainingScans, tile: Tile) -> StageContext:

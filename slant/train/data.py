@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from slant.errors import InputError
 from slant.io.prepared import load_arrays
 from slant.nets.prior import SPACING, Prior, quantize
 from slant.train.loss import IGNORED
-
-if TYPE_CHECKING:
-    from slant.train.settings import GroupwiseSettings
-    from slant.volume import Volume
+from slant.train.settings import GroupwiseSettings
+from slant.volume import Volume
 
 SMOOTH_MM = 3.0
 """Standard deviation in mm of the Gaussian smoothing of the labels before their frequencies are counted."""
@@ -231,3 +229,34 @@ def build_prior(scans: list[LabelledScan]) -> Prior:
     frequency = total / total.sum(dim=-1, keepdim=True).clamp(min=1e-3 * len(scans))
     x, y, z = scans[0].channels.shape
     return Prior(quantize(np.asarray(frequency)), (x, y, z))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScans:
+    """The scans of a run in template space.
+
+    Attributes
+    ----------
+    manual, auxiliary, held_out : list of LabelledScan
+        Training scans with manual labels, training scans with automatic labels, and scans for validation only.
+    external_prior : Prior, optional
+        Prior of another model, used instead of that of the scans.
+    groupwise : Groupwise, optional
+        Groupwise template, if the run uses the deformable atlas prior.
+    """
+
+    manual: list[LabelledScan]
+    auxiliary: list[LabelledScan]
+    held_out: list[LabelledScan]
+    external_prior: Prior | None = None
+    groupwise: Groupwise | None = None
+
+    @property
+    def training(self) -> list[LabelledScan]:
+        """All training scans."""
+        return [*self.manual, *self.auxiliary]
+
+    @property
+    def prior(self) -> Prior:
+        """The external prior, or else the prior of all training scans."""
+        return self.external_prior or build_prior(self.training)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,15 +11,12 @@ from slant._version import __version__
 from slant.errors import ModelError
 from slant.io.models import manifest_of
 from slant.nets.weights import write_model
+from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.context import whole_layout
+from slant.train.context import RunContext, whole_layout
+from slant.train.data import TrainingScans
 from slant.train.groupwise import template_of
-
-if TYPE_CHECKING:
-    from slant.tiles import TileLayout
-    from slant.train.context import RunContext
-    from slant.train.prepare import TrainingScans
-    from slant.train.settings import TrainSettings
+from slant.train.settings import TrainSettings
 
 
 def export(run: RunContext, scans: TrainingScans) -> list[Path]:

@@ -11,30 +11,27 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, sample_linear, sample_nearest
 from slant.errors import TrainingError
+from slant.grid import Grid
 from slant.io.prepared import digest, kept
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.resample import IDENTITY
 from slant.syn import coarsened, parameters, register_syn
 from slant.train.data import load_stored
 from slant.train.loss import IGNORED
+from slant.train.settings import GroupwiseSettings
 from slant.volume import Volume
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from slant.grid import Grid
-    from slant.train.settings import GroupwiseSettings
 
 MAX_VOTES = 255
 """Maximum number of votes in a cell of a template; the votes of more scans are scaled down."""
@@ -42,15 +39,7 @@ MAX_VOTES = 255
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """Files of a prepared scan that is registered to a template.
-
-    Attributes
-    ----------
-    image : Path
-        Prepared scan, see `slant.io.prepared.prepared_scan`.
-    labels : Path, optional
-        Prepared labels; None for a scan that does not vote.
-    """
+    """Files of a prepared scan that is registered to a template, without labels if the scan does not vote."""
 
     name: str
     image: Path
@@ -63,11 +52,9 @@ def make_template(images: list[Path], folder: Path, grid: Grid, settings: Groupw
     Parameters
     ----------
     images : list of Path
-        Files of the prepared scans that make the template, none of a held-out subject.
+        Files of the prepared scans that make the template, none of a held-out subject, all on the ``grid``.
     folder : Path
-        Folder for the template; created if missing.
-    grid : Grid
-        Grid of the prepared scans.
+        Created if missing.
 
     Raises
     ------
@@ -104,16 +91,10 @@ def _displacement_from_mean(mean: Volume, scan: Volume, syn: SynSettings) -> Dis
     return register_syn(mean, scan, syn)[0]
 
 
-def inverted(field: DisplacementField, steps: int = 10) -> DisplacementField:
-    """The inverse of a smooth displacement field on the same grid, by fixed-point iteration.
-
-    Parameters
-    ----------
-    steps : int
-        Number of iterations (Chen et al. 2008, Med. Phys. 35:81).
-    """
+def inverted(field: DisplacementField) -> DisplacementField:
+    """The inverse of a smooth field on the same grid, by ten fixed-point iterations (Chen 2008, Med. Phys. 35:81)."""
     inverse = -field.displacement_mm
-    for _ in range(steps):
+    for _ in range(10):
         transform = CompositeTransform(IDENTITY, DisplacementField(inverse, field.grid), IDENTITY)
         coordinates = transform.voxels(field.grid, field.grid)
         inverse = -np.stack([sample_linear(d, coordinates) for d in field.displacement_mm])
@@ -132,12 +113,7 @@ def _coarse_image(path: Path, grid: Grid) -> Volume:
 def register_scans(scans: list[ScanFiles], folder: Path, grid: Grid, settings: GroupwiseSettings) -> None:
     """Register every scan to the template and resample the labels of the voting scans to it, unless up to date.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of ``template.npz``, to which ``NAME.npz`` is written.
-    grid : Grid
-        Grid of the prepared scans.
+    The folder contains ``template.npz``; ``NAME.npz`` is written to it. All prepared scans are on the ``grid``.
     """
     done = Parallel(n_jobs=-1, return_as="generator")(
         delayed(_register_scan)(scan, folder, grid, settings.syn) for scan in scans

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +15,10 @@ from tqdm import tqdm
 
 from slant.files import write_atomic
 from slant.train.checkpoint import State, identity_of, save_checkpoint
-from slant.train.loop import schedule
+from slant.train.context import StageContext
+from slant.train.loop import learning_rate
+from slant.train.settings import StageSettings
 from slant.train.validate import held_out_dice
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from slant.train.context import StageContext
-    from slant.train.settings import StageSettings
 
 SAVE_SECONDS = 120
 """Seconds between two checkpoints."""
@@ -42,9 +37,10 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
     stage, identity, deadline = context.stage, identity_of(context), context.run.deadline
     saved = time.monotonic()
     first = state.step
+    purge_step = first + 1 if first else None  # discards the events that an interrupted run wrote after its checkpoint
     with (
         tqdm(total=stage.steps, initial=first, desc=path.stem, unit="step", file=sys.stderr) as bar,
-        _events(path, first) as events,
+        closing(SummaryWriter(str(path.parent / "tensorboard" / path.stem), purge_step=purge_step)) as events,
     ):
 
         def after_step(state: State) -> bool:
@@ -52,7 +48,7 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
             bar.update()
             bar.set_postfix(loss=f"{np.mean(state.losses[-20:]):.3f}", refresh=False)
             events.add_scalar("loss", state.losses[-1], state.step)
-            events.add_scalar("learning_rate", _rate(state.step - 1, stage), state.step)
+            events.add_scalar("learning_rate", learning_rate(state.step - 1, stage), state.step)
             if stage.validate_every and (state.step % stage.validate_every == 0 or state.step == stage.steps):
                 score = held_out_dice(state.average, context)
                 if score is not None:
@@ -69,20 +65,6 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
     write_table(path.with_suffix(".tsv"), state, stage)
 
 
-@contextmanager
-def _events(path: Path, step: int) -> Iterator[Any]:
-    """A TensorBoard writer that discards the events an interrupted run wrote after its last checkpoint."""
-    writer = SummaryWriter(str(path.parent / "tensorboard" / path.stem), purge_step=step + 1 if step else None)
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def _rate(step: int, stage: StageSettings) -> float:
-    return stage.learning_rate * schedule(step, stage)
-
-
 def write_table(path: Path, state: State, stage: StageSettings) -> None:
     """Write the table of steps: ``step``, ``loss``, ``learning_rate``, ``val_dice`` (empty if not measured)."""
     steps = np.arange(1, len(state.losses) + 1)
@@ -91,7 +73,7 @@ def write_table(path: Path, state: State, stage: StageSettings) -> None:
         {
             "step": steps,
             "loss": state.losses,
-            "learning_rate": [_rate(int(step) - 1, stage) for step in steps],
+            "learning_rate": [learning_rate(int(step) - 1, stage) for step in steps],
             "val_dice": [scores.get(int(step), np.nan) for step in steps],
         }
     )

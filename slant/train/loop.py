@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from slant.errors import TrainingError
 from slant.train import augment
 from slant.train.atlas import atlas_of
+from slant.train.checkpoint import State
+from slant.train.context import StageContext
+from slant.train.data import LabelledScan
+from slant.train.settings import StageSettings
 from slant.train.step import step_loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from slant.train.checkpoint import State
-    from slant.train.context import StageContext
-    from slant.train.data import LabelledScan
-    from slant.train.settings import StageSettings
 
 WARM_UP = 20
 """Number of steps over which the learning rate rises."""
@@ -31,18 +27,6 @@ WARM_UP = 20
 
 def train_stage(state: State, context: StageContext, after_step: Callable[[State], bool]) -> State:
     """Train until ``stage.steps`` or until ``after_step`` returns False.
-
-    Parameters
-    ----------
-    state : State
-        Modified in place.
-    after_step : callable
-        Receives the state after each step; False stops the training.
-
-    Returns
-    -------
-    State
-        The same object.
 
     Raises
     ------
@@ -75,7 +59,7 @@ def _draw_scan(context: StageContext, generator: torch.Generator) -> LabelledSca
 def _optimizer_step(state: State, loss: Tensor, stage: StageSettings) -> None:
     _require_finite("loss", loss, state)
     for group in state.optimizer.param_groups:
-        group["lr"] = stage.learning_rate * schedule(state.step, stage)
+        group["lr"] = learning_rate(state.step, stage)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     _require_finite("gradient", torch.nn.utils.clip_grad_norm_(state.net.parameters(), 1.0), state)
@@ -92,11 +76,11 @@ def _require_finite(name: str, value: Tensor, state: State) -> None:
         )
 
 
-def schedule(step: int, stage: StageSettings) -> float:
-    """Factor of the learning rate at a step: warm-up, plateau, linear decay to zero."""
+def learning_rate(step: int, stage: StageSettings) -> float:
+    """Learning rate at a step: warm-up, plateau, linear decay to zero."""
     warm_up = min(1.0, (step + 1) / WARM_UP)
     decay = (stage.steps - step) / max(1.0, stage.lr_decay_fraction * stage.steps)
-    return min(warm_up, decay, 1.0)
+    return stage.learning_rate * min(warm_up, decay, 1.0)
 
 
 @torch.no_grad()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from slant.errors import SettingsError
+from slant.labels import LabelProtocol
+from slant.nets.network import Network, NetworkSettings
 from slant.nets.registry import KINDS, build_network, settings_of
-from slant.train.regions import task_classes
-
-if TYPE_CHECKING:
-    from slant.labels import LabelProtocol
-    from slant.nets.network import Network, NetworkSettings
 
 TASKS = ("tissue", "lobe", "brain")
 """Tasks that a network can learn in addition to the regions."""
@@ -53,13 +53,7 @@ class NetworkChoice:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A kind of network with all its settings.
-
-    Attributes
-    ----------
-    kind : str
-        Name from `slant.nets.registry.KINDS`.
-    """
+    """A kind of network, a name from `slant.nets.registry.KINDS`, with all its settings."""
 
     kind: str
     settings: NetworkSettings
@@ -77,6 +71,20 @@ class NetworkSpec:
     def build(self) -> Network:
         """A network with random weights from the generator of torch."""
         return build_network(self.kind, self.settings)
+
+
+def task_classes(protocol: LabelProtocol, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+    """(C,) int64 class of each channel in each of the tasks, which are names from `TASKS`."""
+    values: dict[str, list[str]] = {
+        "tissue": [region.tissue for region in protocol.regions],
+        "lobe": [region.lobe for region in protocol.regions],
+        "brain": [str(region.id != 0) for region in protocol.regions],
+    }
+    classes = {}
+    for task in tasks:
+        order = sorted(set(values[task]))
+        classes[task] = torch.tensor([order.index(value) for value in values[task]])
+    return classes
 
 
 def network_of(choice: NetworkChoice, protocol: LabelProtocol) -> NetworkSpec:

@@ -59,8 +59,6 @@ def draw_patches(
         drawn if there are no others.
     in_brain : (nx, ny, nz) bool
         Whether the center of each candidate is in the brain mask.
-    count : int
-        Number of patches.
     class_balanced_fraction : float
         Fraction of the draws in which every region present has the same probability, whatever its size.
     """

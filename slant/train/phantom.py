@@ -11,30 +11,25 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
 from slant._version import __version__
 from slant.errors import InputError, OutputError, SettingsError
-from slant.grid import Grid, axis_aligned_grid, transform_points
+from slant.grid import Grid, Matrix, axis_aligned_grid, transform_points
 from slant.io.models import load_model
 from slant.io.staging import check_output, staged, write_json
 from slant.io.templates import load_template
 from slant.io.write import write_image
+from slant.nets.model import Model
 from slant.nets.prior import SPACING
 from slant.train.augment import normal, sample_image, smooth_field
 from slant.volume import LabelMap, Volume
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from slant.grid import Matrix
-    from slant.nets.model import Model
 
 MODEL = "slant27"
 """Name of the embedded model whose label frequencies give the regions."""

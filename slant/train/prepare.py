@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,11 +19,14 @@ from slant.io.models import load_model
 from slant.io.prepared import PreparedScan, digest, input_sha256, kept, prepared_scan
 from slant.io.read import read_labels, read_scan
 from slant.io.templates import load_template
+from slant.labels import LabelProtocol
+from slant.nets.prior import Prior
 from slant.resample import pick_labels
+from slant.train.context import RunContext
 from slant.train.data import (
     Groupwise,
     LabelledScan,
-    build_prior,
+    TrainingScans,
     label_frequency,
     labelled_names,
     load_scans,
@@ -30,47 +34,9 @@ from slant.train.data import (
 )
 from slant.train.groupwise import ScanFiles, count_votes, load_deformed, load_mean, make_template, register_scans
 from slant.train.loss import IGNORED
+from slant.train.settings import GroupwiseSettings, TrainSettings
 from slant.train.splits import auxiliary_names, read_table, split
 from slant.volume import LabelMap
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from slant.labels import LabelProtocol
-    from slant.nets.prior import Prior
-    from slant.train.context import RunContext
-    from slant.train.settings import GroupwiseSettings, TrainSettings
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingScans:
-    """The scans of a run in template space.
-
-    Attributes
-    ----------
-    manual, auxiliary, held_out : list of LabelledScan
-        Training scans with manual labels, training scans with automatic labels, and scans for validation only.
-    external_prior : Prior, optional
-        Prior of another model, used instead of that of the scans.
-    groupwise : Groupwise, optional
-        Groupwise template, if the run uses the deformable atlas prior.
-    """
-
-    manual: list[LabelledScan]
-    auxiliary: list[LabelledScan]
-    held_out: list[LabelledScan]
-    external_prior: Prior | None = None
-    groupwise: Groupwise | None = None
-
-    @property
-    def training(self) -> list[LabelledScan]:
-        """All training scans."""
-        return [*self.manual, *self.auxiliary]
-
-    @property
-    def prior(self) -> Prior:
-        """The external prior, or else the prior of all training scans."""
-        return self.external_prior or build_prior(self.training)
 
 
 def prepare_scans(run: RunContext) -> None:
@@ -183,14 +149,7 @@ def _external_prior(settings: TrainSettings, protocol: LabelProtocol) -> Prior |
 
 
 def covered_channels(protocol: LabelProtocol, ids: tuple[int, ...], name: str) -> Tensor:
-    """(C,) bool: whether the labels of a scan cover each channel.
-
-    Parameters
-    ----------
-    ids : tuple of int
-        Ids of the regions that the labels cover, from the table of scans.
-    name : str
-        Name of the scan, for the error message.
+    """(C,) bool: whether the labels of the named scan, which cover these ids, cover each channel.
 
     Raises
     ------

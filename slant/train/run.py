@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from slant.errors import SettingsError
 from slant.report.curves import draw_curves
-from slant.train.context import run_context
-from slant.train.evaluate import evaluate, mean_by_subject
+from slant.train.context import RunContext, run_context
 from slant.train.export import export
 from slant.train.prepare import load_training, prepare_groupwise, prepare_scans
+from slant.train.settings import TrainSettings
 from slant.train.stages import train_tiles, train_whole
-from slant.train.tile_order import select_tiles
-
-if TYPE_CHECKING:
-    from slant.train.context import RunContext
-    from slant.train.settings import TrainSettings
+from slant.train.transfer import select_tiles
+from slant.train.validate import evaluate, mean_by_subject
 
 STAGES = ("prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate")
-
-_NEED_SCANS = {"pretrain", "whole", "tiles", "export"}
 
 
 def run_stages(
     settings: TrainSettings, stages: tuple[str, ...], tiles: tuple[str, ...], deadline: float | None
 ) -> bool:
-    """Run the selected stages, all by default, in their order.
+    """Run the selected stages, all by default, in their order; whether all of them are finished.
 
     Parameters
     ----------
@@ -37,10 +31,6 @@ def run_stages(
     deadline : float, optional
         Value of `time.monotonic` at which training stops; another call resumes it.
 
-    Returns
-    -------
-    bool
-        Whether all selected stages are finished.
     """
     selected = stages or STAGES
     run = run_context(settings, deadline)
@@ -49,9 +39,8 @@ def run_stages(
         prepare_scans(run)
     if "groupwise" in selected:
         prepare_groupwise(settings)
-    if not {"pretrain", "whole", "tiles", "export"}.isdisjoint(selected) and not _train_and_export(
-        run, selected, tiles
-    ):
+    needs_scans = not {"pretrain", "whole", "tiles", "export"}.isdisjoint(selected)
+    if needs_scans and not _train_and_export(run, selected, tiles):
         return False
     if "evaluate" in selected and settings.fold is not None:
         for folder in sorted(settings.run.glob("model-*")):

@@ -9,7 +9,7 @@ from typing import Literal
 from slant.config import SynSettings
 from slant.errors import SettingsError
 from slant.nets.groupwise import SPACING
-from slant.nets.memory import MemorySettings
+from slant.nets.network import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
@@ -161,10 +161,8 @@ class TrainSettings:
 
     Attributes
     ----------
-    name : str
-        Name of the model.
-    layout : TileLayout
-        Tiles of the model.
+    name, layout : str, TileLayout
+        Name and tiles of the model.
     whole : StageSettings
         Stage that trains one network on the whole brain.
     tile : TileSettings

@@ -6,14 +6,12 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from slant.errors import InputError, SettingsError
-
-if TYPE_CHECKING:
-    from slant.train.settings import TrainSettings
+from slant.train.data import labelled_names
+from slant.train.settings import TrainSettings
 
 _COLUMNS = ("name", "subject", "fold", "regions")
 _BIDS_SUBJECT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
@@ -133,11 +131,7 @@ def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
     """Sorted names of the auxiliary training scans.
 
     Scans of held-out subjects are left out, and those that ``quality.tsv`` in their folder marks as outliers.
-
-    Parameters
-    ----------
-    manual : list of str
-        Names of all scans with manual labels.
+    ``manual`` are the names of all scans with manual labels.
 
     Raises
     ------
@@ -146,8 +140,6 @@ def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
     InputError
         If the folder contains no pairs of image and labels, or no scan is left.
     """
-    from slant.train.data import labelled_names
-
     if settings.auxiliary_dir is None:
         return []
     table = read_table(settings.scans)

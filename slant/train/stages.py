@@ -5,46 +5,38 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from joblib import Parallel, delayed
+from torch import Tensor
 
 from slant.train.checkpoint import identity_of, load_checkpoint, new_state, save_round
-from slant.train.context import tile_context, whole_context
+from slant.train.context import RunContext, StageContext, tile_context, whole_context
+from slant.train.data import TrainingScans
 from slant.train.log import logged_stage
 from slant.train.loop import train_stage
 from slant.train.prepare import load_training
 from slant.train.settings import TileSettings
-from slant.train.tile_order import generations, select_tiles
 from slant.train.transfer import (
     freeze,
+    generations,
     initial_tile_weights,
     initial_weights,
+    select_tiles,
     shared_weights,
     snapshot,
     weights_of_whole,
 )
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from slant.train.context import RunContext, StageContext
-    from slant.train.prepare import TrainingScans
-
 
 def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> bool:
-    """Train one network on the whole brain.
+    """Train one network on the whole brain; whether all steps are finished.
 
     Parameters
     ----------
     name : {"pretrain", "whole"}
         Name of the stage; ``whole`` is initialized from ``pretrain`` if there is one.
 
-    Returns
-    -------
-    bool
-        Whether all steps are finished.
     """
     stage = run.settings.pretrain if name == "pretrain" else run.settings.whole
     if stage is None:
@@ -54,17 +46,12 @@ def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> b
 
 
 def train_tiles(run: RunContext, scans: TrainingScans, tiles: tuple[str, ...] = ()) -> bool:
-    """Fine-tune a copy of the whole-brain network for each tile.
+    """Fine-tune a copy of the whole-brain network for each tile; whether all of them are finished.
 
     Parameters
     ----------
     tiles : tuple of str
         Names of the tiles to train, so that several machines can share the work; all by default.
-
-    Returns
-    -------
-    bool
-        Whether all tiles are finished.
 
     Raises
     ------
@@ -121,17 +108,7 @@ def _train_on_device(run: RunContext, scans: TrainingScans, names: list[str], ro
 
 
 def _train(context: StageContext, path: Path, weights: dict[str, Tensor] | None, steps: int) -> bool:
-    """Train one network, resuming from its checkpoint if there is one; whether all steps are finished.
-
-    Parameters
-    ----------
-    path : Path
-        File of the checkpoint.
-    weights : dict of Tensor or None
-        Initial weights; random ones by default.
-    steps : int
-        Number of steps after which the call ends, at most that of the stage.
-    """
+    """Train one network up to a number of steps, resuming from its checkpoint if there is one; whether it got there."""
     run, stage = context.run, context.stage
     path.parent.mkdir(parents=True, exist_ok=True)
     state = new_state(run.network, stage, weights, context.device)

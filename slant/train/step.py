@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from slant.nets.network import Network
 from slant.train import anatomical, augment, patches
+from slant.train.atlas import Atlas, View
+from slant.train.context import Regions, StageContext
+from slant.train.data import LabelledScan
 from slant.train.loss import IGNORED, merge_unlabelled
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from slant.nets.network import Network
-    from slant.train.atlas import Atlas, StepPrior
-    from slant.train.context import StageContext
-    from slant.train.data import LabelledScan
-    from slant.train.regions import Regions
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A scan after the augmentation of one step.
-
-    Attributes
-    ----------
-    image : (X, Y, Z) float32 tensor
-        Image after deformation and intensity changes.
-    coordinates : (X, Y, Z, 3) float32 tensor
-        Template voxel at which each voxel is sampled.
-    flip : bool
-        Whether the image is flipped left-right.
-    """
-
-    scan: LabelledScan
-    image: Tensor
-    coordinates: Tensor
-    flip: bool
-    prior: StepPrior
-
-    def labels(self, voxels: Tensor, mirrored: Tensor) -> Tensor:
-        """(N,) int64 reference channels at (..., 3) voxels of the crop."""
-        coordinates = self.coordinates[voxels[..., 0], voxels[..., 1], voxels[..., 2]]
-        reference = augment.pick_labels(self.scan.channels, coordinates).flatten()
-        return (augment.flip_labels(reference, mirrored) if self.flip else reference).long()
-
-    def draw_patches(self, context: StageContext, halo: int, generator: torch.Generator) -> patches.Patches:
-        """Random patches of the view, at least ``halo`` voxels inside the field of view."""
-        candidates = patches.candidate_starts(context.seen.shape, halo)
-        centers = candidates + patches.EDGE // 2
-        x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
-        near = self.scan.channels if self.scan.near is None else self.scan.near
-        center_labels = augment.pick_labels(near, self.coordinates[x, y, z])
-        count, balanced = context.stage.patches, context.stage.class_balanced_fraction
-        in_brain = self.image[x, y, z] > 0
-        starts = patches.draw_patches(candidates, center_labels, in_brain, count, balanced, generator)
-        return patches.Patches(starts, context.seen.start)
 
 
 def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: torch.Generator) -> View:

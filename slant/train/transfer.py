@@ -1,24 +1,73 @@
-"""Weights that a network takes over from other stages, models and tiles: to start from, to share or to keep."""
+"""Weights that a network takes over from other stages, models and tiles, and the order in which tiles are trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from slant.errors import ModelError, SettingsError, TrainingError
+from slant.errors import LayoutError, ModelError, SettingsError, TrainingError
 from slant.io.models import embedded_models, model_folder
+from slant.nets.network import Network
+from slant.nets.unet import CompactUNet
 from slant.nets.weights import read_model
+from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.net2net import net2net_widening
-from slant.train.tile_order import neighbours, parent
+from slant.train.context import RunContext
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from slant.nets.network import Network
-    from slant.train.context import RunContext
+def select_tiles(layout: TileLayout, names: tuple[str, ...]) -> list[str]:
+    """The names of the given tiles, by default of all, in the order of the layout.
+
+    Raises
+    ------
+    LayoutError
+        If the layout does not contain one of them.
+    """
+    known = [tile.name for tile in layout]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise LayoutError(f"no tile {', '.join(unknown)} in this layout; it has {', '.join(known)}")
+    return [name for name in known if not names or name in names]
+
+
+def neighbours(layout: TileLayout, name: str) -> list[str]:
+    """Names of the up to six tiles that are adjacent to a tile along an axis."""
+    adjacent = []
+    for axis in range(3):
+        for step in (-1, 1):
+            other = _position(name)
+            other[axis] += step
+            if 1 <= other[axis] <= layout.counts[axis]:
+                adjacent.append("_".join(map(str, other)))
+    return adjacent
+
+
+def parent(layout: TileLayout, name: str) -> str | None:
+    """The neighbour one step nearer to the central tile, which can initialize a tile; None for the central tile."""
+    position = _position(name)
+    for axis, count in enumerate(layout.counts):
+        center = (count + 1) // 2
+        if position[axis] != center:
+            position[axis] += 1 if position[axis] < center else -1
+            return "_".join(map(str, position))
+    return None
+
+
+def generations(layout: TileLayout, names: list[str]) -> list[list[str]]:
+    """The tiles in groups; the parents of the tiles of a group are in the groups before it."""
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        depth, ancestor = 0, parent(layout, name)
+        while ancestor is not None:
+            depth, ancestor = depth + 1, parent(layout, ancestor)
+        groups.setdefault(depth, []).append(name)
+    return [groups[depth] for depth in sorted(groups)]
+
+
+def _position(name: str) -> list[int]:
+    return [int(part) for part in name.split("_")]
 
 
 def weights_of_whole(run: RunContext) -> dict[str, Tensor]:
@@ -62,6 +111,56 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             "network; give a model-whole folder or a checkpoint"
         )
     return networks.network(networks.layout.tiles[0].name).state_dict()
+
+
+def net2net_widening(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """Net2Net widening: the weights of a narrower network, expanded to the shapes of this one (Chen et al. 2016).
+
+    The wider network starts with exactly the function of the narrow one. The new channels have random weights, and no
+    existing channel reads them yet; training then makes use of them.
+
+    Parameters
+    ----------
+    network : Network
+        The wider network with random weights, in float32 on the CPU. Its new channels keep these weights.
+
+    Returns
+    -------
+    dict of Tensor
+        The unchanged ``weights`` if no tensor is wider, or if this network is not a `CompactUNet` with the same tensors
+        and at least as many channels everywhere; loading them then reports what does not fit.
+    """
+    own = network.state_dict()
+    if not isinstance(network, CompactUNet) or set(own) != set(weights) or not _wider(own, weights):
+        return weights
+    out = {}
+    for name, fresh in own.items():
+        old = weights[name]
+        inputs = torch.arange(old.shape[1] if old.ndim > 1 else 0)
+        if name == "mix.weight":  # its inputs are the channels upsampled from 2 mm, then those of the image
+            upsampled = weights["unfold.weight"].shape[0] // 8
+            inputs = inputs + (inputs >= upsampled) * (network.settings.upsampled - upsampled)
+        out[name] = _expanded(fresh, old, inputs)
+    return out
+
+
+def _wider(own: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
+    pairs = [(own[name].shape, weights[name].shape) for name in own]
+    return all(
+        len(new) == len(old) and new[2:] == old[2:] and all(a >= b for a, b in zip(new, old, strict=True))
+        for new, old in pairs
+    ) and any(new != old for new, old in pairs)
+
+
+def _expanded(fresh: Tensor, old: Tensor, inputs: Tensor) -> Tensor:
+    """The fresh tensor with the old one at the given inputs; the weights from new inputs to old outputs are 0."""
+    out, rows = fresh.clone(), old.shape[0]
+    if old.ndim == 1:
+        out[:rows] = old
+        return out
+    out[:rows] = 0
+    out[:rows, inputs] = old.to(out)
+    return out
 
 
 def initial_tile_weights(run: RunContext, name: str) -> dict[str, Tensor] | None:

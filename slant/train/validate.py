@@ -1,38 +1,41 @@
-"""Validates the networks of a running stage: Dice on the held-out subjects, in template space."""
+"""Dice on the held-out subjects: of the networks of a running stage in template space, of a model in native space."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
+from slant.evaluation.settings import EvaluateSettings
+from slant.evaluation.statistics import bootstrap_interval
+from slant.files import write_atomic
+from slant.io.models import load_model
+from slant.io.read import read_labels, read_scan
+from slant.nets.network import Network
 from slant.nets.predict import Predictor, label_tile, tile_votes
+from slant.nets.prior import Prior
+from slant.pipeline import segment
+from slant.train.context import StageContext
+from slant.train.data import Groupwise, LabelledScan, labelled_names
 from slant.train.groupwise import template_of
 from slant.train.loss import IGNORED
+from slant.train.settings import TrainSettings
+from slant.train.splits import split
+from slant.volume import LabelMap
+from slant.volumes import dice_per_region
 from slant.vote import VoteCounter
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from slant.nets.network import Network
-    from slant.nets.prior import Prior
-    from slant.train.context import StageContext
-    from slant.train.data import Groupwise, LabelledScan
 
 
 def held_out_dice(network: Network, context: StageContext) -> float | None:
     """Mean Dice of a network on the held-out subjects, in its tile or in the vote of all tiles if it labels all.
 
-    Parameters
-    ----------
-    network : Network
-        It is in training mode afterwards.
-
-    Returns
-    -------
-    float or None
-        None if no subject is held out; NaN if the reference labels contain no region there.
+    None if no subject is held out; NaN if the reference labels contain no region there. The network is in training
+    mode afterwards.
     """
     scans = context.scans
     if not scans.held_out:
@@ -74,16 +77,9 @@ def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.devic
 
 
 def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Mean Dice over the channels of the reference, without the background and without unlabelled voxels.
+    """Mean Dice of two (X, Y, Z) uint8 maps over the channels of the reference, NaN if it contains no region.
 
-    Parameters
-    ----------
-    predicted, reference : (X, Y, Z) uint8 arrays of channels
-
-    Returns
-    -------
-    float
-        NaN if the reference contains no region.
+    The background and unlabelled voxels do not count.
     """
     known = reference != IGNORED
     predicted_voxels = np.bincount(predicted[known], minlength=256)
@@ -94,3 +90,46 @@ def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> 
     if not len(regions):
         return np.nan
     return float(np.mean(2 * overlap[regions] / (predicted_voxels[regions] + reference_voxels[regions])))
+
+
+def evaluate(settings: TrainSettings, folder: Path) -> pd.DataFrame:
+    """Segment the held-out scans from their files with the model of a folder, and compare with the manual labels.
+
+    Returns
+    -------
+    DataFrame
+        Dice with one row per region (``index``, ``name``) and one column per scan; NaN where the manual labels do not
+        contain the region. Ids outside the protocol count as background. The table is written to ``dice.tsv`` in the
+        model folder, with the columns of `with_intervals`.
+    """
+    _, held_out = split(settings, labelled_names(settings.data))
+    model = load_model(str(folder))
+    regions = model.protocol.regions[1:]
+    table = pd.DataFrame({"index": [r.id for r in regions], "name": [r.name for r in regions]})
+    for name in tqdm(held_out, desc="evaluate", unit="scan", file=sys.stderr):
+        scan = read_scan(settings.data / f"{name}_T1w.nii.gz")
+        reference = read_labels(settings.data / f"{name}_dseg.nii.gz", scan)
+        ignored = reference.data == settings.ignore_label
+        known = np.where(np.isin(reference.data, model.protocol.ids) & ~ignored, reference.data, 0)
+        predicted = segment(scan.volume, model).labels
+        predicted = LabelMap(np.where(ignored, 0, predicted.data), predicted.grid)
+        dice = dice_per_region(predicted, LabelMap(known, reference.grid), [r.id for r in regions])
+        table[name] = [dice[r.id] for r in regions]
+    write_atomic(folder / "dice.tsv", with_intervals(table).to_csv(sep="\t", index=False, float_format="%.4f"))
+    return table
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the ``mean`` of each region over the scans and its 95 % confidence interval, ``ci_low`` to ``ci_high``.
+
+    The interval is that of ``slant evaluate`` with its default settings, see
+    `slant.evaluation.statistics.bootstrap_interval`; NaN if fewer than two scans have the region.
+    """
+    scans, bootstrap = table.drop(columns=["index", "name"]), EvaluateSettings()
+    low, high = bootstrap_interval(scans.to_numpy(dtype=float).T, bootstrap.resamples, bootstrap.seed)
+    return table.assign(mean=scans.mean(axis=1), ci_low=low, ci_high=high)
+
+
+def mean_by_subject(table: pd.DataFrame) -> pd.Series:
+    """Mean Dice of each subject over the regions that its manual labels contain."""
+    return table.drop(columns=["index", "name"]).mean(skipna=True)

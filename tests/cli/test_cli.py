@@ -120,7 +120,7 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 
 
 def test_every_public_name_exists() -> None:
-    for name in slant.__all__:
+    for name in set(slant.__all__) - {"__version__"}:
         assert getattr(slant, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         slant.segmnt  # noqa: B018

@@ -15,8 +15,9 @@ from slant.config import SegmentSettings
 from slant.io.names import ResultNames
 from slant.io.results import Result, make_result, write_results
 from slant.io.write import write_image
-from slant.quality.files import FILE, grade, load_reference
+from slant.quality.grade import grade
 from slant.quality.iqm import QualityMetrics
+from slant.quality.reference import FILE, load_reference
 from slant.volume import LabelMap
 
 GOOD, HELD_OUT = ("a", "b", "c", "d", "e"), ("a", "b", "c")

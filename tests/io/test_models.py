@@ -20,7 +20,7 @@ from slant.errors import ModelError, ProtocolError, SlantError
 from slant.io import models
 from slant.io.models import describe_models, embedded_models, load_inputs, load_model, manifest_of, model_folder
 from slant.io.resources import load_protocol
-from slant.nets.model import InputScaling
+from slant.nets.inputs import InputScaling
 from slant.nets.prior import Prior
 from slant.nets.unet import CompactUNet
 from slant.nets.weights import write_model

@@ -258,7 +258,7 @@ def test_every_kind_of_file_is_documented() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "outputs.md"
     table = page.read_text("utf-8").partition("## Volumes of one scan")[0]
     suffixes = re.findall(r"^\| `NAME(\S+)`", table, re.MULTILINE)
-    assert sorted(suffixes) == sorted(file.suffix for file in RESULT_FILES.values())
+    assert sorted(suffixes) == sorted(RESULT_FILES.values())
 
 
 def test_labels_are_placed_first_and_the_record_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_a_failure_at_any_file_leaves_old_results_unchanged(
     opened, replaced = Path.open, Path.replace
     monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
     monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
-    monkeypatch.setattr("slant.io.transforms.write_affine", lambda path, _: path.write_text("new"))
+    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.write_text("new"))
     with pytest.raises(OutputError, match="No space left on device; check free space"):
         write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
@@ -325,7 +325,7 @@ def test_a_failure_at_any_file_leaves_old_results_unchanged(
 def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_results(light_result(), tmp_path, PICTURES)
     before = content(tmp_path)
-    monkeypatch.setattr("slant.io.transforms.write_affine", lambda path, _: path.touch())  # as ITK does on a full disk
+    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.touch())  # as ITK does on a full disk
     with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
         write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before

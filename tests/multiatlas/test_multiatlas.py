@@ -122,7 +122,7 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(copied: Path, library: P
 def test_another_fusion_uses_the_existing_registrations(
     copied: Path, library: Path, monkeypatch: pytest.MonkeyPatch, fusion: str
 ) -> None:
-    monkeypatch.setattr("slant.multiatlas.pairwise.register_syn", lambda *_: pytest.fail("registered again"))
+    monkeypatch.setattr("slant.multiatlas.candidates.register_syn", lambda *_: pytest.fail("registered again"))
     before = (copied / "p1_multiatlas.json").read_bytes()
     command = ("multiatlas", library / "p1_T1w.nii.gz", copied, "--atlases", library, *OPTIONS[:4], "--fusion", fusion)
     assert run_slant(*command) == 0

@@ -101,7 +101,7 @@ def test_the_prior_of_a_tile_is_a_part_of_the_interpolated_prior() -> None:
     x, y, z = (interpolation_matrix(0, n, c) for n, c in zip(LAYOUT.shape, (5, 7, 6), strict=True))
     whole = torch.einsum("ijkc,xi,yj,zk->xyzc", logs, x, y, z)
     for tile in LAYOUT:
-        slab = prior.of_tile(tile, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
+        slab = prior.of_box(tile.box, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
         assert torch.allclose(slab, whole[tile.box], atol=1e-5), tile.name
 
 

@@ -45,3 +45,23 @@ def test_no_module_imports_the_face_of_the_package() -> None:
 def test_files_are_short() -> None:
     lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in modules().items()}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def has_state(node: ast.ClassDef) -> bool:
+    """Whether a class is neither a frozen dataclass, nor a protocol, an error or a network."""
+    frozen = any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+    bases = " ".join(ast.unparse(base) for base in node.bases)
+    return not frozen and not any(
+        kind in bases for kind in ("Protocol", "Error", "Exception", "Interrupt", "nn.", "Net")
+    )
+
+
+def test_objects_with_state_are_those_of_the_architecture() -> None:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8")
+    listed = text.partition("Objects with state:")[2].partition("\n- ")[0]
+    trees = [ast.parse(path.read_text("utf-8")) for path in modules().values()]
+    found = {
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and has_state(node)
+    }
+    assert sorted(name for name in found if f"`{name}`" not in listed) == []
+    assert listed.count("`") == 2 * len(found)

@@ -22,9 +22,8 @@ from slant.io.record import IntensityRecord
 from slant.io.resources import load_protocol
 from slant.io.results import Result, write_results
 from slant.io.templates import load_template
-from slant.quality.files import FILE, grade, load_reference
 from slant.quality.fit import LabelledScan, fit_quality, fit_reference, reliability
-from slant.quality.grade import evidence, expected_dice, grade_scan
+from slant.quality.grade import evidence, expected_dice, grade, grade_scan
 from slant.quality.intensity_metrics import asymmetric_hypointensity_cm3, intensity_outlier_cm3, native_noise
 from slant.quality.iqm import (
     anisotropic_scaling,
@@ -33,7 +32,15 @@ from slant.quality.iqm import (
     measure_quality,
     rotation_degrees,
 )
-from slant.quality.reference import METRICS, Limits, NormativeReference, plain_reference, reference_of
+from slant.quality.reference import (
+    FILE,
+    METRICS,
+    Limits,
+    NormativeReference,
+    load_reference,
+    plain_reference,
+    reference_of,
+)
 from slant.report.contents import contents
 from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf

@@ -21,12 +21,12 @@ from slant.io.read_results import find_records, read_result
 from slant.io.results import Result, write_results
 from slant.io.write import write_image
 from slant.report import page, qc_figures, tables
-from slant.report.contents import Contents, _labelled, contents
-from slant.report.page import draw_page
+from slant.report.contents import Contents, contents
+from slant.report.page import Viewer, draw_page
 from slant.report.pdf import draw_pdf
 from slant.report.qc_figures import base_in_native, bias_check, contours, scan_in_template, tissue_levels
+from slant.report.slices import labelled_rows
 from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
-from slant.report.viewer import Viewer
 from slant.volume import LabelMap, Volume
 
 NAMES = ResultNames("toy")
@@ -155,7 +155,7 @@ def test_names_and_warnings_are_escaped(text_only: Contents) -> None:
 
 @pytest.mark.slow
 def test_left_is_on_the_side_of_the_convention(result: Result, shown: Contents, text_only: Contents) -> None:
-    other = _labelled(result, base_in_native(result), result.labels, radiological=True)
+    other = labelled_rows(base_in_native(result), result.labels, result.protocol, radiological=True)
     for row, mirrored in zip(shown.native[:2], other[:2], strict=True):
         for panel, flipped in zip(row.panels, mirrored.panels, strict=True):
             assert (panel.ends, flipped.ends) == (("L", "R"), ("R", "L"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slant.nets.memory import MemorySettings
+from slant.nets.network import MemorySettings
 from slant.tiles import TileLayout
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings

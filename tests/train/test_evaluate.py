@@ -8,8 +8,8 @@ import pytest
 
 from slant.evaluation.metrics import METRICS
 from slant.evaluation.settings import EvaluateSettings
-from slant.evaluation.tables import summarize
-from slant.train.evaluate import mean_by_subject, with_intervals
+from slant.evaluation.statistics import summarize
+from slant.train.validate import mean_by_subject, with_intervals
 
 TABLE = pd.DataFrame(
     {

@@ -12,7 +12,7 @@ from slant.errors import TrainingError
 from slant.nets.registry import build_network
 from slant.nets.unet import UNetSettings, box_coordinate_channels
 from slant.train.checkpoint import load_weights
-from slant.train.net2net import net2net_widening
+from slant.train.transfer import net2net_widening
 
 NARROW = UNetSettings(5, (4, 6, 8), image_channels=2, upsampled_channels=3, head_channels=6)
 WIDE = UNetSettings(5, (5, 9, 12), image_channels=2, upsampled_channels=5, head_channels=8)

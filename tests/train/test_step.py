@@ -31,7 +31,7 @@ from phantoms import (
 )
 
 from slant.io.resources import load_protocol
-from slant.nets.memory import MemorySettings
+from slant.nets.network import MemorySettings
 from slant.nets.slant2018 import Slant2018Settings
 from slant.nets.unet import UNetSettings
 from slant.train import augment, loop
@@ -39,8 +39,7 @@ from slant.train.checkpoint import new_state
 from slant.train.data import LabelledScan
 from slant.train.loop import train_stage
 from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
-from slant.train.network import NetworkChoice, NetworkSpec
-from slant.train.regions import task_classes
+from slant.train.network import NetworkChoice, NetworkSpec, task_classes
 from slant.train.settings import StageSettings
 from slant.train.step import step_loss
 

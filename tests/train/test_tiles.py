@@ -24,7 +24,7 @@ from slant.errors import LayoutError, SettingsError, TrainingError
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
 from slant.train.settings import TileSettings, TrainSettings
-from slant.train.tile_order import generations, neighbours, parent
+from slant.train.transfer import generations, neighbours, parent
 
 
 @pytest.fixture(autouse=True)

@@ -208,9 +208,9 @@ def test_the_loss_is_small_for_the_reference_and_large_for_its_opposite() -> Non
 
 def test_the_schedule_has_warm_up_plateau_and_decay() -> None:
     stage = StageSettings(100, lr_decay_fraction=0.4)
-    assert loop.schedule(0, stage) == pytest.approx(0.05)
-    assert loop.schedule(40, stage) == 1
-    assert loop.schedule(80, stage) == pytest.approx(0.5)
+    assert loop.learning_rate(0, stage) == pytest.approx(0.05 * stage.learning_rate)
+    assert loop.learning_rate(40, stage) == stage.learning_rate
+    assert loop.learning_rate(80, stage) == pytest.approx(0.5 * stage.learning_rate)
 
 
 def test_scans_without_labels_are_listed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slant.errors import InputError, SettingsError
 from slant.io.dicom.series import Series
@@ -37,15 +38,7 @@ _SHORT_ECHO_MS, _SPOILED_REPETITION_MS, _INVERSION_MS = 10.0, 15.0, (400.0, 1500
 
 @dataclass(frozen=True)
 class Choice:
-    """The series to segment.
-
-    Attributes
-    ----------
-    reason : str
-        Why it was selected, for the record.
-    warnings : tuple of str
-        Warnings about the series for the user.
-    """
+    """The series to segment, why it was selected, and warnings about it."""
 
     series: Series
     reason: str
@@ -93,12 +86,7 @@ def exclusion_reason(series: Series) -> str:
 def choose_series(folder: Path, found: Sequence[Series], requested: str | None) -> Choice:
     """The requested series or, without a request, the only T1-weighted one.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the series, for error messages.
-    requested : str, optional
-        Series number or SeriesInstanceUID.
+    The request is a series number or SeriesInstanceUID; the folder is for error messages.
 
     Raises
     ------
@@ -157,3 +145,25 @@ def _notes(series: Series) -> tuple[str, ...]:
     if series.copies:
         notes.append(f"{series.copies} files of {series.title} hold images that others hold, and were ignored")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """The DICOM series of a scan, why it was selected, and the version of dcm2niix that converted it."""
+
+    series: Series
+    reason: str
+    dcm2niix: str
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for the record; the only free text is the description, without the patient's name."""
+        series = self.series
+        return {
+            "series_instance_uid": series.uid,
+            "series_number": series.number,
+            "series_description": series.description,
+            "files": len(series.images),
+            "images": series.count,
+            "chosen": self.reason,
+            "dcm2niix": self.dcm2niix,
+        }

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from slant.errors import InputError, SlantError
-from slant.io.dicom.choose import Choice, choose_series
+from slant.io.dicom.choose import Choice, DicomSource, choose_series
 from slant.io.dicom.planes import check_stack
 from slant.io.dicom.series import DAMAGE, Image, Series, find_series
-from slant.io.dicom.source import DicomSource
 from slant.io.read import Scan, read_scan
 
 _TIMEOUT_S = 900

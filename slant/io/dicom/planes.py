@@ -20,7 +20,7 @@ from slant.grid import Grid, Matrix
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_SAME_DIRECTION = 1e-3  # of cosines; scanners round to 1e-6
+_SAME_DIFFERENCE = 1e-3  # of cosines and of mm; scanners round to 1e-6
 _SAME_POSITION_MM = 0.01
 _UNEVEN_FRACTION = 0.05  # of the distance between slices
 _VOXEL_TOLERANCE = 0.1  # voxels; rounding errors in headers are a hundred times smaller
@@ -122,9 +122,9 @@ def check_stack(planes: Sequence[ImagePlane]) -> None:
     """
     if len(planes) < 2:
         raise InputError(f"found {len(planes)} images with a position in the header, expected the slices of a 3D scan")
-    for name, tolerance in (("orientation", _SAME_DIRECTION), ("spacing_mm", _SAME_DIRECTION)):
+    for name in ("orientation", "spacing_mm"):
         values = np.array([getattr(plane, name) for plane in planes])
-        if np.abs(values - values[0]).max() > tolerance:
+        if np.abs(values - values[0]).max() > _SAME_DIFFERENCE:
             raise InputError(f"found images of more than one {name.removesuffix('_mm')}, expected one stack of slices")
     depths = np.sort([plane.depth_mm for plane in planes])
     gaps, distance = np.diff(depths), slice_distance_mm(planes)
@@ -184,20 +184,7 @@ def voxels_from_pixels(planes: Sequence[ImagePlane], shape: tuple[int, int], gri
 
 
 def on_planes(data: NDArray[Any], voxels: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[Any]:
-    """Values of the voxels of a grid, arranged as images.
-
-    Parameters
-    ----------
-    data : (X, Y, Z) array
-    voxels : (N, 3, 3) integer array
-        Result of `voxels_from_pixels`.
-    shape : tuple of 2 int
-        Rows and columns.
-
-    Returns
-    -------
-    (N, rows, columns) array of the dtype of ``data``
-    """
+    """Values of (X, Y, Z) data as (N, rows, columns) images of this shape; for ``voxels`` see `voxels_from_pixels`."""
     row, column = np.indices(shape)
     pixels = np.stack([column, row, np.ones_like(row)]).reshape(3, -1)
     return np.stack([data[tuple(one @ pixels)].reshape(shape) for one in voxels])

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from slant._version import __version__
-from slant.errors import GeometryError, InputError
+from slant.errors import GeometryError, InputError, errors_about
 from slant.grid import Grid
 from slant.io.dicom.planes import on_planes, voxels_from_pixels
 from slant.io.dicom.series import DAMAGE, Series
+from slant.labels import Region
 from slant.volume import LabelMap
 
 if TYPE_CHECKING:
@@ -37,6 +38,38 @@ _MAY_BE_EMPTY = (  # type 2: must exist, may be empty; de-identification often r
 )
 _MAX_SERIES_NUMBER = 2**31 - 1  # largest integer string
 
+_STRUCTURES = {
+    "3rd Ventricle": codes.SCT.ThirdVentricle,
+    "4th Ventricle": codes.SCT.FourthVentricle,
+    "Accumbens Area": codes.SCT.NucleusAccumbens,
+    "Amygdala": codes.SCT.Amygdala,
+    "Brain Stem": codes.SCT.BrainStem,
+    "Caudate": codes.SCT.CaudateNucleus,
+    "Cerebellum Exterior": codes.SCT.CerebellarCortex,
+    "Cerebellum White Matter": codes.SCT.CerebellarWhiteMatter,
+    "Cerebral White Matter": codes.SCT.CerebralWhiteMatter,
+    "Hippocampus": codes.SCT.Hippocampus,
+    "Inf Lat Vent": codes.SCT.InferiorHornOfLateralVentricle,
+    "Lateral Ventricle": codes.SCT.LateralVentricle,
+    "Pallidum": codes.SCT.GlobusPallidus,
+    "Putamen": codes.SCT.Putamen,
+    "Thalamus Proper": codes.SCT.Thalamus,
+    "Ventral DC": codes.SCT.Diencephalon,
+    "Ent entorhinal area": codes.SCT.EntorhinalCortex,
+    "AIns anterior insula": codes.SCT.Insula,
+    "PIns posterior insula": codes.SCT.Insula,
+}
+LOBES = {
+    "frontal": codes.SCT.FrontalLobe,
+    "temporal": codes.SCT.TemporalLobe,
+    "parietal": codes.SCT.ParietalLobe,
+    "occipital": codes.SCT.OccipitalLobe,
+    "limbic": codes.SCT.LimbicLobe,
+}
+_GROUPS = {"cerebellum": codes.SCT.Cerebellum}
+_TISSUES = {"gray": codes.SCT.GrayMatter, "white": codes.SCT.WhiteMatter, "csf": codes.SCT.CerebrospinalFluid}
+SIDES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
+
 
 @dataclass(frozen=True, eq=False)
 class SegTarget:
@@ -47,9 +80,7 @@ class SegTarget:
     headers : tuple of Dataset
         Header of every file, without pixels.
     voxels : (N, 3, 3) integer array
-        For every frame, maps ``(column, row, 1)`` to a voxel of ``grid``.
-    grid : Grid
-        Grid of the scan.
+        For every frame, maps ``(column, row, 1)`` to a voxel of ``grid``, the grid of the scan.
     """
 
     series: Series
@@ -60,12 +91,7 @@ class SegTarget:
 
 
 def seg_target(scan: Scan, model: Model) -> SegTarget:
-    """Check, before any work is done, that a segmentation can refer to the series of a scan.
-
-    Parameters
-    ----------
-    scan : Scan
-        Result of `slant.io.dicom.convert.read_dicom`.
+    """Check, before any work is done, that a segmentation can refer to the series of a scan from `read_dicom`.
 
     Raises
     ------
@@ -77,7 +103,7 @@ def seg_target(scan: Scan, model: Model) -> SegTarget:
     if scan.source is None:
         raise InputError(f"{scan.path}: found a scan that is not DICOM, expected the folder of a DICOM series")
     series, grid = scan.source.series, scan.volume.grid
-    with _series_in_errors(scan):
+    with errors_about(f"{scan.path}, {series.title}"):
         voxels = voxels_from_pixels(series.planes, series.images[0].shape, grid)
         target = SegTarget(series, _headers(series), voxels, grid, model)
         trial = np.zeros(grid.shape, dtype=np.uint8)
@@ -89,10 +115,7 @@ def seg_target(scan: Scan, model: Model) -> SegTarget:
 def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
     """Bytes of a DICOM file with one segment for each region found, numbered from 1 by ascending id.
 
-    Parameters
-    ----------
-    labels : LabelMap
-        Region ids of the model's protocol on the scan's grid.
+    The labels are region ids of the model's protocol on the scan's grid.
 
     Raises
     ------
@@ -118,16 +141,6 @@ def seg_bytes(target: SegTarget, labels: LabelMap) -> bytes:
         raise InputError(
             f"its headers do not allow a DICOM Segmentation ({error}); leave --dicom-seg out, or fix the headers"
         ) from error
-
-
-@contextmanager
-def _series_in_errors(scan: Scan) -> Iterator[None]:
-    """Name the scan and the series in errors."""
-    title = scan.source.series.title if scan.source else ""
-    try:
-        yield
-    except (InputError, GeometryError) as error:
-        raise type(error)(f"{scan.path}, {title}: {error}") from error
 
 
 def _headers(series: Series) -> tuple[Dataset, ...]:
@@ -186,11 +199,8 @@ def _segment(number: int, region: Region, model: Model) -> Any:
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
-    from pydicom.sr.codedict import codes
 
-    from slant.io.dicom.codes import lobe_code, side_code, structure_code
-
-    lobe, side = lobe_code(region), side_code(region)
+    lobe, side = LOBES.get(region.lobe), SIDES.get(region.hemisphere)
     algorithm = AlgorithmIdentificationSequence(
         name=_MANUFACTURER,
         family=codes.DCM.ArtificialIntelligence,
@@ -215,3 +225,11 @@ def _segment(number: int, region: Region, model: Model) -> Any:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(side)]
     return segment
+
+
+def structure_code(region: Region) -> Code:
+    """Closest code: of the structure, cerebral cortex for a gyrus, otherwise of the cerebellum or the tissue."""
+    stem = region.name.removeprefix("Left ").removeprefix("Right ")
+    general = codes.SCT.CerebralCortex if region.lobe in LOBES else _TISSUES.get(region.tissue, codes.SCT.Brain)
+    code: Code = _STRUCTURES.get(stem, _GROUPS.get(region.lobe, general))
+    return code

@@ -31,7 +31,7 @@ _NAMES = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceNam
 _NO_CONTRAST = re.compile(r"(no|none|n/?a|without|ohne|sans|0)?", re.IGNORECASE)
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", *_NAMES),
-    *("MRAcquisitionType", "ScanningSequence", "SequenceVariant", "EchoTime", "RepetitionTime", "InversionTime"),
+    *("ScanningSequence", "SequenceVariant", "EchoTime", "RepetitionTime", "InversionTime"),
     *("ContrastBolusAgent", "ContrastBolusAgentSequence", "PatientName", "PatientID", "PatientIdentityRemoved"),
     *("Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -40,12 +40,10 @@ _TAGS = (
 
 @dataclass(frozen=True)
 class Image:
-    """One file of a series.
+    """One file of a series; ``uid`` is its SOPInstanceUID.
 
     Attributes
     ----------
-    uid : str
-        SOPInstanceUID.
     shape : tuple of 2 int
         Rows and columns; 0 if the file is not an image.
     planes : tuple of ImagePlane
@@ -70,8 +68,6 @@ class Series:
         SeriesDescription; ``withheld`` if it contains a word of the patient's name.
     names : str
         Names of series, protocol and sequence, in lower case.
-    dimensions : str
-        ``3D``, ``2D`` or empty.
     contrast_agent : str
         Name of the contrast agent; empty without one.
     patient_words : tuple of str
@@ -91,7 +87,6 @@ class Series:
     image_type: tuple[str, ...]
     sequence: tuple[str, ...]
     variant: tuple[str, ...]
-    dimensions: str
     echo_ms: float | None
     repetition_ms: float | None
     inversion_ms: float | None
@@ -139,12 +134,9 @@ class Series:
 
 
 def find_series(folder: Path) -> tuple[Series, ...]:
-    """All series of the DICOM files in a folder and its subfolders, whatever the names of the files.
+    """All series, at least one, of the DICOM files in a folder and its subfolders, whatever the names of the files.
 
-    Returns
-    -------
-    tuple of Series
-        Sorted by number, then UID; at least one.
+    They are sorted by number, then UID.
 
     Raises
     ------
@@ -197,7 +189,8 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
         warnings.simplefilter("ignore")
         images: dict[str, Image] = {}
         for path, header in members:
-            image = _image(path, header)
+            shape = (int(header.get("Rows") or 0), int(header.get("Columns") or 0))
+            image = Image(path, str(header.SOPInstanceUID), shape, planes_of(header) if shape[0] else ())
             images.setdefault(image.uid, image)
         first = members[0][1]
         number, patient_words = _number(first.get("SeriesNumber")), _patient_words(first)
@@ -212,7 +205,6 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
             image_type=_many(first.get("ImageType")),
             sequence=_many(first.get("ScanningSequence")),
             variant=_many(first.get("SequenceVariant")),
-            dimensions=_text(first.get("MRAcquisitionType")).upper(),
             echo_ms=_time_ms(first, "EchoTime", "MREchoSequence", "EffectiveEchoTime"),
             repetition_ms=_time_ms(first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
             inversion_ms=_time_ms(first, "InversionTime", "MRModifierSequence", "InversionTimes"),
@@ -221,11 +213,6 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
             images=tuple(images.values()),
             copies=len(members) - len(images),
         )
-
-
-def _image(path: Path, header: Dataset) -> Image:
-    shape = (int(header.get("Rows") or 0), int(header.get("Columns") or 0))
-    return Image(path, str(header.SOPInstanceUID), shape, planes_of(header) if shape[0] else ())
 
 
 def _time_ms(header: Dataset, name: str, group: str, enhanced: str) -> float | None:

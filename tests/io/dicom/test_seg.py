@@ -22,7 +22,7 @@ from slant.errors import GeometryError, InputError
 from slant.grid import Grid
 from slant.io.dicom.convert import read_dicom
 from slant.io.dicom.planes import voxels_from_pixels
-from slant.io.dicom.seg import seg_bytes, seg_target
+from slant.io.dicom.seg import LOBES, SIDES, seg_bytes, seg_target, structure_code
 from slant.io.names import ResultNames
 from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
@@ -167,17 +167,15 @@ def test_segments_have_the_colours_of_the_table(tmp_path: Path) -> None:
 
 
 def test_every_region_has_a_code_and_its_side() -> None:
-    from slant.io.dicom.codes import lobe_code, side_code, structure_code
-
     codes = {region.name: structure_code(region) for region in PROTOCOL.regions[1:]}
-    sides = {region.name: side_code(region) for region in PROTOCOL.regions[1:]}
+    sides = {region.name: SIDES.get(region.hemisphere) for region in PROTOCOL.regions[1:]}
     assert codes["Left Hippocampus"] == codes["Right Hippocampus"]
     assert (codes["Left Hippocampus"].value, sides["Left Hippocampus"].meaning) == ("5366008", "Left")
     assert (codes["Right FuG fusiform gyrus"].meaning, sides["Right FuG fusiform gyrus"].meaning) == (
         "Cerebral cortex",
         "Right",
     )
-    assert lobe_code(PROTOCOL.by_name("Right FuG fusiform gyrus")).meaning == "Temporal lobe"
+    assert LOBES[PROTOCOL.by_name("Right FuG fusiform gyrus").lobe].meaning == "Temporal lobe"
     assert sides["3rd Ventricle"] is None
     general = {name for name, code in codes.items() if code.meaning in ("Gray Matter", "White Matter", "Brain")}
     assert general == {"Left Basal Forebrain", "Right Basal Forebrain"}
