@@ -18,9 +18,8 @@ from typing import Any
 from slant.config import ReportSettings
 from slant.io.read_results import find_records, read_result
 from slant.report.contents import contents
-from slant.report.page import draw_page
+from slant.report.page import NIIVUE, draw_page, viewer
 from slant.report.pdf import draw_pdf
-from slant.report.page import NIIVUE, viewer
 
 
 def timed(function: Callable[[], Any], repeat: int) -> tuple[Any, float]:

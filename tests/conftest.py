@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from slant.grid import Grid
+from slant.io.results import Result, write_results
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,25 @@ def no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     from toy import forbid_pipeline
 
     forbid_pipeline(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def result() -> Result:
+    """The result of the toy scan, in memory."""
+    from toy import voted_result
+
+    return voted_result()
+
+
+@pytest.fixture(scope="session")
+def results(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the files of `result`; not to be changed."""
+    folder = tmp_path_factory.mktemp("results")
+    write_results(result, folder, {"overlay": b"a picture"})
+    return folder
+
+
+@pytest.fixture
+def copy(results: Path, tmp_path: Path) -> Path:
+    """A copy of `results`."""
+    return Path(shutil.copytree(results, tmp_path / "copy"))

@@ -151,3 +151,34 @@ def oblique(axes: np.ndarray = SAGITTAL, handed: int = 1) -> Matrix:
 
 def t1(**tags: Any) -> Series:
     return make_series(DATA, oblique(), **tags)
+
+
+def region_id(segment: Dataset) -> int:
+    return int(segment.TrackingID.removeprefix("BrainCOLOR "))
+
+
+def labelled_points(seg: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) points in LPS mm and (N,) ids of all labelled pixels, by the equation of the standard without slant."""
+    ids = {segment.SegmentNumber: region_id(segment) for segment in seg.SegmentSequence}
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
+    across, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    points, found = [], []
+    for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        row, column = np.nonzero(frame)
+        points.append(position + np.outer(column * spacing[1], across) + np.outer(row * spacing[0], down))
+        found.append(np.full(row.size, ids[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]))
+    return np.concatenate(points), np.concatenate(found)
+
+
+def check_positions(seg: Dataset, labels: np.ndarray, ras_from_voxel: np.ndarray) -> None:
+    """Every labelled voxel is a pixel of its segment at the same position, and no other pixel is labelled."""
+    lps_mm, ids = labelled_points(seg)
+    voxel_from_ras = np.linalg.inv(ras_from_voxel)
+    exact = lps_mm * [-1, -1, 1] @ voxel_from_ras[:3, :3].T + voxel_from_ras[:3, 3]
+    voxels = np.rint(exact).astype(int)
+    assert np.abs(exact - voxels).max() < 0.02
+    assert len(ids) == np.count_nonzero(labels) > 0
+    assert len(np.unique(np.ravel_multi_index(tuple(voxels.T), labels.shape))) == len(ids), "segments overlap"
+    np.testing.assert_array_equal(labels[tuple(voxels.T)], ids)

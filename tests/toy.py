@@ -229,6 +229,16 @@ def light_found() -> Segmentation:
     return replace(toy_found(), template_labels=LabelMap(np.ones(small.shape, int), small), prepared=prepared)
 
 
+def toy_result() -> Result:
+    """The result of the toy scan with the toy model."""
+    return make_result(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1))
+
+
+def light_result() -> Result:
+    """The result of `light_found`."""
+    return make_result(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1))
+
+
 @cache
 def voted_result() -> Result:
     """The toy scan segmented with `quick_networks`."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,25 +21,23 @@ from toy import (
     SFORM_CODE,
     SIMILARITY,
     content,
-    light_found,
+    light_result,
     native_from_template,
-    toy_found,
     toy_grid,
     toy_model,
     toy_model_folder,
+    toy_result,
     toy_scan,
 )
 
 import slant
-from slant.config import SegmentSettings
 from slant.errors import InputError, OutputError
 from slant.io.luts import format_lut
 from slant.io.names import RESULT_FILES, ResultNames
 from slant.io.quality import Check, Quality, RegionQuality
 from slant.io.read_results import read_result
 from slant.io.record import DeformationRecord, InputRecord, Record
-from slant.io.results import Result, make_result, write_results
-from slant.io.staging import check_output, staged
+from slant.io.results import write_results
 from slant.io.volume_table import format_volumes, read_volumes
 
 NAMES = ResultNames("toy")
@@ -66,14 +59,6 @@ TEMPLATE = (SUFFIXES[1], SUFFIXES[2])
 
 
 PICTURES = {"overlay": b"a picture"}
-
-
-def toy_result() -> Result:
-    return make_result(toy_scan(), toy_found(), toy_model(), SegmentSettings(threads=1))
-
-
-def light_result() -> Result:
-    return make_result(toy_scan(), light_found(), toy_model(), SegmentSettings(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -282,90 +267,3 @@ def test_same_bytes_again_and_in_another_folder(tmp_path: Path, monkeypatch: pyt
 
 
 # Failures
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_file_that_is_too_large_leaves_old_results_unchanged(tmp_path: Path) -> None:
-    write_results(light_result(), tmp_path, PICTURES)
-    before = content(tmp_path)
-    with largest_file(100_000), pytest.raises(OutputError, match=r"File too large.*check free space"):
-        write_results(toy_result(), tmp_path, PICTURES)
-    assert content(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", NAMES.all)
-def test_a_failure_at_any_file_leaves_old_results_unchanged(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_results(light_result(), tmp_path, PICTURES)
-    before = content(tmp_path)
-
-    def full(path: Path) -> None:
-        if path.name == name and path.parent != tmp_path:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    opened, replaced = Path.open, Path.replace
-    monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
-    monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
-    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.write_text("new"))
-    with pytest.raises(OutputError, match="No space left on device; check free space"):
-        write_results(light_result(), tmp_path, PICTURES)
-    assert content(tmp_path) == before
-
-
-def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_results(light_result(), tmp_path, PICTURES)
-    before = content(tmp_path)
-    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.touch())  # as ITK does on a full disk
-    with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
-        write_results(light_result(), tmp_path, PICTURES)
-    assert content(tmp_path) == before
-
-
-def test_a_folder_with_the_name_of_a_result_is_not_changed(tmp_path: Path) -> None:
-    write_results(light_result(), tmp_path, PICTURES)
-    (tmp_path / NAMES.overlay).unlink()
-    (tmp_path / NAMES.overlay).mkdir()
-    before = content(tmp_path)
-    with pytest.raises(OutputError, match=r"overlay\.png is a folder"):
-        write_results(light_result(), tmp_path, PICTURES)
-    assert content(tmp_path) == before
-
-
-def test_folders_created_for_a_failed_run_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    with pytest.raises(OutputError, match="No such file"), staged(tmp_path / "old" / "a" / "b", NAMES) as temporary:
-        (temporary / NAMES.labels).write_text("and no others")
-    assert list((tmp_path / "old").iterdir()) == []
-
-
-def test_other_files_are_never_changed(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / ".slant-other").mkdir()
-    write_results(light_result(), tmp_path, PICTURES)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / ".slant-other").is_dir()
-
-
-@pytest.mark.parametrize("name", NAMES.all)
-def test_any_existing_result_file_is_detected(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("old")
-    with pytest.raises(OutputError, match=r"already holds results of this scan \(toy_.*--force"):
-        check_output(tmp_path, NAMES, force=False)
-    check_output(tmp_path, NAMES, force=True)
-    check_output(tmp_path, ResultNames("other"), force=False)
-    assert content(tmp_path) == {name: b"old"}
-
-
-def test_the_check_creates_no_folder(tmp_path: Path) -> None:
-    check_output(tmp_path / "a" / "b", NAMES, force=False)
-    assert list(tmp_path.iterdir()) == []

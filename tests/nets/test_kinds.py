@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
-from slant.nets.network import MemorySettings
-from slant.nets.network import Network, NetworkSettings
+from slant.nets.network import MemorySettings, Network, NetworkSettings
 from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import KINDS, build_network, settings_of

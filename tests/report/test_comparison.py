@@ -11,11 +11,9 @@ from toy import content, noise, run_slant, save, the_line
 
 from slant.config import ReportSettings
 from slant.errors import GeometryError, InputError, ProtocolError
-from slant.evaluation.compare import is_freesurfer, load_common
-from slant.evaluation.compare import compare
+from slant.evaluation.compare import compare, is_freesurfer, load_common
 from slant.io.resources import load_protocol
-from slant.report.comparison import draw_comparison
-from slant.report.comparison import draw_comparison_pdf
+from slant.report.comparison import draw_comparison, draw_comparison_pdf
 
 SHAPE = (12, 13, 14)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import content, run_slant, toy_grid, toy_scan, voted_result
+from toy import toy_grid, voted_result
 
-from slant.config import ReportSettings, RunReportSettings
-from slant.errors import GeometryError, InputError, OutputError, SettingsError
+from slant.config import ReportSettings
+from slant.errors import OutputError
 from slant.grid import Grid, axis_aligned_grid
-from slant.io.names import ResultNames
 from slant.io.quality import Check
-from slant.io.read_results import find_records, read_result
 from slant.io.results import Result, write_results
-from slant.io.write import write_image
 from slant.report import page, qc_figures, tables
 from slant.report.contents import Contents, contents
 from slant.report.page import Viewer, draw_page
@@ -29,13 +24,7 @@ from slant.report.slices import labelled_rows
 from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
 from slant.volume import LabelMap, Volume
 
-NAMES = ResultNames("toy")
 LIMIT_BYTES = 15_000_000
-
-
-@pytest.fixture(scope="module")
-def result() -> Result:
-    return voted_result()
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +42,6 @@ def text_only(shown: Contents, monkeypatch: pytest.MonkeyPatch) -> Contents:
     """The contents without pictures, which are fast to draw."""
     monkeypatch.setattr(page, "viewer", lambda _: Viewer("", "", ""))
     return replace(shown, native=(), mni=(), registration=(), votes=(), bias=None)
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    write_results(voted_result(), folder, {"overlay": b"a picture"})
-    return folder
-
-
-@pytest.fixture
-def copy(results: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(results, tmp_path / "copy"))
 
 
 # Content of the report
@@ -262,135 +239,7 @@ def test_the_pdf_has_two_pages_for_any_number_of_warnings(shown: Contents) -> No
         document.close()
 
 
-def test_records_are_found_in_subfolders(results: Path, tmp_path: Path) -> None:
-    for name in ("b", "a/c", ".hidden"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x_record.json").write_text("{}")
-    assert [str(p.relative_to(tmp_path)) for p in find_records(tmp_path)] == ["a/c/x_record.json", "b/x_record.json"]
-    assert find_records(results / NAMES.record) == [results / NAMES.record]
-    with pytest.raises(InputError, match="no such folder"):
-        find_records(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no finished results: found no file NAME_record\.json"):
-        find_records(tmp_path / "empty")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        NAMES.labels,
-        NAMES.template_labels,
-        NAMES.brain,
-        NAMES.confidence,
-        NAMES.preprocessed,
-        NAMES.lookup,
-        NAMES.volumes,
-    ],
-)
-def test_the_error_names_a_missing_or_damaged_file(copy: Path, name: str) -> None:
-    whole = (copy / name).read_bytes()
-    (copy / name).write_bytes(whole[: len(whole) // 2] if name.endswith("gz") else b"index\n\xff")
-    with pytest.raises(InputError, match=re.escape(name)):
-        read_result(copy / NAMES.record)
-    (copy / name).unlink()
-    with pytest.raises(InputError, match=re.escape(name)):
-        read_result(copy / NAMES.record)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"input": 1}', '{"native_from_template": "x"}'])
-def test_a_record_of_another_program_is_rejected(copy: Path, text: str) -> None:
-    (copy / NAMES.record).write_text(text)
-    with pytest.raises(InputError, match=r"toy_record\.json .*segment the scan again"):
-        read_result(copy / NAMES.record)
-
-
-def test_files_of_different_runs_are_rejected(copy: Path, result: Result) -> None:
-    other = LabelMap(np.ones((5, 6, 7), np.uint8), axis_aligned_grid((5, 6, 7), 1, (0, 0, 0)))
-    write_image(copy / NAMES.brain, other, None)
-    with pytest.raises(GeometryError, match=r"toy_desc-brain_mask.*different runs"):
-        read_result(copy / NAMES.record)
-
-
-def test_the_scan_must_be_the_one_that_was_segmented(copy: Path, tmp_path: Path) -> None:
-    record = json.loads((copy / NAMES.record).read_text())
-    record["input"]["path"] = "gone_T1w.nii.gz"
-    (copy / NAMES.record).write_text(json.dumps(record))
-    without = read_result(copy / NAMES.record)
-    assert without.scan is None
-    assert "give its path with --scan" in without.notes[0]
-    assert read_result(copy / NAMES.record, toy_scan().path).scan is not None
-    other = copy / NAMES.preprocessed
-    with pytest.raises(InputError, match="is not the file that was segmented"):
-        read_result(copy / NAMES.record, other)
-    record["input"]["path"] = str(other)
-    (copy / NAMES.record).write_text(json.dumps(record))
-    assert "SHA-256 differs" in read_result(copy / NAMES.record).notes[0]
-
-
 # The command
-
-
-@pytest.mark.slow
-def test_the_command_writes_the_same_reports_as_the_run(
-    copy: Path, shown: Contents, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = content(copy)
-    assert run_slant("report", copy, "--pdf") == 0
-    after = content(copy)
-    assert after[NAMES.report] == draw_page(shown)
-    assert after[NAMES.pdf] == draw_pdf(shown)
-    assert {name: after[name] for name in before} == before
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [str(copy / NAMES.report), str(copy / NAMES.pdf)]
-    assert said.err == ""
-
-
-def test_the_command_continues_after_results_that_cannot_be_read(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(page, "reports_of", lambda *_: {"report": b"a report"})
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "x_record.json").write_text("{}")
-    assert run_slant("report", bad, copy, "--out", tmp_path / "reports") == 1
-    said = capsys.readouterr()
-    assert content(tmp_path / "reports") == {NAMES.report: b"a report"}
-    assert "x_record.json" in said.err
-    assert said.err.endswith("1 of 2 reports could not be written, see above\n")
-    assert run_slant("report", bad, copy, "--scan", toy_scan().path) == 2
-    assert "--scan expects the results of one scan, found those of 2" in capsys.readouterr().err
-
-
-def test_reports_do_not_overwrite_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x_record.json").write_text("{}")
-    assert run_slant("report", tmp_path, "--out", tmp_path / "reports") == 2
-    assert "several records named x_record.json" in capsys.readouterr().err
-    assert not (tmp_path / "reports").exists()
-
-
-def test_the_command_reports_missing_and_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_slant("report") == 2
-    assert "expected at least one with finished results" in capsys.readouterr().err
-    assert run_slant("report", tmp_path, "--convention", "left") == 2
-    assert "--convention" in capsys.readouterr().err
-
-
-def test_the_error_names_a_folder_that_cannot_be_written(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(page, "reports_of", lambda *_: {"report": b"a report"})
-    (tmp_path / "file").write_text("not a folder")
-    assert run_slant("report", copy, "--out", tmp_path / "file") == 2
-    assert f"cannot create the folder {tmp_path / 'file'}" in capsys.readouterr().err
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(SettingsError, match="convention must be"):
-        ReportSettings(convention="left")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="leave one of them out"):
-        RunReportSettings(pdf=True, report=False)
 
 
 def test_the_last_colour_marks_a_vote_fraction_of_one_half(result: Result) -> None:

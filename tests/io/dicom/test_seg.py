@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from dicoms import DATA, PATIENT, SAGITTAL, Series, make_enhanced, make_series, oblique, t1, write_series
+from dicoms import (
+    DATA,
+    PATIENT,
+    SAGITTAL,
+    Series,
+    check_positions,
+    make_enhanced,
+    make_series,
+    oblique,
+    region_id,
+    t1,
+    write_series,
+)
 from pydicom import Dataset, dcmread
-from toy import content, light_found, run_slant, segment_toy, the_line, toy_grid, toy_head, toy_model, use_light_found
+from toy import run_slant, toy_model
 
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
@@ -43,37 +53,6 @@ def some_labels(scan: Scan) -> LabelMap:
 
 def written(scan: Scan, labels: LabelMap) -> Dataset:
     return dcmread(io.BytesIO(seg_bytes(seg_target(scan, toy_model()), labels)))
-
-
-def region_id(segment: Dataset) -> int:
-    return int(segment.TrackingID.removeprefix("BrainCOLOR "))
-
-
-def labelled_points(seg: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) points in LPS mm and (N,) ids of all labelled pixels, by the equation of the standard without slant."""
-    ids = {segment.SegmentNumber: region_id(segment) for segment in seg.SegmentSequence}
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    across, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-    points, found = [], []
-    for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
-        row, column = np.nonzero(frame)
-        points.append(position + np.outer(column * spacing[1], across) + np.outer(row * spacing[0], down))
-        found.append(np.full(row.size, ids[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]))
-    return np.concatenate(points), np.concatenate(found)
-
-
-def check_positions(seg: Dataset, labels: np.ndarray, ras_from_voxel: np.ndarray) -> None:
-    """Every labelled voxel is a pixel of its segment at the same position, and no other pixel is labelled."""
-    lps_mm, ids = labelled_points(seg)
-    voxel_from_ras = np.linalg.inv(ras_from_voxel)
-    exact = lps_mm * [-1, -1, 1] @ voxel_from_ras[:3, :3].T + voxel_from_ras[:3, 3]
-    voxels = np.rint(exact).astype(int)
-    assert np.abs(exact - voxels).max() < 0.02
-    assert len(ids) == np.count_nonzero(labels) > 0
-    assert len(np.unique(np.ravel_multi_index(tuple(voxels.T), labels.shape))) == len(ids), "segments overlap"
-    np.testing.assert_array_equal(labels[tuple(voxels.T)], ids)
 
 
 # Geometry
@@ -231,98 +210,6 @@ def test_empty_labels_and_labels_on_another_grid(tmp_path: Path) -> None:
 
 
 # The command
-
-
-@pytest.fixture
-def toy_dicom(tmp_path: Path) -> Path:
-    """The toy head as DICOM."""
-    return write_series(tmp_path / "in" / "toy", make_series(toy_head(), toy_grid().ras_from_voxel))
-
-
-def test_the_command_on_dicom(toy_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_light_found(monkeypatch)
-    out, names = tmp_path / "out", ResultNames("toy")
-    assert segment_toy(toy_dicom, out, "--dicom-seg") == 0
-    assert {p.name for p in out.iterdir()} == {*names.all, names.report, names.dicom_seg}
-    record = json.loads((out / names.record).read_text("utf-8"))
-    assert record["input"]["path"] == str(toy_dicom)
-    assert record["input"]["dicom"]["images"] == 53
-    assert json.loads((out / names.sidecar).read_text("utf-8"))["Sources"] == ["toy"]
-    image = nib.load(out / names.labels)
-    check_positions(dcmread(out / names.dicom_seg), np.asarray(image.dataobj), image.affine)
-    assert [
-        w for w in PATIENT.encode().split(b"^") for n, b in content(out).items() if n != names.dicom_seg and w in b
-    ] == []
-
-
-def test_an_old_segmentation_is_removed_with_its_results(
-    toy_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    use_light_found(monkeypatch)
-    assert segment_toy(toy_dicom, tmp_path / "out", "--dicom-seg") == 0
-    assert segment_toy(toy_dicom, tmp_path / "out") == 2
-    assert "already holds results" in capsys.readouterr().err
-    assert segment_toy(toy_dicom, tmp_path / "out", "--force", "--series", 5, "--name", "p7") == 0
-    assert segment_toy(toy_dicom, tmp_path / "out", "--force") == 0
-    assert list((tmp_path / "out").glob("*.dcm")) == []
-    assert (tmp_path / "out" / "p7_record.json").exists()
-
-
-def test_finished_results_find_their_dicom_series(
-    toy_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from slant.io.read_results import read_result
-
-    named = LabelMap(np.full((3, 4, 5), 4), light_found().template_labels.grid)
-    found = replace(light_found(), template_labels=named)
-    with monkeypatch.context() as patch:
-        use_light_found(patch)
-        patch.setattr("slant.pipeline.segment", lambda *_: found)
-        assert segment_toy(toy_dicom, tmp_path / "out") == 0
-    record = tmp_path / "out" / ResultNames("toy").record
-    assert read_result(record).scan is not None
-    new_folder = shutil.move(toy_dicom, tmp_path / "elsewhere")
-    result = read_result(record)
-    assert result.scan is None
-    assert "could not be read" in result.notes[0]
-    assert read_result(record, Path(new_folder)).scan is not None
-
-
-@pytest.mark.usefixtures("no_pipeline")
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--dicom-seg",), "--dicom-seg is for DICOM: found {scan}, expected the folder of a DICOM series"),
-        (("--series", "5"), "--series is for DICOM: found {scan}, expected the folder of a DICOM series"),
-    ],
-)
-def test_options_of_dicom_on_a_file(
-    options: tuple[str, ...], message: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert segment_toy(scan, tmp_path / "out", *options) == 2
-    assert message.format(scan=scan) in the_line(capsys)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("no_pipeline")
-def test_rejected_before_the_work_begins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = make_series(toy_head(), toy_grid().ras_from_voxel, FrameOfReferenceUID=None)
-    folder = write_series(tmp_path / "p1", images)
-    assert segment_toy(folder, tmp_path / "out", "--dicom-seg") == 2
-    assert "no FrameOfReferenceUID" in the_line(capsys)
-    assert segment_toy(folder, tmp_path / "out", "--volume", 0) == 2
-    assert "--volume is for files of several volumes" in the_line(capsys)
-    assert segment_toy(folder, tmp_path / "out", "--series", 9) == 2
-    assert "found no series '9'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("no_pipeline")
-def test_cohorts_do_not_read_dicom(toy_dicom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_slant("cohort", toy_dicom, tmp_path / "out") == 2
-    assert ".nii" in capsys.readouterr().err
 
 
 # A real scan
