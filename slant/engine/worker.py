@@ -84,7 +84,6 @@ def finished_entry(job: Job, task: Task, layout: OutputLayout, known_state: File
     ----------
     known_state : FileState, optional
         State of the scan when it was read for these results; its bytes are then not read again.
-
     """
     names = task.names(job)
     record_path = job.folder / names.record

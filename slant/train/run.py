@@ -30,7 +30,6 @@ def run_stages(
         Names of the tiles to fine-tune; all by default.
     deadline : float, optional
         Value of `time.monotonic` at which training stops; another call resumes it.
-
     """
     selected = stages or STAGES
     run = run_context(settings, deadline)

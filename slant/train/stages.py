@@ -36,7 +36,6 @@ def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> b
     ----------
     name : {"pretrain", "whole"}
         Name of the stage; ``whole`` is initialized from ``pretrain`` if there is one.
-
     """
     stage = run.settings.pretrain if name == "pretrain" else run.settings.whole
     if stage is None:

@@ -10,8 +10,9 @@ from toy import content, run_slant, toy_scan
 from slant.config import ReportSettings, RunReportSettings
 from slant.errors import SettingsError
 from slant.io.names import ResultNames
+from slant.io.results import Result
 from slant.report import page
-from slant.report.contents import Contents
+from slant.report.contents import contents
 from slant.report.page import draw_page
 from slant.report.pdf import draw_pdf
 
@@ -20,9 +21,9 @@ NAMES = ResultNames("toy")
 
 @pytest.mark.slow
 def test_the_command_writes_the_same_reports_as_the_run(
-    copy: Path, shown: Contents, capsys: pytest.CaptureFixture[str]
+    copy: Path, result: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = content(copy)
+    before, shown = content(copy), contents(result, ReportSettings())
     assert run_slant("report", copy, "--pdf") == 0
     after = content(copy)
     assert after[NAMES.report] == draw_page(shown)
