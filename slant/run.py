@@ -1,4 +1,4 @@
-"""Segments one scan, grades it, draws its overlay and reports, and writes its files, whoever asks."""
+"""Segments one scan, grades it, draws its overlay and reports, and writes its files: for `slant segment` and workers."""
 
 from __future__ import annotations
 

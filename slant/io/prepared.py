@@ -1,4 +1,4 @@
-"""Keeps what is computed from scans in files, so that it is computed once, whoever asks for it."""
+"""Keeps arrays computed from scans in files, so that each is computed once and shared by all commands."""
 
 from __future__ import annotations
 
