@@ -1,4 +1,4 @@
-"""Segments one scan, grades it, draws its overlay and reports, and writes its files: for `slant segment` and workers."""
+"""What is done with one scan: segment it, grade it, draw its overlay and reports, and write its files."""
 
 from __future__ import annotations
 
