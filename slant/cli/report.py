@@ -49,6 +49,24 @@ def report(
             )
         _compare(compare, structures, settings, scan, out or Path())
         return
+    records = _records(results, scan, out)
+    if len(records) == 1:
+        _regenerate(records[0], settings, scan, out)
+        return
+    failed = 0
+    for record in records:
+        try:
+            _regenerate(record, settings, None, out)
+        except SlantError as error:
+            sys.stderr.write(f"slant: {error}\n")
+            failed += 1
+    if failed:
+        sys.stderr.write(f"slant: {failed} of {len(records)} reports could not be written, see above\n")
+        sys.exit(1)
+
+
+def _records(results: tuple[Path, ...], scan: Path | None, out: Path | None) -> list[Path]:
+    """The records of the results, whose reports do not overwrite each other."""
     from slant.io.read_results import find_records
 
     if not results:
@@ -67,19 +85,7 @@ def report(
             f"found several records named {duplicates[0]}, whose reports would overwrite each other in {out}; "
             "omit --out, so that each report is written next to its results"
         )
-    if len(records) == 1:
-        _regenerate(records[0], settings, scan, out)
-        return
-    failed = 0
-    for record in records:
-        try:
-            _regenerate(record, settings, None, out)
-        except SlantError as error:
-            sys.stderr.write(f"slant: {error}\n")
-            failed += 1
-    if failed:
-        sys.stderr.write(f"slant: {failed} of {len(records)} reports could not be written, see above\n")
-        sys.exit(1)
+    return records
 
 
 def _regenerate(record: Path, settings: ReportSettings, scan: Path | None, out: Path | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "slant"
 MAX_LINES = 300
+MAX_LINES_OF_A_FUNCTION = 60
 
 
 @cache
@@ -45,6 +46,13 @@ def test_no_module_imports_the_face_of_the_package() -> None:
 def test_files_are_short() -> None:
     lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in modules().items()}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    trees = [ast.parse(path.read_text("utf-8")) for path in modules().values()]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    lines = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES_OF_A_FUNCTION} == {}
 
 
 def has_state(node: ast.ClassDef) -> bool:
