@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,12 +16,10 @@ from slant.engine.failures import Failure
 from slant.engine.layout import key
 from slant.errors import OutputError
 from slant.files import CHECK_DISK, replacing, write_file
-from slant.io.names import ResultNames
+from slant.io.names import ResultNames, subject_of
 
 if TYPE_CHECKING:
     from slant.report.group_page import GroupScan
-
-_PARTICIPANT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
 
 
 def write_dashboard(
@@ -59,7 +56,7 @@ def _scan(out: Path, row: CohortRow, thumbnail: str, subjects: Mapping[str, Mapp
     from slant.report.group_page import GroupScan
 
     cells = row.cells
-    subject = row.entities.get("participant_id") or next(iter(_PARTICIPANT.findall(row.scan)), row.scan)
+    subject = row.entities.get("participant_id") or subject_of(row.scan)
     report = row.stem.parent / ResultNames(row.stem.name).report
     return GroupScan(
         row.scan,

@@ -16,7 +16,7 @@ from slant.evaluation.files import find_labels, label_name
 from slant.evaluation.maps import align_maps
 from slant.evaluation.metrics import compare_regions
 from slant.io.models import load_model
-from slant.io.names import ResultNames
+from slant.io.names import ResultNames, subject_of
 from slant.io.read import read_label_map
 from slant.io.read_results import RECORD, find_records, read_result
 from slant.io.results import Result
@@ -102,10 +102,11 @@ def _tasks(inputs: FitInputs) -> tuple[list[_Task], tuple[str, ...]]:
         return [_Task(record, clean=True, reference=None) for record in good], ()
     references = find_labels(inputs.references)
     held_out = references.keys() & set(map(_scan_name, good))
-    if len(held_out) < MIN_SUBJECTS:
+    subjects = set(map(subject_of, held_out))
+    if len(subjects) < MIN_SUBJECTS:
         raise InputError(
-            f"{len(held_out)} of the scans of good quality have a reference label map in {inputs.references}, expected "
-            f"at least {MIN_SUBJECTS}; names are compared as by slant evaluate"
+            f"{len(held_out)} of the scans of good quality have a reference label map in {inputs.references}, of "
+            f"{len(subjects)} subject(s), expected at least {MIN_SUBJECTS}; names are compared as by slant evaluate"
         )
     kept = [record for record in perturbed if _scan_name(record) in held_out]
     unused = sorted(references.keys() - held_out), sorted(_scan_name(r) for r in perturbed if r not in kept)
@@ -137,7 +138,7 @@ def _measure(model: Model, task: _Task) -> LabelledScan:
     if len(model.layout) == 1 or model.layout.overlap == "core":  # every voxel has one vote
         metrics = without_votes(metrics)
     dice = {} if task.reference is None else _dice(task.record, result, task.reference)
-    return LabelledScan(metrics, dice, _scan_name(task.record), task.clean)
+    return LabelledScan(metrics, dice, subject_of(_scan_name(task.record)), task.clean)
 
 
 def _dice(record: Path, result: Result, reference: Path) -> dict[int, float]:

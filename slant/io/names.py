@@ -1,7 +1,8 @@
-"""File names of the results of one scan."""
+"""File names of the results of one scan, and the subject in a name."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 RESULT_FILES = {
@@ -24,6 +25,12 @@ RESULT_FILES = {
 
 OPTIONAL = ("report", "pdf", "dicom_seg")
 """Kinds of result files without which results are complete."""
+
+
+def subject_of(name: str) -> str:
+    """Subject of a scan by its name or path: its first ``sub-LABEL`` or, without one, the whole name."""
+    match = re.search(r"(?:^|[_/])(sub-[A-Za-z0-9]+)", name)
+    return match[1] if match else name
 
 
 @dataclass(frozen=True)

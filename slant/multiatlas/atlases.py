@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from slant.errors import InputError, SettingsError
+from slant.io.names import subject_of
 from slant.io.read import scan_name
 
 SCANS = "*_T1w.nii.gz"
 """Pattern of the file names of scans."""
 
 _COLUMNS = ("name", "T1w", "dseg", "subject")
-_BIDS_SUBJECT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,7 @@ def _atlas_scan(name: str, t1w: Path, dseg: Path | None = None, subject: str = "
     default_dseg = t1w.with_name(f"{name}_dseg.nii.gz")
     if dseg is None and default_dseg.is_file():
         dseg = default_dseg
-    match = _BIDS_SUBJECT.search(name)
-    return AtlasScan(name, t1w.resolve(), dseg and dseg.absolute(), subject or (match[1] if match else name))
+    return AtlasScan(name, t1w.resolve(), dseg and dseg.absolute(), subject or subject_of(name))
 
 
 def _table(path: Path) -> Iterator[AtlasScan]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from slant.errors import InputError, SettingsError
+from slant.io.names import subject_of
 from slant.train.data import labelled_names
 from slant.train.settings import TrainSettings
 
 _COLUMNS = ("name", "subject", "fold", "regions")
-_BIDS_SUBJECT = re.compile(r"(?:^|[_/])(sub-[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class ScanTable:
 
     def subject(self, name: str) -> str:
         """The subject of a scan."""
-        match = _BIDS_SUBJECT.search(name)
-        return self.subjects.get(name, match[1] if match else name)
+        return self.subjects.get(name, subject_of(name))
 
 
 def read_table(path: Path | None) -> ScanTable:

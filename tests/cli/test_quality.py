@@ -111,6 +111,15 @@ def test_the_votes_of_a_model_whose_tiles_do_not_vote_are_not_measured(
     assert not reference.vote_fractions
 
 
+def test_scans_of_one_subject_are_one_subject(
+    folders: tuple[Path, Path, Path], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _, manual = folders
+    monkeypatch.setattr("slant.evaluation.fit_quality.subject_of", lambda _: "sub-01")
+    assert fit(model, results, "--references", manual) == 2
+    assert "of 1 subject(s), expected at least 2" in the_line(capsys)
+
+
 def test_what_does_not_fit_is_an_error(
     folders: tuple[Path, Path, Path], model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ from toy import (
 import slant
 from slant.errors import InputError, OutputError
 from slant.io.luts import format_lut
-from slant.io.names import RESULT_FILES, ResultNames
+from slant.io.names import RESULT_FILES, ResultNames, subject_of
 from slant.io.quality import Check, Quality, RegionQuality
 from slant.io.read_results import read_result
 from slant.io.record import DeformationRecord, InputRecord, Record
@@ -237,6 +237,20 @@ def test_names_know_their_kinds() -> None:
     with pytest.raises(AttributeError, match="'lables' is not a kind of result file, expected one of report, pdf"):
         _ = NAMES.lables
     assert copy(NAMES) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("sub-01_ses-2", "sub-01"),
+        ("study/sub-A7/ses-1/scan", "sub-A7"),
+        ("acq_sub-3", "sub-3"),
+        ("mysub-01", "mysub-01"),
+        ("1000", "1000"),
+    ],
+)
+def test_the_subject_of_a_scan(name: str, subject: str) -> None:
+    assert subject_of(name) == subject
 
 
 def test_every_kind_of_file_is_documented() -> None:
