@@ -15,19 +15,18 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from slant.config import SegmentSettings
 from slant.io.read import read_scan
 from slant.io.templates import load_template
-from slant.pipeline import brain_mask, resample_to_template
 from slant.preprocess import bias, intensity
+from slant.preprocess.alignment import align_brain
+from slant.timing import TimingLog
 
 
 def sorted_z_scores(path: Path) -> NDArray[np.float64]:
     """Sorted z-scored intensities in the brain of one scan."""
-    scan = read_scan(path).volume
-    image, mask, _ = resample_to_template(scan, brain_mask(scan, SegmentSettings()), load_template())
-    corrected, _ = bias.correct_bias(image, mask)
-    return intensity.sorted_intensities(intensity.z_score(corrected, mask), mask)
+    found = align_brain(read_scan(path).volume, load_template(), TimingLog())
+    corrected, _ = bias.correct_bias(found.image, found.template_mask)
+    return intensity.sorted_intensities(intensity.z_score(corrected, found.template_mask), found.template_mask)
 
 
 def main() -> None:

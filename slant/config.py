@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from slant.errors import SettingsError
+from slant.files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,7 +31,7 @@ class SegmentSettings:
     threads : int, optional
         CPU threads (default: all available); does not change the labels.
     skull_stripped : bool, optional
-        Input is skull-stripped, background exactly 0 (default: detect).
+        Input is skull-stripped, background constant (default: detect, and try the other way if one fails).
     interpolation : {"multilabel", "nearest"}
         Interpolation of labels to native space: a vote with trilinear weights, or the nearest voxel.
     """
@@ -181,8 +182,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         If the file is missing or is not TOML; the message gives the line.
     """
     try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

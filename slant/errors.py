@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -21,6 +21,15 @@ def errors_about(what: str) -> Iterator[None]:
         yield
     except SlantError as error:
         raise type(error)(f"{what}: {error}") from error
+
+
+@contextmanager
+def errors_with(warnings: Iterable[str]) -> Iterator[None]:
+    """Add the warnings of a scan, which may name the cause, to the messages of errors of the body about the scan."""
+    try:
+        yield
+    except (InputError, RegistrationError) as error:
+        raise type(error)("; warning: ".join([str(error), *warnings])) from error
 
 
 class InputError(SlantError):

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slant.config import SegmentSettings
-from slant.preprocess import bias, brain, intensity, register
-from slant.resample import pick_labels, resample, resample_labels
+from slant.preprocess import bias, intensity
+from slant.preprocess.alignment import align_brain
+from slant.preprocess.brain import fov_truncation_warning
+from slant.preprocess.intensity_range import robust_intensities
+from slant.resample import resample_labels
 from slant.timing import Timing, TimingLog
 from slant.volume import LabelMap, Volume
-from slant.volumes import VolumeRow, intracranial_volume_mm3, region_volumes
+from slant.volumes import VolumeRow, head_size_warning, intracranial_volume_mm3, region_volumes
 from slant.vote import VoteCounter
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from slant.nets.inputs import Inputs
     from slant.nets.model import Model
     from slant.preprocess.intensity import LinearMap
-    from slant.template import Template
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +37,15 @@ class Prepared:
         average inside.
     brain : LabelMap
         Brain mask (0 and 1) on the grid of the scan, ``native_grid``.
+    skull_stripped : bool
+        Whether the brain mask was made from the zero background of a skull-stripped scan.
     native_from_template : (4, 4) float64 array
         Affine from RAS mm in template space to RAS mm in native space.
     similarity : float
         Correlation of the registered scan with the template, see `slant.preprocess.register.Registration`.
     intensity_line : LinearMap, optional
         The map from intensities after bias field correction to those of ``image``. The bias field, which is not stored,
-        follows from the scan, the image and this map.
+        follows from the scan with robust intensities, the image and this map.
     deformation : Deformation, optional
         Registration to the model's groupwise template, if the model has one.
     """
@@ -49,6 +53,7 @@ class Prepared:
     image: Volume
     brain: LabelMap
     native_grid: Grid
+    skull_stripped: bool
     native_from_template: Matrix
     similarity: float
     warnings: tuple[str, ...] = ()
@@ -126,31 +131,29 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
 
     settings = settings or SegmentSettings()
     clock = TimingLog()
-    with clock("brain"):
-        mask = brain_mask(scan, settings)
-    with clock("register"):
-        scaling, mask_brain = inputs.scaling, inputs.scaling.mask_brain
-        image, template_mask, registration = resample_to_template(scan, mask, inputs.template, mask_brain=mask_brain)
+    scaling, mask_brain, template = inputs.scaling, inputs.scaling.mask_brain, inputs.template
+    robust, intensities = robust_intensities(scan)
+    found = align_brain(robust, template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain)
+    mask = found.template_mask
     with clock("bias"):
-        everywhere = LabelMap(np.ones(image.grid.shape, np.uint8), image.grid)
-        corrected, _ = bias.correct_bias(image, template_mask if mask_brain else everywhere)
+        everywhere = LabelMap(np.ones(mask.grid.shape, np.uint8), mask.grid)
+        corrected, _ = bias.correct_bias(found.image, mask if mask_brain else everywhere)
     with clock("intensity"):
-        normalized, line = intensity.normalize_intensity(
-            corrected, template_mask, inputs.reference, mask_brain=mask_brain
-        )
-        image = Volume(scaling(normalized.data, template_mask.data != 0), inputs.template.grid)
+        normalized, line = intensity.normalize_intensity(corrected, mask, inputs.reference, mask_brain=mask_brain)
+        image = Volume(scaling(normalized.data, mask.data != 0), template.grid)
         line = line.then(intensity.LinearMap(scaling.scale, scaling.offset * scaling.scale))
-    deformation, warnings = None, [brain.fov_truncation_warning(mask)]
+    deformation, warnings = None, [*intensities.warnings, *found.warnings, fov_truncation_warning(found.brain)]
     if inputs.groupwise is not None:
         with clock("deform"):
             deformation = deform(image, inputs.groupwise)
         warnings.append(_deformation_warning(deformation))
     return Prepared(
         image,
-        mask,
+        found.brain,
         scan.grid,
-        registration.native_from_template,
-        registration.similarity,
+        found.skull_stripped,
+        found.registration.native_from_template,
+        found.registration.similarity,
         tuple(warning for warning in warnings if warning),
         clock.timings,
         line,
@@ -169,37 +172,6 @@ def _deformation_warning(deformation: Deformation) -> str:
         f"at least {MIN_SIMILARITY:.2f} and more than the {deformation.affine_similarity:.2f} of the affine; the atlas "
         "prior is aligned by the affine only, which makes the labels less certain; check the overlay"
     )
-
-
-def brain_mask(scan: Volume, settings: SegmentSettings) -> LabelMap:
-    """The brain mask of a scan, from its zero background if it is skull-stripped, otherwise by brain extraction."""
-    stripped = settings.skull_stripped
-    if stripped is None:
-        stripped = brain.is_skull_stripped(scan)
-    return brain.brain_from_zero_background(scan) if stripped else brain.extract_brain(scan)
-
-
-def resample_to_template(
-    scan: Volume, mask: LabelMap, template: Template, *, mask_brain: bool = True
-) -> tuple[Volume, LabelMap, register.Registration]:
-    """Register a scan, and resample its image and brain mask to the working grid of the template, each once.
-
-    Parameters
-    ----------
-    mask : LabelMap
-        Brain mask on the grid of the scan.
-    mask_brain : bool
-        Set the image to 0 outside the mask.
-
-    Raises
-    ------
-    RegistrationError
-        If the registration fails.
-    """
-    registration = register.register_to_template(scan, mask, template)
-    template_mask = pick_labels(mask, template.grid, registration.native_from_template)
-    image = resample(scan, template.grid, source_from_target=registration.native_from_template)
-    return image.masked(template_mask) if mask_brain else image, template_mask, registration
 
 
 def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = None) -> Segmentation:
@@ -240,7 +212,7 @@ def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = N
     with clock("volumes"):
         intracranial_mm3 = intracranial_volume_mm3(model.inputs.template.intracranial_mm3, template_from_native)
         volumes = region_volumes(labels, model.protocol, intracranial_mm3)
-    warnings = prepared.warnings + _missing_regions(volumes)
+    warnings = prepared.warnings + head_size_warning(volumes) + _missing_regions(volumes)
     return Segmentation(
         labels, confidence, template_labels, volumes, prepared, warnings, prepared.timings + clock.timings
     )

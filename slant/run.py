@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from slant.config import RunReportSettings, SegmentSettings
+from slant.errors import errors_with
 
 if TYPE_CHECKING:
     from slant.io.read import Scan
@@ -108,21 +109,21 @@ def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = 
     from slant import pipeline
     from slant.io.results import make_result
     from slant.nets.device import choose_device
-    from slant.preprocess.brain import is_skull_stripped
     from slant.quality.grade import grade
 
-    requested, stripped, labeller = request.settings, request.settings.skull_stripped, compute.labeller
+    requested, labeller = request.settings, compute.labeller
     settings = replace(
         requested,
         threads=requested.threads or compute.threads or requested.thread_count,
         device=str(choose_device(requested.device)) if labeller is None else labeller.device,
-        skull_stripped=is_skull_stripped(scan.volume) if stripped is None else stripped,
     )
-    if labeller is None:
-        segmentation = pipeline.segment(scan.volume, model, settings)
-    else:
-        prepared = pipeline.prepare(scan.volume, model.inputs, settings)
-        segmentation = labeller.label(prepared, settings.model, settings)
+    with errors_with(scan.warnings):
+        if labeller is None:
+            segmentation = pipeline.segment(scan.volume, model, settings)
+        else:
+            prepared = pipeline.prepare(scan.volume, model.inputs, settings)
+            segmentation = labeller.label(prepared, settings.model, settings)
+    settings = replace(settings, skull_stripped=segmentation.prepared.skull_stripped)
     result = make_result(scan, segmentation, model, settings, {**asdict(requested), "volume": request.volume})
     return replace(result, record=replace(result.record, quality=grade(result, requested.model)))
 

@@ -16,6 +16,17 @@ from slant.volume import LabelMap
 
 Level = Literal["region", "tissue", "lobe", "brain", "intracranial"]
 
+HEAD_LIMITS_CM3: dict[str, tuple[float, float, float, float]] = {
+    "brain with ventricles": (600.0, 750.0, 1750.0, 1900.0),
+    "eTIV": (750.0, 1000.0, 2000.0, 2200.0),
+}
+"""Volumes in cm3 of heads from school age on, by abbreviation of their row: impossible below, unusual below, unusual
+above, impossible above. They do not come from scans processed by slant. Adults have an intracranial volume of 1106 to
+1656 cm3 and a brain of 791 to 1500 cm3 (58 adults; Ricard et al. 2010), or an eTIV of 1106 to 2004 cm3 (150 adults;
+Marcus et al. 2010), children of five years a mean intracranial volume of 1200 cm3 (girls) and 1350 cm3 (boys; Sgouros
+et al. 1999)."""
+
+_HEAD_NAMES = {"brain with ventricles": "brain", "eTIV": "eTIV"}
 _MIN_DETERMINANT = 1e-6  # of an affine; below, it is singular
 _SIDE_PREFIXES: dict[str, tuple[str, str]] = {"L": ("Left ", "L-"), "R": ("Right ", "R-"), "both": ("", "")}
 
@@ -112,6 +123,28 @@ def intracranial_volume_mm3(template_mm3: float, template_from_native: Matrix) -
     if not scaling > _MIN_DETERMINANT:
         raise GeometryError(f"the determinant of the affine is {scaling:.3g}; it must be invertible to scale a volume")
     return template_mm3 / scaling
+
+
+def head_volumes_cm3(volumes: Iterable[VolumeRow]) -> dict[str, float]:
+    """The volumes that have `HEAD_LIMITS_CM3`, by abbreviation; absent ones are left out."""
+    return {row.abbreviation: row.volume_mm3 / 1000 for row in volumes if row.abbreviation in HEAD_LIMITS_CM3}
+
+
+def head_size_warning(volumes: Iterable[VolumeRow]) -> tuple[str, ...]:
+    """A warning if the volume of the brain or the eTIV is one that no head has; empty otherwise."""
+    found, small = [], False
+    for name, cm3 in head_volumes_cm3(volumes).items():
+        low, _, _, high = HEAD_LIMITS_CM3[name]
+        if not low <= cm3 <= high:
+            found.append(f"{_HEAD_NAMES[name]} of {cm3:.0f} cm3 (expected {low:.0f} to {high:.0f})")
+            small = small or cm3 < low
+    if not found:
+        return ()
+    other_cause = ", or part of the brain is missing" if small else ""
+    return (
+        f"no head has this size: {', '.join(found)}; the voxel size in the header is likely wrong{other_cause}: "
+        "compare it with the protocol of the scanner, correct the header and segment the scan again",
+    )
 
 
 def dice_per_region(prediction: LabelMap, reference: LabelMap, ids: Iterable[int]) -> dict[int, float]:

@@ -26,7 +26,7 @@ from toy import (
 import slant
 from slant.config import SegmentSettings
 from slant.errors import DeviceError, InputError, RegistrationError
-from slant.pipeline import Prepared, Segmentation, brain_mask, label, prepare
+from slant.pipeline import Prepared, Segmentation, label, prepare
 from slant.preprocess.register import MIN_SIMILARITY
 from slant.resample import pick_labels
 from slant.volume import LabelMap, Volume
@@ -76,22 +76,6 @@ def test_a_prepared_scan_has_brain_mask_grid_and_affine() -> None:
     np.testing.assert_array_equal(prepared.native_from_template, native_from_template())
     assert prepared.warnings == ()
     assert [timing.name for timing in prepared.timings] == ["brain", "register", "bias", "intensity"]
-
-
-@pytest.mark.parametrize("skull_stripped", [None, True, False])
-def test_zero_background_decides_about_brain_extraction_by_default(
-    skull_stripped: bool | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called = []
-
-    def extract(scan: Volume) -> LabelMap:
-        called.append(scan)
-        return toy_prepared().brain
-
-    monkeypatch.setattr("slant.preprocess.brain.extract_brain", extract)
-    mask = brain_mask(toy_scan().volume, SegmentSettings(skull_stripped=skull_stripped))
-    np.testing.assert_array_equal(mask.data, toy_prepared().brain.data)
-    assert bool(called) == (skull_stripped is False)
 
 
 def cropped() -> Volume:

@@ -18,6 +18,7 @@ from slant.volumes import (
     VolumeRow,
     asymmetry_percent,
     dice_per_region,
+    head_size_warning,
     intracranial_volume_mm3,
     mean_dice,
     region_volumes,
@@ -218,3 +219,24 @@ def test_the_published_map_has_the_published_volumes(data_dir):
         expected = {int(r["Label Number (BrainCOLOR)"]): float(r["Label Volume (mm^3)"]) for r in csv.DictReader(table)}
     assert len(expected) == 132
     assert {r.index: r.volume_mm3 for r in rows if r.level == "region"} == expected
+
+
+def volume_row(abbreviation: str, cm3: float) -> VolumeRow:
+    return VolumeRow("brain", None, abbreviation, abbreviation, "both", "", "", 1000 * cm3, 1.0, math.nan)
+
+
+def test_a_head_of_an_impossible_size_has_a_warning_that_names_the_voxel_size() -> None:
+    large = [volume_row("brain with ventricles", 2006), volume_row("eTIV", 2313), volume_row("brain", 9999)]
+    (warning,) = head_size_warning(large)
+    assert "brain of 2006 cm3 (expected 600 to 1900), eTIV of 2313 cm3 (expected 750 to 2200)" in warning
+    assert "the voxel size in the header is likely wrong: " in warning
+    (warning,) = head_size_warning([volume_row("brain with ventricles", 500), volume_row("eTIV", 1400)])
+    assert "brain of 500 cm3" in warning
+    assert "eTIV" not in warning
+    assert "or part of the brain is missing" in warning
+
+
+@pytest.mark.parametrize(("brain", "etiv"), [(995, 1060), (1543, 1694), (1712, 1892)])  # smallest, largest, MNI152
+def test_heads_of_possible_sizes_have_no_warning(brain: float, etiv: float) -> None:
+    assert head_size_warning([volume_row("brain with ventricles", brain), volume_row("eTIV", etiv)]) == ()
+    assert head_size_warning([]) == ()

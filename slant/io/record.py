@@ -62,15 +62,19 @@ class IntensityRecord:
     Attributes
     ----------
     slope, intercept : float
-        From bias-corrected intensities of the scan.
+        From bias-corrected robust intensities.
     z_offset, z_scale : float
         From z-scores: ``(z + z_offset) * z_scale``.
+    zero, scale : float
+        Robust intensities are ``(intensity of the file - zero) * scale``.
     """
 
     slope: float
     intercept: float
     z_offset: float
     z_scale: float
+    zero: float = 0.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,11 @@ def _record(
         if found is None
         else DeformationRecord(round(found.similarity, 6), round(found.affine_similarity, 6), found.accepted),
         prepared.native_from_template,
-        None if line is None else IntensityRecord(line.slope, line.intercept, scaling.offset, scaling.scale),
+        None
+        if line is None
+        else IntensityRecord(
+            line.slope, line.intercept, scaling.offset, scaling.scale, scan.intensities.zero, scan.intensities.scale
+        ),
         None if math.isnan(etiv_mm3) else round(etiv_mm3, 1),
         sum(row.volume_mm3 > 0 for row in volumes if row.level == "region"),
         None,

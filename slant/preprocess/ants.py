@@ -8,13 +8,13 @@ coordinates of ITK are LPS+ mm, those of slant are RAS+ mm: x and y change sign.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.files import temporary_folder
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def joint_label_fusion(
         Fraction of the weights that support the winning label. Labels and fraction are 0 outside the mask.
     """
     winner, winner_weight = np.zeros(mask.data.shape, np.uint8), np.zeros(mask.data.shape, np.float32)
-    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
+    with temporary_folder() as folder:
         fused = load_ants().joint_label_fusion(
             to_ants(target),
             to_ants(mask),

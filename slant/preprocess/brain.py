@@ -1,4 +1,4 @@
-"""Brain extraction with deepbet, or from the zero background of a skull-stripped scan.
+"""The brain mask of a scan: by deepbet, or from the zero background of a skull-stripped scan.
 
 The package of deepbet (Fisch et al. 2024, MIT licence) includes its weights.
 """
@@ -29,15 +29,43 @@ TRUNCATION_MM2 = 400.0
 INFERIOR_TRUNCATION_MM2 = 1500.0
 """The same for the inferior face, where the field of view often ends at brain stem and cerebellum without harm."""
 
+LARGE_BRAIN_MM3 = 1.7e6
+"""Volume above which a foreground on zero background is compared with the extracted brain: 43 skull-stripped scans of
+adults had 1.1 to 1.6 litres, heads without a face and with zero air have 2 litres and more."""
+
+_MIN_EXTRACTED_FRACTION = 0.8  # of a skull-stripped foreground; of a head it is 0.5 to 0.6
 _MAX_DETACHED_FRACTION = 0.005  # of the non-zero voxels of a skull-stripped scan that are not connected to the brain
 
 
 def is_skull_stripped(scan: Volume) -> bool:
-    """Whether the background is exactly zero and the foreground is one component with the volume of a brain."""
+    """Whether the background is exactly zero and the foreground is one component with the volume of a brain.
+
+    A foreground larger than `LARGE_BRAIN_MM3` may also be a head whose air is zero: it must be as large as the brain
+    that brain extraction finds in it.
+    """
     foreground = scan.data != 0
-    if not MIN_BRAIN_MM3 <= foreground.sum() * scan.grid.voxel_volume_mm3 <= MAX_BRAIN_MM3:
+    volume_mm3 = foreground.sum() * scan.grid.voxel_volume_mm3
+    if not MIN_BRAIN_MM3 <= volume_mm3 <= MAX_BRAIN_MM3:
         return False
-    return bool(foreground.sum() - _largest_component(foreground).sum() <= _MAX_DETACHED_FRACTION * foreground.sum())
+    if foreground.sum() - _largest_component(foreground).sum() > _MAX_DETACHED_FRACTION * foreground.sum():
+        return False
+    if volume_mm3 <= LARGE_BRAIN_MM3:
+        return True
+    try:
+        return bool(extract_brain(scan).data.sum() >= _MIN_EXTRACTED_FRACTION * foreground.sum())
+    except InputError:
+        return True
+
+
+def brain_mask(scan: Volume, *, skull_stripped: bool) -> LabelMap:
+    """The brain mask of a scan: from its zero background if it is skull-stripped, otherwise by brain extraction.
+
+    Raises
+    ------
+    InputError
+        If no brain is found, or if the volume of the mask is not plausible for a brain.
+    """
+    return brain_from_zero_background(scan) if skull_stripped else extract_brain(scan)
 
 
 def brain_from_zero_background(scan: Volume) -> LabelMap:

@@ -8,10 +8,8 @@ after a coarse correction of the bias field.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,8 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from slant.errors import RegistrationError
-from slant.grid import Matrix, axis_aligned_grid, transform_points
+from slant.files import temporary_folder
+from slant.grid import Matrix, axis_aligned_grid, exceeds, transform_points
 from slant.preprocess.ants import load_ants, matrix_of_transform, to_ants, write_affine
 from slant.resample import resample
 from slant.template import Template
@@ -85,7 +84,7 @@ def _centered_brain(scan: Volume, brain: LabelMap) -> tuple[Volume, Matrix]:
     low, high = (coordinates - center).min(axis=0) - 2 * FINE_MM, (coordinates - center).max(axis=0) + 2 * FINE_MM
     nx, ny, nz = (int(n) for n in np.ceil((high - low) / FINE_MM) + 1)
     grid = axis_aligned_grid((nx, ny, nz), FINE_MM, low)
-    sigma = [0.4 * FINE_MM / size if size < FINE_MM else 0.0 for size in scan.grid.voxel_size_mm]
+    sigma = [0.4 * FINE_MM / size if exceeds(FINE_MM, size) else 0.0 for size in scan.grid.voxel_size_mm]
     smooth = ndimage.gaussian_filter(scan.masked(brain).data, sigma)
     ceiling = np.percentile(smooth[brain.data != 0], 99.5)
     clipped = Volume(np.clip(smooth, 0, ceiling) / max(float(ceiling), 1e-6), scan.grid)
@@ -175,8 +174,8 @@ def _standardized(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def _ants_affine(moving: Volume, template: Template, moving_from_template: Matrix) -> Matrix:
     """Refine an affine with ANTs; both matrices are moving-from-template in RAS mm."""
     ants = load_ants()
-    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
-        start = Path(folder) / "start.mat"
+    with temporary_folder() as folder:
+        start = folder / "start.mat"
         write_affine(start, moving_from_template)
         result = ants.registration(
             to_ants(template.image),
@@ -184,7 +183,7 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
             type_of_transform="Affine",
             initial_transform=str(start),
             mask=to_ants(template.brain),
-            outprefix=str(Path(folder) / "found"),
+            outprefix=str(folder / "found"),
             aff_random_sampling_rate=SAMPLING,
         )
         (path,) = result["fwdtransforms"]

@@ -48,7 +48,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
 
 def quick_prepare(volume: Volume, inputs: Inputs) -> Prepared:
     image = Volume(np.ones(TEMPLATE, np.float32), inputs.template.grid)
-    return Prepared(image, LabelMap(np.ones(SHAPE, np.uint8), volume.grid), volume.grid, np.eye(4), 1.0)
+    return Prepared(image, LabelMap(np.ones(SHAPE, np.uint8), volume.grid), volume.grid, True, np.eye(4), 1.0)
 
 
 def affine(step: float = 2.0) -> np.ndarray:
