@@ -18,6 +18,7 @@ Shape = tuple[int, int, int]
 Matrix = NDArray[np.float64]
 
 _MIN_VOXEL_MM3 = 1e-6  # a smaller voxel means a damaged header
+_ROUNDING = 1e-3  # largest relative error of lengths in headers: float32, quaternions, decimal text in DICOM
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +120,16 @@ def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLi
 def transform_points(b_from_a: Matrix, points: ArrayLike) -> NDArray[np.float64]:
     """Map (N, 3) points from space ``a`` to space ``b`` by a (4, 4) affine; returns (N, 3) float64."""
     return np.asarray(np.asarray(points, dtype=np.float64) @ b_from_a[:3, :3].T + b_from_a[:3, 3], dtype=np.float64)
+
+
+def exceeds(length: float, limit: float) -> bool:
+    """Whether a length (or area) of a header is above a limit by more than rounding, 0.1 %.
+
+    For the other direction exchange the arguments: ``exceeds(limit, length)``.
+
+    Examples
+    --------
+    >>> exceeds(5.0000001, 5), exceeds(5.1, 5)
+    (False, True)
+    """
+    return bool(length > limit * (1 + _ROUNDING))

@@ -3,29 +3,18 @@
 Every check raises an error that says what was found, what was expected and what to do; the reader adds the file name.
 """
 
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.errors import GeometryError, InputError
-from slant.grid import Grid
+from slant.errors import InputError
+from slant.preprocess.intensity_range import connected_to_faces, faces
 
-if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Header
-
-MAX_NONFINITE_FRACTION = 0.001  # of the voxels; more means a damaged image, or NaN as background
-MAX_VOXEL_MM = 5.0
-NO_ORIENTATION = (
-    "so left and right are unknown; convert the scan again from DICOM (dcm2niix), copy the geometry of an intact file "
-    "(fslcpgeom INTACT SCAN) or, if you are sure of the orientation, set it (fslorient -setsform and -setsformcode 1)"
-)
-FORMS_AGREE_MM = 0.1  # rounding errors of a float32 quaternion are a hundred times smaller
+NAN_BACKGROUND_FRACTION = 0.5  # of the voxels on the faces of the image
+MAX_NONFINITE_FRACTION = 0.001  # of the voxels; more means a damaged image
 
 # Fraction of neighbouring voxels outside the background that have equal values: 0.005-0.30 in 60 T1w scans of 8 to 32
 # bit (0.5 at 5 bit), 0.87-0.99 in manual and automatic label maps at 1 mm, 0.69-0.77 in the same maps at 3 mm.
@@ -73,89 +62,31 @@ def check_number_type(dtype: np.dtype[np.generic]) -> None:
         )
 
 
-def native_grid(header: Nifti1Header) -> Grid:
-    """Grid that the sform of the header describes or, if it is not set, the qform.
-
-    Raises
-    ------
-    GeometryError
-        If neither form is set, the affine is singular or not finite, or voxels exceed `MAX_VOXEL_MM`.
-    """
-    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        raise GeometryError(f"the header has neither sform nor qform (both codes are 0), {NO_ORIENTATION}")
-    return usable_grid(header.get_data_shape(), header.get_best_affine())
-
-
-def usable_grid(shape: tuple[int, ...], ras_from_voxel: NDArray[np.float64]) -> Grid:
-    """Grid of a scan from the shape of its first three axes and its affine.
-
-    Raises
-    ------
-    GeometryError
-        If the affine is singular or not finite, or voxels exceed `MAX_VOXEL_MM`.
-    """
-    x, y, z = (int(n) for n in shape[:3])
-    try:
-        grid = Grid((x, y, z), ras_from_voxel)
-    except GeometryError as error:
-        raise GeometryError(
-            f"{error}; convert the scan again from DICOM (dcm2niix) or copy the header of an intact version "
-            "(fslcpgeom INTACT SCAN)"
-        ) from error
-    if max(grid.voxel_size_mm) > MAX_VOXEL_MM:
-        size = " x ".join(f"{edge:.3g}" for edge in grid.voxel_size_mm)
-        raise GeometryError(
-            f"voxels of {size} mm are too coarse for these regions, expected at most {MAX_VOXEL_MM:g} mm, best 1 mm; "
-            "use the 3D T1w acquisition, and check that the voxel sizes in the header are in mm"
-        )
-    return grid
-
-
-def form_warnings(header: Nifti1Header) -> tuple[str, ...]:
-    """A warning if sform and qform are both set and disagree, with the largest distance in mm."""
-    if header["sform_code"] <= 0 or header["qform_code"] <= 0:
-        return ()
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        distance_mm = _corner_distance_mm(header.get_sform(), header.get_qform(), header.get_data_shape()[:3])
-    except (HeaderDataError, ValueError):
-        distance_mm = math.nan
-    if not math.isfinite(distance_mm):
-        return (f"the qform is damaged; the sform (code {int(header['sform_code'])}) is used",)
-    if distance_mm <= FORMS_AGREE_MM:
-        return ()
-    return (
-        f"sform and qform disagree by up to {distance_mm:.1f} mm; the sform (code {int(header['sform_code'])}) is used",
-    )
-
-
-def _corner_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """Largest distance of a corner of the image under two affines."""
-    corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
-    difference = (a - b) @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(difference[:3], axis=0).max())
-
-
 def replace_nonfinite(data: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """The array with NaN and infinite values replaced by 0, and a warning if there were any.
+
+    NaN that covers at least half of the faces of the image, and what is connected to it, is the background of a mask.
 
     Raises
     ------
     InputError
-        If more than `MAX_NONFINITE_FRACTION` of the voxels are not finite.
+        If more than `MAX_NONFINITE_FRACTION` of the other voxels are not finite.
     """
     bad = ~np.isfinite(data)
-    count = int(np.count_nonzero(bad))
-    if count == 0:
+    if not bad.any():
         return data, ()
+    masked = np.isnan(faces(data)).mean() >= NAN_BACKGROUND_FRACTION
+    background = connected_to_faces(np.isnan(data)) if masked else np.zeros_like(bad)
+    count = int(np.count_nonzero(bad & ~background))
     fraction = count / data.size
     if fraction > MAX_NONFINITE_FRACTION:
         raise InputError(
             f"found {count} NaN or infinite voxels ({fraction:.2%}), expected at most {MAX_NONFINITE_FRACTION:.1%}; "
-            "if NaN marks the background, replace it with 0 (fslmaths SCAN -nan OUT)"
+            "repair the scan, or replace NaN with 0 (fslmaths SCAN -nan OUT)"
         )
-    return np.where(bad, np.float32(0), data), (f"{count} NaN or infinite voxels were replaced by 0",)
+    repaired = (f"{count} NaN or infinite voxels were replaced by 0",) if count else ()
+    around = ("NaN around the brain was taken for the background of a mask",) if masked else ()
+    return np.where(bad, np.float32(0), data), around + repaired
 
 
 def check_contrast(data: NDArray[np.float32]) -> None:

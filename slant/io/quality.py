@@ -19,6 +19,11 @@ class Check:
     grade: Grade
     reason: str
 
+    @property
+    def text(self) -> str:
+        """Label, value and reason in one sentence."""
+        return f"{self.label} {self.value}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class RegionQuality:
@@ -51,7 +56,7 @@ class Quality:
     Attributes
     ----------
     metrics : dict of str to float
-        Metrics of the scan by the names in `slant.quality.reference.METRICS`; nan if they could not be measured.
+        Metrics of the scan by the names in `slant.quality.metrics.METRICS`; nan if they could not be measured.
     regions : dict of int to RegionQuality
         Quality of each region, by id.
     aggregates : dict of str to RegionQuality
@@ -71,9 +76,14 @@ class Quality:
     compared_with: str
 
     @property
+    def problems(self) -> tuple[Check, ...]:
+        """The checks that are not ``pass``, the worst first."""
+        return tuple(check for check in self.checks if check.grade != "pass")
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why the grade is not ``pass``."""
-        return tuple(f"{check.label} {check.value}: {check.reason}" for check in self.checks if check.grade != "pass")
+        return tuple(check.text for check in self.problems)
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON, with None for nan."""

@@ -13,23 +13,22 @@ from numpy.typing import NDArray
 
 from slant.errors import GeometryError, InputError
 from slant.grid import Grid
-from slant.io.checks import check_contrast, form_warnings, native_grid, replace_nonfinite, usable_grid, volume_index
-from slant.io.image_file import open_image, plain_header, reading
+from slant.io.checks import check_contrast, replace_nonfinite, volume_index
+from slant.io.file_kind import describe_file
+from slant.io.geometry import Geometry, geometry_of
+from slant.io.image_file import ImageFile, open_image, reading
+from slant.preprocess.intensity_range import IntensityRange, robust_intensities
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from nibabel.freesurfer.mghformat import MGHImage
-    from nibabel.nifti1 import Nifti1Header, Nifti1Image
+    from nibabel.nifti1 import Nifti1Header
 
     from slant.io.dicom.choose import DicomSource
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz")
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 _LABEL_LIMIT = 2.0**31
-_NIFTI_GEOMETRY = (
-    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z", "xyzt_units"),
-)
+_UNCHANGED = IntensityRange()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Scan:
     Attributes
     ----------
     volume : Volume
-        (X, Y, Z) float32 on the axes closest to RAS+, finite, not resampled.
+        (X, Y, Z) float32 robust intensities on the axes closest to RAS+, finite, not resampled.
     path : Path
         File of the scan, or folder of a DICOM series.
     name : str
@@ -49,9 +48,11 @@ class Scan:
     warnings : tuple of str
         Messages about what was repaired or is doubtful.
     header : Nifti1Header or Nifti2Header
-        Shape, sform, qform, their codes and the units of the scan in its file, and no other fields of its header.
+        Shape, usable forms, their codes and the units of the scan in its file, and no other fields of its header.
     source : DicomSource, optional
         DICOM series that the scan was converted from.
+    intensities : IntensityRange
+        The map from the intensities of the file to the robust ones of ``volume``.
     """
 
     volume: Volume
@@ -61,6 +62,7 @@ class Scan:
     warnings: tuple[str, ...]
     header: Nifti1Header
     source: DicomSource | None = None
+    intensities: IntensityRange = _UNCHANGED
 
 
 def scan_name(path: Path) -> str:
@@ -69,7 +71,7 @@ def scan_name(path: Path) -> str:
     Raises
     ------
     InputError
-        If the extension is not one of `SUFFIXES`.
+        If the extension is not one of `SUFFIXES`; the message says what kind of file it is, if there is one.
 
     Examples
     --------
@@ -80,18 +82,20 @@ def scan_name(path: Path) -> str:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             stem = path.name[: -len(suffix)]
             return stem.removesuffix("_T1w") or stem
-    raise InputError(f"{path}: found the extension {path.suffix!r}, expected one of {', '.join(sorted(SUFFIXES))}")
+    extension = f"found the extension {path.suffix!r}, expected one of {', '.join(sorted(SUFFIXES))}"
+    raise InputError(f"{path}: {describe_file(path) or extension}")
 
 
 def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
     """Read a T1-weighted scan; reject files that cannot be segmented.
 
-    The grid is that of the sform or, if the code of the sform is 0, of the qform.
+    The grid is that of the sform or, if it is not set or damaged, of the qform, in mm. Intensities are made robust, see
+    `slant.preprocess.intensity_range.robust_intensities`.
 
     Parameters
     ----------
     path : str or Path
-        NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``) file, any orientation.
+        NIfTI (``.nii``, ``.nii.gz``) or FreeSurfer (``.mgz``, ``.mgh``) file, any orientation.
     volume : int, optional
         Index of the volume of a 4D file, counted from 0.
 
@@ -100,18 +104,30 @@ def read_scan(path: str | Path, *, volume: int | None = None) -> Scan:
     InputError
         If the file is missing or damaged, or the image is not 3D, has many NaN, or is constant, a label map or a CT.
     GeometryError
-        If the header has no orientation or a singular affine, or the voxels are too large.
+        If the header has no usable orientation, or the voxels are too large or too small.
     """
     path = Path(path)
     with reading(path):
-        name, file = scan_name(path), open_image(path)
-        index = volume_index(file.shape, volume)
-        header = _native_header(file.image)
-        grid = native_grid(header)
+        name = scan_name(path)
+        file, index, geometry = _open(path, volume)
         data, repairs = replace_nonfinite(file.voxels(index))
         check_contrast(data)
-        scan = Volume(*_to_ras(data, grid))
-        return Scan(scan, path, name, file.sha256, form_warnings(header) + repairs, header)
+        scan, intensities = robust_intensities(Volume(*_to_ras(data, geometry.grid)))
+        warnings = file.warnings + geometry.warnings + repairs + intensities.warnings
+        return Scan(scan, path, name, file.sha256, warnings, geometry.header, intensities=intensities)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read the (X, Y, Z) float32 intensities of an image as they are, on the axes closest to RAS+.
+
+    Raises
+    ------
+    InputError, GeometryError
+        As `read_scan`, but whatever the values are.
+    """
+    with reading(path):
+        file, index, geometry = _open(path, None)
+        return Volume(*_to_ras(file.voxels(index), geometry.grid))
 
 
 def read_labels(path: str | Path, like: Scan) -> LabelMap:
@@ -148,14 +164,13 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
     InputError
         If the file cannot be read, is not 3D, or has values that are not integers or do not fit into 32 bits.
     GeometryError
-        If the header has no orientation or a singular affine, or the voxels are too large.
+        If the header has no usable orientation, or the voxels are too large or too small.
     """
     path = Path(path)
     with reading(path):
         scan_name(path)
-        file = open_image(path)
-        index = volume_index(file.shape, None)
-        data, grid = _to_ras(file.voxels(index), native_grid(_native_header(file.image)))
+        file, index, geometry = _open(path, None)
+        data, grid = _to_ras(file.voxels(index), geometry.grid)
         if not np.isfinite(data).all() or not np.array_equal(data, np.rint(data)):
             raise InputError("found values that are not integers, expected a label map that was not interpolated")
         if np.abs(data).max(initial=0.0) >= _LABEL_LIMIT:
@@ -166,18 +181,11 @@ def read_label_map(path: str | Path) -> tuple[LabelMap, str]:
         return LabelMap(data.astype(np.int32), grid), file.sha256
 
 
-def _native_header(image: Nifti1Image | MGHImage) -> Nifti1Header:
-    from nibabel.freesurfer.mghformat import MGHImage
-
-    if isinstance(image, MGHImage):
-        usable_grid(image.shape, image.affine)
-        return plain_header(image.shape[:3], image.affine, 1)
-    header = type(image.header)()
-    header.set_data_shape(image.shape[:3])
-    header["pixdim"][:4] = image.header["pixdim"][:4]
-    for field in _NIFTI_GEOMETRY:
-        header[field] = image.header[field]
-    return header
+def _open(path: Path, volume: int | None) -> tuple[ImageFile, tuple[int, ...], Geometry]:
+    """An image file, the index of the volume of it, see `volume_index`, and its geometry."""
+    file = open_image(path)
+    index = volume_index(file.shape, volume)
+    return file, index, geometry_of(file.header)
 
 
 def _to_ras(data: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], Grid]:

@@ -13,7 +13,7 @@ from slant.errors import GeometryError, InputError, ProtocolError, SlantError
 from slant.grid import Grid
 from slant.io.luts import read_lut
 from slant.io.names import RESULT_FILES, ResultNames
-from slant.io.read import Scan, read_label_map, read_scan
+from slant.io.read import Scan, read_label_map, read_scan, read_volume
 from slant.io.record import Record
 from slant.io.results import Result
 from slant.io.volume_table import read_volumes
@@ -117,18 +117,12 @@ def _intracranial_mm3(record: Record, template: Template) -> float | None:
 
 def _read_volume(path: Path) -> Volume:
     """Read an image that slant wrote, on the axes closest to RAS+."""
-    import nibabel as nib
-
     if not path.is_file():
         raise InputError(f"{path}: no such file; the results are incomplete, segment the scan again")
     try:
-        image = nib.as_closest_canonical(nib.load(path))
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        return Volume(data, Grid(image.shape, image.affine))
+        return read_volume(path)
     except SlantError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path} is damaged ({error}); segment the scan again") from error
+        raise type(error)(f"{error}; or segment the scan again") from error
 
 
 def _check_grid(path: Path, found: Grid, expected: Grid) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import GeometryError, OutputError
-from slant.files import write_file
-from slant.io.image_file import plain_header
+from slant.files import temporary_folder, write_file
+from slant.io.geometry import plain_header
 from slant.preprocess.ants import write_affine
 from slant.volume import LabelMap, Volume
 
@@ -84,8 +83,8 @@ def ants_affine(native_from_template: Matrix) -> bytes:
     The affine is in RAS mm; the file stores it in LPS mm, as ITK does. ANTs writes it to a temporary folder, because
     ITK neither takes all names nor notices a full disk.
     """
-    with tempfile.TemporaryDirectory(prefix="slant-") as folder:
-        path = Path(folder) / "affine.mat"
+    with temporary_folder() as folder:
+        path = folder / "affine.mat"
         write_affine(path, native_from_template)
         return path.read_bytes()
 

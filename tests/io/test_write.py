@@ -18,6 +18,7 @@ from slant.io.read import Scan, read_scan
 from slant.io.write import write_image
 from slant.volume import LabelMap, Volume
 
+pytestmark = pytest.mark.usefixtures("stored_intensities")
 SHAPE = (7, 8, 9)
 ORIENTATIONS = [
     (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)

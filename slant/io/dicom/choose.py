@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slant.errors import InputError, SettingsError
+from slant.grid import exceeds
 from slant.io.dicom.series import Series
 
 _IMAGES = {
@@ -78,7 +79,7 @@ def exclusion_reason(series: Series) -> str:
     extent_mm = series.count * series.slices_mm
     if series.count < _MIN_IMAGES:
         return f"{series.count} images are too few for a whole head"
-    if series.planes and (series.slices_mm > _MAX_SLICE_DISTANCE_MM or extent_mm < _MIN_EXTENT_MM):
+    if series.planes and (exceeds(series.slices_mm, _MAX_SLICE_DISTANCE_MM) or exceeds(_MIN_EXTENT_MM, extent_mm)):
         return f"slices {series.slices_mm:.3g} mm apart over {extent_mm:.0f} mm are not a 3D scan of a whole head"
     return "" if evidence(series) else "its header has no evidence of T1 weighting"
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from slant.errors import InputError, SlantError
+from slant.files import temporary_folder
 from slant.io.dicom.choose import Choice, DicomSource, choose_series
+from slant.io.dicom.files import dicom_bytes, missing_warnings
 from slant.io.dicom.planes import check_stack
 from slant.io.dicom.series import DAMAGE, Image, Series, find_series
 from slant.io.read import Scan, read_scan
@@ -30,7 +31,7 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
     Parameters
     ----------
     folder : str or Path
-        Searched with its subfolders; files may have any names.
+        Searched with its subfolders; files may have any names, and may be compressed with gzip.
     series : str, optional
         Series number or SeriesInstanceUID; by default the only series that is T1-weighted by its header.
 
@@ -38,7 +39,8 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
     -------
     Scan
         The scan as dcm2niix converts it. ``name`` is the name of the folder and ``path`` the folder, unless the path
-        contains the patient's name; ``sha256`` is that of the sorted lines ``SOPInstanceUID SHA-256-of-the-file``.
+        contains the patient's name; ``sha256`` is that of the sorted lines ``SOPInstanceUID SHA-256-of-the-file``, of
+        uncompressed files.
 
     Raises
     ------
@@ -51,10 +53,10 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
     """
     folder = Path(folder)
     choice = choose_series(folder, find_series(folder), series)
-    with _series_in_errors(folder, choice.series), tempfile.TemporaryDirectory(prefix="slant-") as temporary:
+    with _series_in_errors(folder, choice.series), temporary_folder() as temporary:
         check_stack(choice.series.planes)
-        sha256 = _copy_files(choice.series, Path(temporary))
-        scan = read_scan(_converted(Path(temporary)))
+        sha256 = _copy_files(choice.series, temporary)
+        scan = read_scan(_converted(temporary))
         _check_complete(choice.series, scan)
     return _as_dicom(scan, folder, choice, sha256)
 
@@ -62,7 +64,7 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
 def _as_dicom(scan: Scan, folder: Path, choice: Choice, sha256: str) -> Scan:
     from dcm2niix import __version__
 
-    series, notes = choice.series, choice.warnings + scan.warnings
+    series, notes = choice.series, choice.warnings + missing_warnings(folder) + scan.warnings
     name, path = folder.resolve().name.removesuffix("_T1w").lstrip(".") or "dicom", folder
     if series.names_patient(f"{folder} {folder.resolve().name}"):
         name, path = f"series-{series.uid if series.number is None else series.number}", Path("withheld")
@@ -86,10 +88,7 @@ def _copy_files(series: Series, folder: Path) -> str:
     (folder / "dicom").mkdir()
     lines = []
     for number, image in enumerate(series.images):
-        try:
-            raw = image.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{image.path} cannot be read: {error.strerror or error}") from error
+        raw = dicom_bytes(image.path)
         _check_pixels(image, raw)
         (folder / "dicom" / f"{number:06d}.dcm").write_bytes(raw)
         lines.append(f"{image.uid} {hashlib.sha256(raw).hexdigest()}\n")

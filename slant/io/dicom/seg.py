@@ -19,6 +19,7 @@ from pydicom.sr.coding import Code
 from slant._version import __version__
 from slant.errors import GeometryError, InputError, errors_about
 from slant.grid import Grid
+from slant.io.dicom.files import open_dicom
 from slant.io.dicom.planes import on_planes, voxels_from_pixels
 from slant.io.dicom.series import DAMAGE, Series
 from slant.labels import Region
@@ -149,9 +150,9 @@ def _headers(series: Series) -> tuple[Dataset, ...]:
     headers = []
     for image in series.images:
         try:
-            with warnings.catch_warnings():
+            with open_dicom(image.path) as stream, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                header = dcmread(image.path, stop_before_pixels=True, force=True)
+                header = dcmread(stream, stop_before_pixels=True, force=True)
                 for name in _MAY_BE_EMPTY:
                     if name not in header:
                         setattr(header, name, None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slant.errors import InputError
+from slant.io.dicom.files import files_below, has_preamble, no_dicom_message, open_dicom
 from slant.io.dicom.planes import ImagePlane, planes_of, slice_distance_mm
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ DAMAGE = (
 )
 """Exceptions that pydicom raises for damaged files."""
 
-_PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
-_NO_PREAMBLE = (b"\x02\x00", b"\x08\x00")  # first bytes of old files without preamble
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR
 _NAMES = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
 _NO_CONTRAST = re.compile(r"(no|none|n/?a|without|ohne|sans|0)?", re.IGNORECASE)
@@ -143,15 +142,12 @@ def find_series(folder: Path) -> tuple[Series, ...]:
     InputError
         If there are no DICOM files, or one of them is damaged.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = files_below(folder)
     members: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     for path, header in _headers(files):
         members[str(header.SeriesInstanceUID)].append((path, header))
     if not members:
-        raise InputError(
-            f"{folder}: found a folder with {len(files)} file{'s' * (len(files) != 1)} and no DICOM images, expected "
-            "an image file or the folder of a DICOM series; `slant cohort` takes a folder of NIfTI files"
-        )
+        raise InputError(no_dicom_message(folder, files))
     found = [_series(uid, group) for uid, group in members.items()]
     return tuple(sorted(found, key=lambda series: (series.number is None, series.number or 0, series.uid)))
 
@@ -161,14 +157,13 @@ def _headers(files: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
     from pydicom import dcmread
 
     for path in files:
+        preamble = has_preamble(path)
+        if preamble is None:
+            continue
         try:
-            with path.open("rb") as stream:
-                start = stream.read(_PREAMBLE_BYTES + len(_MAGIC))
-            if not start.endswith(_MAGIC) and not start.startswith(_NO_PREAMBLE):
-                continue
-            with warnings.catch_warnings():
+            with open_dicom(path) as stream, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about invalid values; those that are used are checked
-                header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+                header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
                 uid, series = header.get("SOPInstanceUID"), header.get("SeriesInstanceUID")
                 kind = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
         except OSError as error:
@@ -177,7 +172,7 @@ def _headers(files: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
             uid, series, kind = None, None, ""
         if uid and series:
             yield path, header
-        elif start.endswith(_MAGIC) and kind != _DIRECTORY:
+        elif preamble and kind != _DIRECTORY:
             raise InputError(
                 f"{path}: the DICOM file is damaged or incomplete: its header does not name its series; "
                 "copy it again, or remove it from the folder"

@@ -128,6 +128,12 @@ def test_series_that_are_not_selected_automatically(images: Series, reason: str,
     assert exclusion_reason(series).startswith(reason)
 
 
+@pytest.mark.parametrize("slices_mm", [3.2000002, 100 / 44 - 1e-7])
+def test_limits_allow_for_rounding(slices_mm: float, tmp_path: Path) -> None:
+    (series,) = find_series(write_series(tmp_path, make_series(DATA, oblique() @ np.diag([1, 1, slices_mm / 2.6, 1]))))
+    assert exclusion_reason(series) == ""
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A folder with all series of a session."""

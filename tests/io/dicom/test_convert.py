@@ -32,6 +32,8 @@ from slant.io.dicom.choose import listing
 from slant.io.dicom.convert import read_dicom
 from slant.io.dicom.series import find_series
 
+pytestmark = pytest.mark.usefixtures("stored_intensities")
+
 # Geometry and voxels
 
 
@@ -170,7 +172,7 @@ def converter(path: Path, body: str) -> str:
             'touch "${10}/scan.nii" "${10}/scan_e2.nii"',
             "made 2 images of it (scan.nii, scan_e2.nii), expected one 3D scan",
         ),
-        ('touch "${10}/scan.nii"', "neither NIfTI nor MGZ"),
+        ('touch "${10}/scan.nii"', "found an empty file"),
     ],
 )
 def test_a_converter_that_fails(body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,25 @@
+"""Reads tables that users write, as spreadsheets save them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from slant.files import read_text
+
+
+def read_user_table(path: Path) -> pd.DataFrame:
+    """The cells of a tab-separated table as text, without spaces around names and values; empty cells are empty text.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not such a table.
+    """
+    table = pd.read_csv(io.StringIO(read_text(path)), sep="\t", dtype=str, keep_default_na=False)
+    table.columns = table.columns.str.strip()
+    return table.fillna("").map(str.strip)
