@@ -22,6 +22,7 @@ from slant.cohort.table import CohortResults, CohortRow
 from slant.engine.failures import Failure
 from slant.grid import Grid
 from slant.io.names import ResultNames
+from slant.io.quality import Check
 from slant.io.resources import load_protocol
 from slant.volume import LabelMap
 from slant.volumes import region_volumes
@@ -55,11 +56,11 @@ def simulate(out: Path, scans: int, picture: Path) -> CohortResults:
             (folder / names.overlay).hardlink_to(picture)
         mm3 = reference_mm3 * relative * etiv / 1.5e6
         volumes = {r.abbreviation: float(v) for r, v in zip(regions, mm3, strict=True)} | {"eTIV": etiv}
-        reasons = () if grade == "pass" else ("noise",)
+        problems = () if grade == "pass" else (Check("Noise", "0.2", grade, "the scan is noisy"),)
         similarity, runtime_s = float(random.normal(0.55, 0.05)), float(random.normal(50, 5))
         entities = {"participant_id": name}
         rows.append(
-            CohortRow(name, folder / name, str(grade), reasons, (), 0.72, similarity, 0, runtime_s, volumes, entities)
+            CohortRow(name, folder / name, str(grade), problems, (), 0.72, similarity, 0, runtime_s, volumes, entities)
         )
         subjects.append(f"{name}\t{random.integers(18, 90)}\t{random.choice(['F', 'M'])}\t{random.choice(list('ABC'))}")
     (out / "participants.tsv").write_text("\n".join(subjects) + "\n", "utf-8")

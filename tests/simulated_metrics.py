@@ -19,6 +19,8 @@ def good(seed: int) -> QualityMetrics:
     random = np.random.default_rng(seed)
     medians = {
         "registration_similarity": 0.55,
+        "brain_volume": 1200,
+        "etiv": 1400,
         "rotation": 10,
         "scale": -0.2,
         "anisotropic_scaling": 1.15,

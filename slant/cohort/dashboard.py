@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slant.cohort.table import ENTITIES, NUMBERS, CohortResults, CohortRow
+from slant.cohort.table import ENTITIES, NUMBERS, CohortResults, CohortRow, common_reasons
 from slant.engine.failures import Failure
 from slant.engine.layout import key
 from slant.errors import OutputError
-from slant.files import CHECK_DISK, replacing, write_file
+from slant.files import CHECK_DISK, read_text, replacing, write_file
 from slant.io.names import ResultNames, subject_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def write_dashboard(
     scans = [_scan(out, row, thumbnails.get(row.scan, ""), subjects) for row in results.rows]
     regions = [GroupRegion(column, row.name) for column, row in results.columns.items() if row.level == "region"]
     failed = [(failure.name, failure.reason) for failure in failures]
-    for name, content in draw_group(out.name or str(out), scans, regions, failed).items():
+    title, common = out.name or str(out), common_reasons(results)
+    for name, content in draw_group(title, scans, regions, failed, common).items():
         write_file(out / name, content)
 
 
@@ -75,14 +76,14 @@ def _participants(path: Path | None) -> dict[str, dict[str, str]]:
     if path is None or not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file, delimiter="\t"))
+        lines = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
     except (OSError, ValueError, csv.Error) as error:
         sys.stderr.write(f"slant: warning: cannot read {path} ({error}); the dashboard is made without it\n")
         return {}
     subjects = {}
     for line in lines:
-        values = {k: (v or "").strip() for k, v in line.items() if isinstance(k, str) and isinstance(v, str | None)}
+        texts = {k: v or "" for k, v in line.items() if isinstance(k, str) and isinstance(v, str | None)}
+        values = {k.strip(): v.strip() for k, v in texts.items()}
         subject = values.pop("participant_id", "")
         if subject:
             name = subject if subject.startswith("sub-") else f"sub-{subject}"

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from slant.engine.job import Job
 from slant.engine.layout import OutputLayout
 from slant.errors import InputError
 from slant.io.names import ResultNames
+from slant.io.quality import Check
 from slant.io.read_results import read_record
 from slant.io.record import Record
 from slant.io.volume_table import MISSING, cell, read_volumes
@@ -47,6 +49,9 @@ ENTITIES = {"sub": "participant_id", "ses": "session_id", "acq": "acquisition", 
 NUMBERS = {"expected_dice": ".3f", "registration_similarity": ".4f", "regions_missing": "d", "runtime_s": ".1f"}
 """Numeric columns of a scan, with their formats."""
 
+MIN_COMMON = 4
+"""Fewest graded scans of which a reason can be common, see `common_reasons`."""
+
 _AGGREGATES = {("intracranial", "eTIV"): "eTIV", ("brain", "brain without ventricles"): "brain"}
 
 
@@ -60,8 +65,10 @@ class CohortRow:
         Path of the results without the suffix of each file: folder and output file prefix.
     grade : str
         ``pass``, ``review`` or ``fail``; empty if the scan is not graded.
-    reasons, warnings : tuple of str
-        Why the grade is not ``pass``; warnings of the segmentation.
+    problems : tuple of Check
+        Quality checks that are not ``pass``.
+    warnings : tuple of str
+        Warnings from reading and from segmenting the scan.
     expected_dice, registration_similarity, runtime_s : float
         Mean expected Dice, similarity to the template, and total runtime; nan if unknown.
     regions_missing : int
@@ -75,7 +82,7 @@ class CohortRow:
     scan: str
     stem: Path
     grade: str
-    reasons: tuple[str, ...]
+    problems: tuple[Check, ...]
     warnings: tuple[str, ...]
     expected_dice: float
     registration_similarity: float
@@ -92,7 +99,7 @@ class CohortRow:
             "scan": self.scan,
             **self.entities,
             "grade": self.grade,
-            "reasons": " ".join("; ".join(self.reasons).split()),
+            "reasons": " ".join("; ".join(check.text for check in self.problems).split()),
             "warnings": " ".join("; ".join(self.warnings).split()),
             **{c: "" if math.isnan(value) else format(value, NUMBERS[c]) for c, value in numbers.items()},
         }
@@ -139,6 +146,21 @@ def read_cohort(layout: OutputLayout, jobs: Iterable[Job], *, bids: bool = False
     return CohortResults(tuple(rows), columns)
 
 
+def common_reasons(results: CohortResults) -> tuple[str, ...]:
+    """Reasons against a grade of ``pass`` that more than half of the graded scans share, the most frequent first.
+
+    Such a reason says more about the scanner, the sequence or the subjects than about a single scan. There are none in
+    cohorts of fewer than `MIN_COMMON` graded scans.
+    """
+    graded = [row for row in results.rows if row.grade]
+    counts = Counter(reason for row in graded for reason in {(check.label, check.reason) for check in row.problems})
+    if len(graded) < MIN_COMMON:
+        return ()
+    common = [(count, *reason) for reason, count in counts.items() if 2 * count > len(graded)]
+    common.sort(key=lambda entry: (-entry[0], entry[1:]))
+    return tuple(f"{count} of {len(graded)} scans: {label}: {reason}" for count, label, reason in common)
+
+
 def _by_column(volumes: Iterable[VolumeRow]) -> dict[str, VolumeRow]:
     """The rows that become columns: those of regions, brain and intracranial space."""
     columns = {}
@@ -155,7 +177,7 @@ def _row(scan: str, stem: Path, record: Record, volumes: dict[str, VolumeRow], e
         scan,
         stem,
         "" if quality is None else quality.grade,
-        () if quality is None else quality.reasons,
+        () if quality is None else quality.problems,
         record.warnings,
         math.nan if quality is None else quality.metrics.get("expected_dice", math.nan),
         math.nan if similarity is None else similarity,

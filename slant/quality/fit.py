@@ -12,7 +12,8 @@ from scipy.optimize import nnls
 
 from slant.quality.grade import OUTLIER_Z, evidence, expected_dice, volume_z
 from slant.quality.iqm import QualityMetrics
-from slant.quality.reference import METRICS, DiceRule, Limits, Norm, NormativeReference
+from slant.quality.metrics import METRICS, Limits
+from slant.quality.reference import DiceRule, Norm, NormativeReference
 from slant.robust import robust_sd
 
 REVIEW, FAIL = 6.0, 12.0
@@ -136,7 +137,8 @@ def fit_reference(good: Sequence[QualityMetrics], about: str) -> NormativeRefere
     Limits lie `REVIEW` and `FAIL` robust SDs (1.4826 times the median absolute deviation) from the median on the
     adverse side, and always outside the range of the reference scans, which ``about`` describes.
     """
-    measured = [name for name in good[0].scan if not all(math.isnan(m.scan[name]) for m in good)]
+    fitted = [name for name in good[0].scan if METRICS[name].fixed is None]
+    measured = [name for name in fitted if not all(math.isnan(m.scan[name]) for m in good)]
     norms = {
         name: _norm([m.scan[name] for m in good], _MIN_ROBUST_SD.get(name, 0.0), _MIN_RELATIVE_SD) for name in measured
     }

@@ -10,12 +10,14 @@ import numpy as np
 from slant.io.quality import Check, Quality, RegionQuality
 from slant.io.templates import load_template
 from slant.quality.iqm import measure_quality
-from slant.quality.reference import METRICS, NormativeReference, load_reference
+from slant.quality.metrics import METRICS
+from slant.quality.reference import NormativeReference, load_reference
 
 if TYPE_CHECKING:
     from slant.io.results import Result
     from slant.labels import LabelProtocol
     from slant.quality.iqm import QualityMetrics
+    from slant.quality.metrics import Limits
     from slant.quality.reference import Norm
 
 OUTLIER_Z = 4.0
@@ -29,6 +31,7 @@ LOW_EXPECTED_DICE = 0.15
 
 _Z_95 = 1.96
 _DIGITS, _RANGE_DIGITS = 4, 7  # decimals in the record
+_WHOLE = 1000  # values from here on are written as whole numbers
 _MAX_EVIDENCE = 8.0  # robust SDs; evidence is clipped so that no single metric dominates
 
 
@@ -64,7 +67,8 @@ def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol:
         "asymmetry_outliers": float(sum(abs(value) > OUTLIER_Z for value in asymmetry_z.values())),
         "expected_dice": float(np.mean(known)) if known else math.nan,
     }
-    checks = [_check(name, scan[name], reference) for name in METRICS if name in scan and name in reference.limits]
+    limits = reference.limits | {name: meaning.fixed for name, meaning in METRICS.items() if meaning.fixed}
+    checks = [_check(name, scan[name], limits[name]) for name in METRICS if name in scan and name in limits]
     order = ("fail", "review", "pass")
     checks.sort(key=lambda check: order.index(check.grade))
     return Quality(
@@ -159,9 +163,9 @@ def _flags(region: int, z: float, asymmetry_z: float, metrics: QualityMetrics, d
     return ", ".join(flag for flag, holds in conditions.items() if holds)
 
 
-def _check(name: str, value: float, reference: NormativeReference) -> Check:
-    meaning, limits = METRICS[name], reference.limits[name]
-    grade = limits.grade(value)
+def _check(name: str, value: float, limits: Limits) -> Check:
+    meaning = METRICS[name]
+    grade = meaning.grade(value, limits)
     if math.isnan(value):
         return Check(meaning.label, "not measured", grade, "this metric could not be measured on this scan")
     low = limits.low_review if limits.low_review is not None else limits.low_fail
@@ -169,4 +173,5 @@ def _check(name: str, value: float, reference: NormativeReference) -> Check:
     if grade != "pass":
         reason = meaning.low if low is not None and value < low else meaning.high
     unit = meaning.unit if meaning.unit == "°" else f" {meaning.unit}".rstrip()
-    return Check(meaning.label, f"{value:.3g}{unit}", grade, reason)
+    text = f"{value:.3g}" if abs(value) < _WHOLE else f"{value:.0f}"
+    return Check(meaning.label, f"{text}{unit}", grade, reason)

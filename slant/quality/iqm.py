@@ -12,6 +12,7 @@ from scipy import ndimage
 from slant.quality.intensity_metrics import intensity_metrics
 from slant.resample import pick_labels
 from slant.template import Template
+from slant.volumes import head_volumes_cm3
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class QualityMetrics:
     Attributes
     ----------
     scan : dict of str to float
-        Metrics of the whole scan by the names in `slant.quality.reference.METRICS`; nan if they cannot be measured.
+        Metrics of the whole scan by the names in `slant.quality.metrics.METRICS`; nan if they cannot be measured.
     fractions : dict of int to float
         Volume of each region as a fraction of the intracranial volume, by id.
     asymmetries : dict of int to float
@@ -64,11 +65,14 @@ def measure_quality(result: Result, template: Template) -> QualityMetrics:
     labelled = result.template_labels.data != 0
     counts = np.bincount(result.template_labels.data.ravel(), minlength=256)
     disconnected = sum(counts[i] * fraction for i, fraction in fragmented.items() if not math.isnan(fraction))
+    head_cm3 = head_volumes_cm3(result.volumes)
     registration, deformation = result.record.registration_similarity, result.record.deformation
     scan = {
         "registration_similarity": math.nan if registration is None else registration,
         "deformation_similarity": math.nan if deformation is None else deformation.similarity,
         "rotation": rotation_degrees(result.native_from_template),
+        "brain_volume": head_cm3.get("brain with ventricles", math.nan),
+        "etiv": head_cm3.get("eTIV", math.nan),
         "scale": math.log(abs(float(np.linalg.det(result.native_from_template[:3, :3])))),
         "anisotropic_scaling": anisotropic_scaling(result.native_from_template),
         "vote_fraction": float(result.confidence.data[inside].mean()) if inside.any() else math.nan,

@@ -65,7 +65,11 @@ class GroupRegion:
 
 
 def draw_group(
-    title: str, scans: Sequence[GroupScan], regions: Sequence[GroupRegion], failures: Sequence[tuple[str, str]]
+    title: str,
+    scans: Sequence[GroupScan],
+    regions: Sequence[GroupRegion],
+    failures: Sequence[tuple[str, str]],
+    common: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Contents of the dashboard's files by name; the same bytes for the same input.
 
@@ -75,6 +79,8 @@ def draw_group(
         Regions in the order of the columns of the heat map.
     failures : sequence of (str, str)
         Name of each scan without results, and why it has none.
+    common : sequence of str, optional
+        Reasons that most scans share, shown at the top.
     """
     volumes = np.array(
         [[scan.volumes.get(r.abbreviation, np.nan) for r in regions] for scan in scans], dtype=np.float64
@@ -103,6 +109,7 @@ def draw_group(
         scans=len(scans),
         grades=grades,
         failures=failures,
+        common=common,
         runtime_s=float(np.median(runtimes)) if runtimes else None,
         outlier_z=OUTLIER_Z,
         regions=regions,

@@ -23,9 +23,7 @@ from slant.quality.iqm import (
     measure_quality,
     rotation_degrees,
 )
-from slant.quality.reference import (
-    METRICS,
-)
+from slant.quality.metrics import METRICS
 from slant.volume import LabelMap, Volume
 
 PROTOCOL = load_protocol()

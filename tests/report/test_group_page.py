@@ -65,6 +65,13 @@ def test_numbers_survive_and_no_text_closes_the_script() -> None:
     assert "<b>" not in files[PAGE].decode().split("</style>")[1].split("<script")[0]
 
 
+def test_reasons_that_most_scans_share_come_before_everything_else() -> None:
+    scans = [GroupScan("a", "review", "noisy", "", "", {}, {}, math.nan)]
+    without, shown = (draw_group("A", scans, [], [], common)[PAGE].decode() for common in ((), ["5 of 6 <scans>"]))
+    assert "Most scans" not in without
+    assert 0 < shown.index("5 of 6 &lt;scans&gt;") < shown.index("Grades:") < shown.index('id="gallery"')
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty simulated scans: one with a region of twice the volume, one of grade fail, one with a damaged picture."""
