@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from slant.errors import SlantError
 
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "bids": ("reading BIDS datasets", ("bids",)),
+    "bids": ("reading BIDS datasets", ("bids", "pathspec")),
     "cluster": ("running on dask or SLURM", ("distributed", "dask_jobqueue")),
     "dicom": ("reading and writing DICOM", ("pydicom", "highdicom", "dcm2niix")),
     "train": ("training or evaluation", ("monai", "tensorboardX")),

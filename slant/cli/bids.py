@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from slant._version import __version__
-from slant.cli.app import guarded, say
-from slant.cli.cohort import say_failures
+from slant.cli.app import checked, guarded, say
+from slant.cli.cohort import say_common_reasons, say_failures, say_notes
 from slant.config import RunReportSettings, SegmentSettings
 from slant.engine.layout import absolute
 from slant.engine.resources import Resources
@@ -155,12 +155,14 @@ def bids(
     out = absolute(output_dir)
     resources = run.resources
     job_list = list_bids_jobs(bids_dir, out, images.selection)
+    say_notes(job_list.notes)
     request = Request(settings, reports=segmentation.reports)
     cohort = make_cohort(job_list, out, request, resources, force=run.force)
     model = _model(settings)
     write_dataset(out, bids_dir, model, mask_brain=bool(model.get("input", {}).get("mask_brain", True)))
     if level == "group":
         group = tabulate_dataset(cohort.workload, bids_dir / "participants.tsv")
+        say_common_reasons(group.common_reasons)
         say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}")
         say(f"{group.failures} scan(s) without results: {out / 'failures.tsv'}")
         say(f"overview: {out / 'group.html'}")
@@ -168,14 +170,26 @@ def bids(
     summary = segment_cohort(cohort)
     say_failures(summary.failed)
     say(f"{len(summary.done)} scan(s) segmented, {len(summary.kept)} already done, {len(summary.failed)} failed")
-    say(f"results: {out}; the group level writes the tables: slant-bids {bids_dir} {output_dir} group")
+    group_command = _group_command(bids_dir, output_dir, images, {"model": settings.model, "work_dir": run.work_dir})
+    say(f"results: {out}; the group level writes the tables: {group_command}")
     if summary.failed:
         sys.exit(1)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the BIDS App and exit: status 0 if done, 1 if a scan failed, 2 for an error before the first scan."""
-    guarded(lambda: app(arguments, exit_on_error=False, print_error=False))
+    guarded(lambda: app(checked(arguments), exit_on_error=False, print_error=False))
+
+
+def _group_command(bids_dir: Path, output_dir: Path, images: ImageOptions, others: dict[str, object]) -> str:
+    """Command of the group level for the same scans and results, quoted for the shell."""
+    import shlex
+
+    from slant.cohort.command import option_words, path_word
+
+    defaults = {**vars(_IMAGES), **vars(_DEFAULTS), **vars(_RUN)}
+    options = option_words({**vars(images), **others}, defaults)
+    return shlex.join(["slant-bids", path_word(bids_dir), path_word(output_dir), "group", *options])
 
 
 def _model(settings: SegmentSettings) -> dict[str, Any]:

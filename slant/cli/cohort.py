@@ -57,7 +57,9 @@ def cohort(
     out = absolute(last)
     if out.is_file():
         raise OutputError(f"{out} is a file; the last path must be the output directory")
-    scans = make_cohort(list_jobs(inputs, out), out, Request(settings, volume, reports), resources, force=force)
+    job_list = list_jobs(inputs, out)
+    say_notes(job_list.notes)
+    scans = make_cohort(job_list, out, Request(settings, volume, reports), resources, force=force)
     if print_jobs:
         for line in commands(scans):
             say(line)
@@ -66,6 +68,7 @@ def cohort(
     say_failures(summary.failed)
     tables = (Path(path) / "participants.tsv" for path in inputs)
     group = tabulate(scans.workload, summary.failed, next((table for table in tables if table.is_file()), None))
+    say_common_reasons(group.common_reasons)
     done, kept = len(summary.done), len(summary.kept)
     say(f"{done} scan(s) segmented, {kept} already done, {len(summary.failed)} failed; results: {out}")
     say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}; overview: group.html")
@@ -75,7 +78,19 @@ def cohort(
         sys.exit(1)
 
 
+def say_notes(notes: Iterable[str]) -> None:
+    """Print one line to stderr for each reason why images were left out."""
+    for note in notes:
+        sys.stderr.write(f"slant: {note}\n")
+
+
 def say_failures(failed: Iterable[Failure]) -> None:
     """Print one line for each failure to stderr."""
     for failure in failed:
         sys.stderr.write(f"slant: {failure.name} failed: {failure.reason}\n")
+
+
+def say_common_reasons(reasons: Iterable[str]) -> None:
+    """Print one line for each reason that most scans of a cohort share."""
+    for reason in reasons:
+        say(f"most scans have the same reason against a grade of pass: {reason}")

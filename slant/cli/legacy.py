@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
-from slant.cli.cohort import say_failures
+from slant.cli.cohort import say_failures, say_notes
 from slant.config import RunReportSettings, SegmentSettings
 from slant.engine.layout import absolute
 from slant.engine.resources import Resources
@@ -47,7 +47,9 @@ def legacy(
 
     inputs, outputs = absolute(inputs), absolute(outputs)
     request = Request(settings, reports=RunReportSettings(pdf=True))
-    cohort = make_cohort(list_inputs(inputs, outputs), outputs / FOLDER, request, resources, force=force)
+    job_list = list_inputs(inputs, outputs)
+    say_notes(job_list.notes)
+    cohort = make_cohort(job_list, outputs / FOLDER, request, resources, force=force)
     summary = segment_cohort(cohort)
     tabulate(cohort.workload, summary.failed)
     finished = {*summary.done, *summary.kept}

@@ -43,7 +43,7 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
     Parameters
     ----------
     scan : Path
-        .nii, .nii.gz or .mgz file, or a folder of DICOM files.
+        .nii, .nii.gz, .mgz or .mgh file, or a folder of DICOM files.
     out : Path
         Output directory (created if missing).
     volume : int
@@ -104,7 +104,7 @@ def _report(files: dict[str, Path], record: Record, runtime_s: float) -> None:
     for kind, path in files.items():
         say(f"{kind:<{width}}  {path}")
     if record.quality is not None:
-        for reason in record.quality.reasons:
-            sys.stderr.write(f"slant: review: {reason}\n")
+        for check in record.quality.problems:
+            sys.stderr.write(f"slant: {check.grade}: {check.text}\n")
         say(f"{'grade':<{width}}  {record.quality.grade}")
     say(f"done in {runtime_s:.0f} s")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from slant._version import __version__
+from slant.cohort.left_out import DESCRIPTION
 from slant.engine.failures import write_text
 from slant.engine.layout import absolute
 from slant.errors import OutputError
+from slant.files import read_text
 from slant.io.staging import json_text
 
 BIDS_VERSION = "1.10.0"
@@ -97,7 +99,7 @@ def write_dataset(out: Path, bids_dir: Path, model: dict[str, Any], *, mask_brai
         raise OutputError(
             f"{out} is the source dataset itself; choose another folder, for example {out / 'derivatives' / 'slant'}"
         )
-    path = out / "dataset_description.json"
+    path = out / DESCRIPTION
     _check_made_by_slant(path)
     source = _read_description(bids_dir)
     doi = str(source.get("DatasetDOI", "")).strip()
@@ -125,7 +127,7 @@ def write_dataset(out: Path, bids_dir: Path, model: dict[str, Any], *, mask_brai
 
 def _check_made_by_slant(path: Path) -> None:
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(read_text(path))
         generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
     except FileNotFoundError:
         return
@@ -138,7 +140,7 @@ def _check_made_by_slant(path: Path) -> None:
 def _read_description(bids_dir: Path) -> dict[str, Any]:
     """The description of the source dataset; empty if it cannot be read."""
     try:
-        description = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8"))
+        description = json.loads(read_text(bids_dir / DESCRIPTION))
     except (OSError, ValueError):
         return {}
     return description if isinstance(description, dict) else {}

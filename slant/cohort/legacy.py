@@ -25,10 +25,12 @@ FOLDER = "slant"
 def list_inputs(inputs: Path, outputs: Path) -> JobList:
     """List the images in a folder, without subfolders, like the original container does with ``/INPUTS``.
 
+    Of ``NAME.nii.gz`` and ``NAME.nii`` the first is taken; the notes of the list say so.
+
     Raises
     ------
     InputError
-        If the folder contains no image, or two images have the same name.
+        If the folder contains no image.
     """
     images = sorted(path for path in inputs.glob("*.nii*") if path.is_file()) if os.access(inputs, os.R_OK) else []
     paths = [str(path) for path in images] or [str(inputs)]  # `list_jobs` rejects an empty or unreadable folder

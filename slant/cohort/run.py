@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from slant.cohort.command import option_words
 from slant.cohort.dashboard import write_dashboard
-from slant.cohort.table import DESCRIPTIONS, VOLUMES, describe_columns, format_table, read_cohort
+from slant.cohort.table import DESCRIPTIONS, VOLUMES, common_reasons, describe_columns, format_table, read_cohort
 from slant.cohort.task import SegmentTask, model_sha256, start_gpu_server
 from slant.config import RunReportSettings, SegmentSettings
 from slant.engine.failures import TABLE, Failure, all_failures, write_failures, write_text
@@ -34,10 +35,11 @@ class Cohort:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """Numbers of rows of ``volumes.tsv`` and of ``failures.tsv``."""
+    """Numbers of rows of ``volumes.tsv`` and of ``failures.tsv``; reasons that most scans share."""
 
     scans: int
     failures: int
+    common_reasons: tuple[str, ...] = ()
 
 
 def make_cohort(job_list: JobList, out: Path, request: Request, resources: Resources, *, force: bool = False) -> Cohort:
@@ -93,21 +95,10 @@ def commands(cohort: Cohort) -> Iterator[str]:
 def _arguments(job: Job, task: SegmentTask) -> list[str]:
     from slant.io.read import scan_name
 
-    arguments = [os.fspath(job.scan), os.fspath(job.folder), "--force"]
-    if job.name != scan_name(job.scan):
-        arguments += ["--name", job.name]
-    if task.volume is not None:
-        arguments += ["--volume", str(task.volume)]
-    defaults = {**vars(SegmentSettings()), **vars(RunReportSettings())}
-    for name, value in {**vars(task.settings), **vars(task.reports)}.items():
-        option = name.replace("_", "-")
-        if value == defaults[name]:
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            arguments += [f"--{option}", str(value)]
-    return arguments
+    name = None if job.name == scan_name(job.scan) else job.name
+    values = {"name": name, "volume": task.volume, **vars(task.settings), **vars(task.reports)}
+    defaults = {"name": None, "volume": None, **vars(SegmentSettings()), **vars(RunReportSettings())}
+    return [os.fspath(job.scan), os.fspath(job.folder), "--force", *option_words(values, defaults)]
 
 
 def tabulate(
@@ -138,7 +129,7 @@ def tabulate(
     failures = all_failures(layout, failed)
     write_failures(layout.out / TABLE, failures)
     write_dashboard(layout.out, results, failures, participants)
-    return GroupSummary(len(results.rows), len(failures))
+    return GroupSummary(len(results.rows), len(failures), common_reasons(results))
 
 
 def tabulate_dataset(workload: Workload, participants: Path) -> GroupSummary:

@@ -40,11 +40,14 @@ class JobList:
     jobs : tuple of Job
         Jobs, sorted by id.
     unreadable : dict of str to str
-        Folders that may contain more scans but cannot be read, with the reasons.
+        Folders that may contain more scans but cannot be read, and scans that cannot be processed, with the reasons.
+    notes : tuple of str
+        What was left out and why, one line per reason.
     """
 
     jobs: tuple[Job, ...]
     unreadable: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

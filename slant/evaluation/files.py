@@ -56,7 +56,7 @@ def find_labels(path: Path) -> dict[str, Path]:
     """
     if not path.is_dir():
         return {label_name(path): path}
-    images = [p for p in sorted(path.rglob("*")) if p.name.lower().endswith(SUFFIXES) and p.is_file()]
+    images = [p for p in sorted(path.rglob("*")) if p.name.lower().endswith(SUFFIXES) and not p.is_dir()]
     images = [p for p in images if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     images = [p for p in images if not _OTHER_SPACE.search(p.name)]
     files = [p for p in images if _LABELS.search(scan_name(p))] or images

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from slant.errors import InputError, SettingsError
 from slant.io.names import subject_of
 from slant.io.read import scan_name
+from slant.io.user_table import read_user_table
 
 SCANS = "*_T1w.nii.gz"
 """Pattern of the file names of scans."""
@@ -123,14 +122,14 @@ def _atlas_scans(path: Path) -> Iterator[AtlasScan]:
 
 def _atlas_scan(name: str, t1w: Path, dseg: Path | None = None, subject: str = "") -> AtlasScan:
     default_dseg = t1w.with_name(f"{name}_dseg.nii.gz")
-    if dseg is None and default_dseg.is_file():
+    if dseg is None and (default_dseg.is_file() or default_dseg.is_symlink()):
         dseg = default_dseg
     return AtlasScan(name, t1w.resolve(), dseg and dseg.absolute(), subject or subject_of(name))
 
 
 def _table(path: Path) -> Iterator[AtlasScan]:
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table = read_user_table(path)
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the table of scans {path}: {error}; expected tabs between columns") from error
     unknown = [c for c in table.columns if c not in _COLUMNS]

@@ -88,7 +88,8 @@ def labelled_names(folder: Path) -> list[str]:
         If there are no scans, or a scan has no labels.
     """
     scans = sorted(path.name.removesuffix("_T1w.nii.gz") for path in folder.glob("*_T1w.nii.gz"))
-    unlabelled = [name for name in scans if not (folder / f"{name}_dseg.nii.gz").is_file()]
+    labels = {path.name.removesuffix("_dseg.nii.gz") for path in folder.glob("*_dseg.nii.gz")}  # broken links too
+    unlabelled = [name for name in scans if name not in labels]
     if not scans or unlabelled:
         found = f"no labels for {', '.join(unlabelled)}" if unlabelled else "no *_T1w.nii.gz"
         raise InputError(f"{folder}: found {found}, expected pairs of NAME_T1w.nii.gz and NAME_dseg.nii.gz")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from slant.errors import InputError, SettingsError
 from slant.io.names import subject_of
+from slant.io.user_table import read_user_table
 from slant.train.data import labelled_names
 from slant.train.settings import TrainSettings
 
@@ -57,7 +58,7 @@ def read_table(path: Path | None) -> ScanTable:
     if path is None:
         return ScanTable()
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table = read_user_table(path)
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the table of scans {path}: {error}; expected a TSV file") from error
     if not isinstance(table.index, pd.RangeIndex):

@@ -32,7 +32,8 @@ AFFINE = toy_grid().ras_from_voxel
 def damaged_affine(path: Path) -> Path:
     write_toy_scan(path)
     raw = bytearray(path.read_bytes())
-    raw[280:296] = np.zeros(4, "<f4").tobytes()  # srow_x
+    raw[280:328] = bytes(48)  # sform
+    raw[88:92] = bytes(4)  # pixdim of the third axis
     path.write_bytes(raw)
     return path
 
@@ -44,6 +45,20 @@ def truncated(path: Path) -> Path:
 
 def text(path: Path) -> Path:
     path.write_text("subject,age\n1,20\n" * 40)
+    return path
+
+
+def unknown(path: Path) -> Path:
+    path.write_bytes(bytes(range(256)) * 4)
+    return path
+
+
+def nifti(path: Path) -> Path:
+    return write_toy_scan(path.with_suffix(".nii")).rename(path)
+
+
+def annexed(path: Path) -> Path:
+    path.symlink_to("../.git/annex/objects/aB/cD/KEY/KEY")
     return path
 
 
@@ -81,8 +96,11 @@ def rgb(path: Path) -> Path:
 BAD_SCANS: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("absent.nii.gz", lambda _: None, ("no such file", "check the spelling")),
     ("folder.nii", folder, ("found a folder with 0 files and no DICOM images", "expected an image file")),
-    ("scan.dcm", text, ("found the extension '.dcm'", "expected one of .mgz, .nii, .nii.gz")),
-    ("table.nii", text, ("neither NIfTI nor MGZ", "convert the scan")),
+    ("scan.dcm", nifti, ("found the extension '.dcm'", "expected one of .mgh, .mgz, .nii, .nii.gz")),
+    ("table.csv", text, ("found a text file that begins with 'subject,age", "expected a NIfTI or MGZ image")),
+    ("table.nii", text, ("found a text file that begins with 'subject,age", "expected a NIfTI or MGZ image")),
+    ("unknown.nii", unknown, ("neither NIfTI nor MGZ", "convert the scan")),
+    ("annexed.nii", annexed, ("content is not here", "`datalad get ")),
     ("cut.nii.gz", truncated, ("damaged or incomplete", "download it again")),
     ("cut.nii", truncated, ("truncated: found 20000 bytes, expected", "download it again")),
     ("4d.nii", lambda p: save(p, np.stack([toy_head()] * 3, -1), AFFINE), ("found 3 volumes", "--volume N", "0 to 2")),
@@ -91,7 +109,11 @@ BAD_SCANS: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("rgb.nii", rgb, ("found colour (RGB)", "expected one real number per voxel")),
     ("nan.nii", full_of_nan, ("NaN or infinite voxels", "expected at most 0.1%", "replace it with 0")),
     ("constant.nii", lambda p: save(p, 0 * toy_head() + 7, AFFINE), ("every voxel is 7", "expected a T1w scan")),
-    ("singular.nii", damaged_affine, ("affine is not invertible", "dcm2niix")),
+    (
+        "singular.nii",
+        damaged_affine,
+        ("no usable affine", "all of its values are 0", "a voxel size in pixdim is 0", "dcm2niix"),
+    ),
     (
         "no_orientation.nii",
         lambda p: save(p, toy_head(), AFFINE, (0, 0)),

@@ -243,7 +243,7 @@ def test_a_failed_participant_gives_exit_status_1_and_is_listed_by_the_group_lev
     assert app(folder, out, "group", *options) == 0
     failures = pd.read_csv(out / "failures.tsv", sep="\t")
     assert failures["name"].tolist() == ALL[3:]
-    assert "neither NIfTI nor MGZ" in failures["reason"].item()
+    assert "expected a NIfTI or MGZ image" in failures["reason"].item()
     assert list((tmp_path / "work").iterdir()) == [tmp_path / "work" / "locks"]
 
 

@@ -136,10 +136,10 @@ def test_resolved_settings_reach_the_pipeline_and_the_record(
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert segment_toy(scan, tmp_path / "out") == 0
-    expected = SegmentSettings(str(toy_model_folder()), "cpu", 3, skull_stripped=True)
+    expected = SegmentSettings(str(toy_model_folder()), "cpu", 3)
     assert settings_used == [expected]
     record = json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))
-    assert record["settings"] == vars(expected)
+    assert record["settings"] == {**vars(expected), "skull_stripped": True}
 
 
 def test_options_of_the_command_line_take_precedence_over_those_of_a_file(

@@ -60,10 +60,17 @@ def test_a_table_gives_the_names(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_white_space_around_the_cells_of_a_table_does_not_count(tmp_path: Path, encoding: str) -> None:
+    table = tmp_path / "scans.tsv"
+    table.write_bytes("name\tT1w \r\n one \t a b.nii\u00a0\r\n \t\r\n".encode(encoding))
+    assert listed(table, out=tmp_path / "out") == {"one": (f"{tmp_path}/a b.nii", "one", "one")}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,T1w\na,b\n", "found columns name,T1w, expected name and T1w"),
+        ("name,T1w\na,b\n", "found columns name,T1w, expected name and T1w, separated by tabs"),
         ("", "found columns none, expected name and T1w"),
         ("name\tT1w\n", "the table has no rows"),
         ("name\tT1w\na\n", "the row 'a' has no T1w"),

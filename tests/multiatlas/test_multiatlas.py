@@ -159,14 +159,14 @@ def test_a_bad_target_is_listed_and_does_not_stop_others(
     assert run_slant(*command, *OPTIONS) == 1
     printed = capsys.readouterr()
     assert "sub-07 failed" in printed.err
-    assert "neither NIfTI nor MGZ" in printed.err
+    assert "found a text file" in printed.err
     assert "segmented 1 scan(s)" in printed.out
     record = json.loads((tmp_path / "out" / "q_multiatlas.json").read_text())
     assert "p1" not in record["atlases"]  # the same bytes under another name
     assert not list((tmp_path / "out").glob("sub-07*"))
     failures = pd.read_csv(tmp_path / "out" / "failures.tsv", sep="\t", index_col="name")
     assert list(failures.index) == ["sub-07"]
-    assert "neither NIfTI nor MGZ" in failures.loc["sub-07", "reason"]
+    assert "found a text file" in failures.loc["sub-07", "reason"]
     assert "failed: " in (tmp_path / "out" / failures.loc["sub-07", "log"]).read_text()
 
 
