@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from slant.errors import SlantError
+from slant.files import make_temporary_folder
+from slant.quiet import silence_libraries
 
 _RESTART_S = 60.0
 _STARTED, _DONE, _REJECTED, _FAILED = "started", "done", "rejected", "failed"
@@ -74,7 +75,7 @@ class GpuServer:
     """
 
     def __init__(self, device: str, function: Callable[..., Any]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="slant-")
+        self._folder = str(make_temporary_folder())
         self.client = GpuClient(os.path.join(self._folder, "socket"), secrets.token_bytes(16), device)  # noqa: PTH118
         self._function = function
         self._stopping = threading.Event()
@@ -107,9 +108,10 @@ class GpuServer:
 
 
 def start_child(parent: int) -> None:
-    """Ignore signals, which the parent handles, and end this child process if the parent of this id is killed."""
+    """Ignore signals, which the parent handles; end this child process if the parent of this id is killed."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
+    silence_libraries()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from slant.config import build, read_toml
 from slant.errors import SettingsError
+from slant.files import temporary_folder
 
 _CANCELLED_S = 30
 _ANY_PORT = {"scheduler_options": {"dashboard_address": ":0"}}  # two runs on one machine need two ports
@@ -97,8 +97,8 @@ def start_cluster(settings: ClusterSettings) -> Any:
 
 def _check_jobs(script: str) -> None:
     """Check that SLURM accepts such jobs; dask only logs a rejection, and keeps waiting for the job."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.sh"
+    with temporary_folder() as folder:
+        path = folder / "job.sh"
         path.write_text(script, encoding="utf-8")
         test = _run("sbatch", "--test-only", str(path))
     if test.returncode:
