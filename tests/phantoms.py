@@ -152,7 +152,8 @@ def trained(
 class Intensities(Network):
     """Classifies each voxel by its intensity, without trained weights."""
 
-    stride, multiple, halo, prior = 1, 1, 0, False
+    stride, multiple, prior = 1, 1, False
+    halo = 0
 
     def __init__(self, values: dict[int, float] | None = None) -> None:
         super().__init__(NetworkSettings(OUTPUTS))

@@ -64,8 +64,6 @@ class Network(nn.Module):
         Distance between features of the backbone, in voxels (1 mm).
     multiple : int
         Number of which the size of an image along each axis must be a multiple.
-    halo : int
-        Voxels around a box that the decoder head needs for correct values inside the box; a multiple of ``stride``.
     prior : bool
         Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
@@ -76,7 +74,6 @@ class Network(nn.Module):
 
     stride: ClassVar[int]
     multiple: ClassVar[int]
-    halo: ClassVar[int]
     prior: ClassVar[bool]
     half_precision: ClassVar[bool] = True
 
@@ -84,6 +81,11 @@ class Network(nn.Module):
         super().__init__()
         self.settings = settings
         self.memory = MemorySettings()
+
+    @property
+    def halo(self) -> int:
+        """Voxels around a box that the decoder head needs for correct values inside the box; a multiple of `stride`."""
+        raise NotImplementedError
 
     def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
         """(N, C, X/stride, Y/stride, Z/stride) features of a (N, 1, X, Y, Z) image.

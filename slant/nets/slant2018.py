@@ -64,7 +64,7 @@ class Slant2018(Network):
     (z, x, y); the network itself does not depend on the order of the axes.
     """
 
-    stride, multiple, halo, prior, half_precision = 1, 8, 0, False, False
+    stride, multiple, prior, half_precision = 1, 8, False, False
     settings: Slant2018Settings
 
     def __init__(self, settings: Slant2018Settings) -> None:
@@ -82,6 +82,11 @@ class Slant2018(Network):
         self.dc3 = _decoder(outputs, outputs, kernel=2, stride=2)
         self.dc2, self.dc1 = _decoder(one + outputs, outputs), _decoder(outputs, outputs)
         self.dc0 = _decoder(one, outputs, kernel=1)
+
+    @property
+    def halo(self) -> int:
+        """None: logits of a voxel depend on its features only."""
+        return 0
 
     def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
         """(N, outputs, X, Y, Z) rectified ``dc1`` of a (N, 1, X, Y, Z) image whose sizes are multiples of 8."""

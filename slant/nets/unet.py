@@ -38,7 +38,9 @@ class UNetSettings(NetworkSettings):
     upsampled_channels : int, optional
         Channels at 1 mm after depth-to-space of the 2 mm features (default: ``image_channels``).
     head_channels : int
-        Channels of the last 3 x 3 x 3 layer.
+        Channels of the last 3 x 3 x 3 layers.
+    head_layers : int
+        Residual blocks of two 3 x 3 x 3 layers at 1 mm before the logits.
     tasks : dict of str to int
         Number of classes of each auxiliary task, learned from the same features, for example ``{"tissue": 4}``.
     """
@@ -48,9 +50,12 @@ class UNetSettings(NetworkSettings):
     head_channels: int = 16
     tasks: dict[str, int] = field(default_factory=dict)
     upsampled_channels: int | None = None
+    head_layers: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.head_layers < 0:
+            raise SettingsError(f"head_layers must be at least 0, found {self.head_layers}")
         require_positive("widths", *self.widths)
         require_positive("image_channels", self.image_channels)
         require_positive("head_channels", self.head_channels)
@@ -101,10 +106,32 @@ class ResidualEncoder(nn.Module):
         return functional.leaky_relu(self.second(self.first(x)) + self.shortcut(x), 0.01, inplace=True)
 
 
+class RefinementBlock(nn.Sequential):
+    """A residual block of two convolutions at 1 mm (He et al. 2016), the second of which is initialized with 0.
+
+    Before it is trained it only multiplies negative features, already small after a leaky ReLU, by 0.01 again.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.01, inplace=True),
+            nn.Conv3d(channels, channels, 3, padding=1),
+        )
+        with torch.no_grad():
+            for parameter in self[2].parameters():
+                parameter.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, X, Y, Z) features from features of the same shape."""
+        change = self[2](self[1](self[0](x)))
+        return functional.leaky_relu(change + x, 0.01, inplace=True)
+
+
 class CompactUNet(Network):
     """A compact U-Net: features at 1 mm from an image and coordinate channels."""
 
-    stride, multiple, halo, prior = 2, 2, 2, True
+    stride, multiple, prior = 2, 2, True
     encoder: ClassVar[type[nn.Module]] = PlainEncoder
     settings: UNetSettings
 
@@ -117,11 +144,17 @@ class CompactUNet(Network):
         self.unfold = nn.Conv3d(widths[0], 8 * settings.upsampled, 1)
         self.detail = nn.Conv3d(1, settings.image_channels, 3, padding=1)
         self.mix = nn.Conv3d(settings.upsampled + settings.image_channels, settings.head_channels, 3, padding=1)
+        self.refine = nn.ModuleList(RefinementBlock(settings.head_channels) for _ in range(settings.head_layers))
         self.head = nn.Linear(settings.head_channels, settings.outputs)
         self.heads = nn.ModuleDict({task: nn.Linear(settings.head_channels, n) for task, n in settings.tasks.items()})
         if not self.head.weight.is_meta:  # there, init would import the compiler of torch (about two seconds)
             nn.init.normal_(self.head.weight, std=1e-3)
             nn.init.zeros_(self.head.bias)
+
+    @property
+    def halo(self) -> int:
+        """Voxels around a box that the decoder head needs: one for each of its 3 x 3 x 3 layers."""
+        return 2 + 2 * self.settings.head_layers
 
     def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
         """(N, C, X/2, Y/2, Z/2) features of a (N, 1, X, Y, Z) image with even sizes; see `Network.backbone`."""
@@ -157,7 +190,10 @@ class CompactUNet(Network):
             coarse = depth_to_space(self.unfold(features))
             fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
             both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
-            return functional.leaky_relu(self.mix(both), 0.01, inplace=True)
+            mixed = functional.leaky_relu(self.mix(both), 0.01, inplace=True)
+            for block in self.refine:
+                mixed = block(mixed)
+            return mixed
 
         return run_level(self.memory, head, features, image)
 

@@ -32,6 +32,8 @@ class NetworkChoice:
         Numbers of channels at 1 mm, see `slant.nets.unet.UNetSettings`.
     tasks : tuple of str
         Tasks learned in addition to the regions (hard sharing, Caruana 1997): any of tissue, lobe, brain.
+    head_layers : int, optional
+        Number of residual blocks at 1 mm before the logits.
     """
 
     kind: str = "compact"
@@ -40,6 +42,7 @@ class NetworkChoice:
     head_channels: int | None = None
     tasks: tuple[str, ...] = ()
     upsampled_channels: int | None = None
+    head_layers: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:

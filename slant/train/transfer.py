@@ -84,7 +84,7 @@ def weights_of_whole(run: RunContext) -> dict[str, Tensor]:
 def initial_weights(run: RunContext, stage: str) -> dict[str, Tensor] | None:
     """The initial weights of a whole-brain stage, ``pretrain`` or ``whole``; None for random ones.
 
-    The weights of ``init_from`` are expanded if the network of this run has more channels.
+    The weights of ``init_from`` are expanded if the network of this run has more channels or layers.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def initial_weights(run: RunContext, stage: str) -> dict[str, Tensor] | None:
     if settings.init_from is None:
         return None
     torch.manual_seed(settings.whole.seed)
-    return net2net_widening(_read_weights(settings.init_from), run.network.build())
+    return net2net_growth(_read_weights(settings.init_from), run.network.build())
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -113,25 +113,28 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return networks.network(networks.layout.tiles[0].name).state_dict()
 
 
-def net2net_widening(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """Net2Net widening: the weights of a narrower network, expanded to the shapes of this one (Chen et al. 2016).
+def net2net_growth(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """Net2Net: the weights of a narrower or shallower network, expanded to those of this one (Chen et al. 2016).
 
-    The wider network starts with exactly the function of the narrow one. The new channels have random weights, and no
-    existing channel reads them yet; training then makes use of them.
+    A wider network starts with exactly the function of the narrow one: new channels have random weights, and no
+    existing channel reads them yet. A deeper one starts almost with it, see `slant.nets.unet.RefinementBlock`.
 
     Parameters
     ----------
     network : Network
-        The wider network with random weights, in float32 on the CPU. Its new channels keep these weights.
+        The larger network with random weights, in float32 on the CPU. Its new channels and layers keep these weights.
 
     Returns
     -------
     dict of Tensor
-        The unchanged ``weights`` if no tensor is wider, or if this network is not a `CompactUNet` with the same tensors
-        and at least as many channels everywhere; loading them then reports what does not fit.
+        The unchanged ``weights`` if this network is not larger, or is not a `CompactUNet` with at least the same
+        tensors and as many channels everywhere; loading them then reports what does not fit.
     """
     own = network.state_dict()
-    if not isinstance(network, CompactUNet) or set(own) != set(weights) or not _wider(own, weights):
+    if not isinstance(network, CompactUNet):
+        return weights
+    weights = {name: tensor for name, tensor in own.items() if name.startswith("refine.")} | weights
+    if set(own) != set(weights) or not _wider(own, weights):
         return weights
     out = {}
     for name, fresh in own.items():

@@ -28,9 +28,14 @@ def run(network: Network, image: Tensor) -> Tensor:
     return features[0].permute(1, 2, 3, 0)
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(params=[*sorted(KINDS), "residual with a refinement block"])
 def network(request: pytest.FixtureRequest) -> Network:
-    return tiny(request.param)
+    if request.param in KINDS:
+        return tiny(request.param)
+    deep = build_network("residual", settings_of("residual", {**TINY["residual"], "head_layers": 1}))
+    for parameter in deep.refine.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return deep
 
 
 # All kinds

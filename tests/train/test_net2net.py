@@ -1,4 +1,4 @@
-"""Net2Net widening: a wider network starts with the function of the narrow one."""
+"""Net2Net: a wider or deeper network starts with the function of the small one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from slant.errors import TrainingError
 from slant.nets.registry import build_network
 from slant.nets.unet import UNetSettings, box_coordinate_channels
 from slant.train.checkpoint import load_weights
-from slant.train.transfer import net2net_widening
+from slant.train.transfer import net2net_growth
 
 NARROW = UNetSettings(5, (4, 6, 8), image_channels=2, upsampled_channels=3, head_channels=6)
 WIDE = UNetSettings(5, (5, 9, 12), image_channels=2, upsampled_channels=5, head_channels=8)
+DEEP, WIDE_AND_DEEP = replace(NARROW, head_layers=1), replace(WIDE, head_layers=2)
 SHAPE = (12, 16, 14)
 
 
@@ -36,24 +37,25 @@ def logits(net, image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["compact", "residual"])
-def test_the_wider_network_starts_with_the_same_function_and_trains_all_channels(kind: str) -> None:
-    narrow, wide = network(kind, NARROW, 0), network(kind, WIDE, 1)
-    wide.load_state_dict(net2net_widening(narrow.state_dict(), wide))
+@pytest.mark.parametrize(("larger", "atol"), [(WIDE, 1e-5), (DEEP, 0.1), (WIDE_AND_DEEP, 0.1)])
+def test_the_larger_network_starts_with_the_same_function_and_trains_all_channels(kind, larger, atol) -> None:
+    narrow, wide = network(kind, NARROW, 0), network(kind, larger, 1)
+    wide.load_state_dict(net2net_growth(narrow.state_dict(), wide))
     image = torch.rand(1, 1, *SHAPE)
-    torch.testing.assert_close(logits(wide, image), logits(narrow, image))
+    torch.testing.assert_close(logits(wide, image), logits(narrow, image), atol=atol, rtol=1e-5)
     optimizer = torch.optim.Adam(wide.parameters(), lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()
         logits(wide, image).square().mean().backward()
         optimizer.step()
-    fresh = net2net_widening(narrow.state_dict(), network(kind, WIDE, 1))
+    fresh = net2net_growth(narrow.state_dict(), network(kind, larger, 1))
     unchanged = [name for name, value in wide.state_dict().items() if torch.equal(value[-1:], fresh[name][-1:])]
     assert not [name for name in unchanged if name.endswith("weight")]
 
 
 def test_weights_that_cannot_be_widened_are_refused() -> None:
     narrow, wide = network("compact", NARROW, 0), network("compact", WIDE, 1)
-    assert same_tensors(net2net_widening(wide.state_dict(), network("compact", WIDE, 2)), wide.state_dict())
+    assert same_tensors(net2net_growth(wide.state_dict(), network("compact", WIDE, 2)), wide.state_dict())
     for other in (narrow, network("residual", WIDE, 0), network("compact", replace(WIDE, outputs=4), 0)):
         with pytest.raises(TrainingError, match="belong to another network"):
-            load_weights(other, net2net_widening(wide.state_dict(), other), "the weights")
+            load_weights(other, net2net_growth(wide.state_dict(), other), "the weights")
