@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slant.errors import GeometryError
-from slant.grid import Grid, axis_aligned_grid, transform_points
+from slant.grid import Grid, axis_aligned_grid, exceeds, transform_points
 
 
 def test_a_small_axis_aligned_grid():
@@ -105,3 +105,9 @@ def test_matrices_that_are_not_affine_are_refused(matrix):
 def test_a_singular_matrix_is_refused():
     with pytest.raises(GeometryError, match="not invertible"):
         Grid((7, 8, 9), _broken(1, 1, 0))
+
+
+@pytest.mark.parametrize(("length", "limit", "expected"), [(5, 5, False), (5.0000001, 5, False), (5.01, 5, True)])
+def test_rounding_does_not_exceed_a_limit(length, limit, expected):
+    assert exceeds(length, limit) == expected
+    assert not exceeds(limit, length)
