@@ -69,7 +69,7 @@ def folder(path: Path) -> Path:
 
 def full_of_nan(path: Path) -> Path:
     data = toy_head().astype(np.float32)
-    return write_toy_scan(path, np.where(data == 0, np.nan, data))
+    return write_toy_scan(path, np.where(data > 400, np.nan, data))
 
 
 def labels(path: Path) -> Path:
