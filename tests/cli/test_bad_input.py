@@ -107,7 +107,7 @@ BAD_SCANS: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("2d.nii", lambda p: save(p, toy_head()[:, :, 20], AFFINE), ("found a 2D image", "expected a 3D scan")),
     ("slice.nii", lambda p: save(p, toy_head()[:, :, 20:21], AFFINE), ("found a 2D image", "expected a 3D scan")),
     ("rgb.nii", rgb, ("found colour (RGB)", "expected one real number per voxel")),
-    ("nan.nii", full_of_nan, ("NaN or infinite voxels", "expected at most 0.1%", "replace it with 0")),
+    ("nan.nii", full_of_nan, ("NaN or infinite voxels", "expected at most 0.1%", "replace NaN with 0")),
     ("constant.nii", lambda p: save(p, 0 * toy_head() + 7, AFFINE), ("every voxel is 7", "expected a T1w scan")),
     (
         "singular.nii",

@@ -150,6 +150,14 @@ def test_small_negative_values_around_an_edge_become_zero() -> None:
     assert intensities.outliers == 0
 
 
+def test_tiny_values_around_a_mask_are_its_background() -> None:
+    noise = 0.01 * np.random.default_rng(3).normal(size=GRID.shape)
+    found, intensities = robust(np.where(BRAIN, STRIPPED, noise).astype(np.float32))
+    assert not found[~BRAIN].any()
+    assert (found[BRAIN] > 0).all()
+    assert intensities.zero == pytest.approx(0, abs=0.01)
+
+
 @pytest.mark.parametrize("value", [0, 5, -3])
 def test_a_constant_image_is_left_alone(value) -> None:
     volume = Volume(np.full(GRID.shape, value, np.float32), GRID)
