@@ -246,9 +246,9 @@ _HEADERS: dict[str, tuple[str, Callable[[Base, Path], Made], Expected]] = {
 _MASKS: dict[str, tuple[str, Callable[[Base, Path], Made], Expected]] = {
     "defaced": (FULL_HEAD, voxels(lambda b: defaced(b, 10_000)), same(0.93)),
     "defaced-tight": (FULL_HEAD, voxels(lambda b: defaced(b, 2200)), same(0.93)),
-    "speckles": (SKULL_STRIPPED, voxels(lambda b: specks(b, 800, 3)), same(0.93)),
+    "speckles": (SKULL_STRIPPED, voxels(lambda b: specks(b, 800, 3)), same(0.90)),
     "far-voxel": (SKULL_STRIPPED, voxels(far_voxel), same(0.95)),
-    "noise-voxels": (SKULL_STRIPPED, voxels(lambda b: specks(b, 5000, 1)), same(0.93)),
+    "noise-voxels": (SKULL_STRIPPED, voxels(lambda b: specks(b, 5000, 1)), same(0.90)),
     "wrong-option-stripped": (FULL_HEAD, voxels(lambda b: b.stored, "--skull-stripped"), refused("skull-stripped")),
     "wrong-option-head": (SKULL_STRIPPED, voxels(lambda b: b.stored, "--no-skull-stripped"), same(0.90, etiv=0.05)),
 }

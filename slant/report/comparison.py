@@ -22,7 +22,7 @@ from slant.report.overlay import cut, labelled_box
 from slant.report.paint import AMBER_MASK, gray_range
 from slant.report.pdf_layout import MM, number
 from slant.report.rendering import plain_text, render, script_json
-from slant.report.slices import Layer, PanelRow, grays, label_layers, rows_of
+from slant.report.slices import Layer, PanelRow, grays, label_layers, midline, rows_of
 from slant.resample import IDENTITY, resample_labels
 from slant.volume import LabelMap, Volume
 
@@ -140,7 +140,8 @@ def comparison_rows(comparison: Comparison, *, radiological: bool) -> tuple[Pane
         by_name["diff"] = [Layer(panel, AMBER_MASK) for panel in (first.data != second.data).T.astype(np.uint8)]
         return by_name
 
-    return rows_of(layers, labelled_box(either), radiological=radiological)
+    midline_mm = midline(comparison.first, comparison.protocol)
+    return rows_of(layers, labelled_box(either), radiological=radiological, midline_mm=midline_mm)
 
 
 def draw_comparison_pdf(comparison: Comparison, settings: ReportSettings) -> bytes:

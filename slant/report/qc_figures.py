@@ -12,7 +12,7 @@ from slant.grid import Grid
 from slant.io.results import Result
 from slant.report.overlay import ViewPlane, labelled_box
 from slant.report.paint import AMBER_MASK, Picture, gray_range
-from slant.report.slices import Layer, PanelRow, grays, rows_of
+from slant.report.slices import Layer, PanelRow, grays, midline, rows_of
 from slant.resample import pick_labels, resample
 from slant.template import Template
 from slant.volume import LabelMap, Volume
@@ -165,7 +165,15 @@ def votes_rows(result: Result, *, radiological: bool) -> tuple[PanelRow, ...]:
         return {"base": grays(resample(base, view), shown), "votes": votes}
 
     box = labelled_box(result.labels)
-    return rows_of(layers, box, radiological=radiological, planes=_VOTES, pixels_per_mm=1.1)
+    channels = LabelMap(result.protocol.channels_from_ids(result.labels.data), result.labels.grid)
+    return rows_of(
+        layers,
+        box,
+        radiological=radiological,
+        planes=_VOTES,
+        pixels_per_mm=1.1,
+        midline_mm=midline(channels, result.protocol),
+    )
 
 
 def _disagreement_steps(result: Result) -> Picture:

@@ -17,6 +17,7 @@ from slant.volume import LabelMap, Volume
 PIXELS_PER_MM = 1.6
 _QUALITY = 82  # of WebP, 0 to 100
 _SIDES = {True: "right", False: "left"}
+_MEDIAL_MM = 1.0  # closer slices to the midsagittal plane have no side
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ def rows_of(
     radiological: bool,
     planes: tuple[ViewPlane, ...] = PLANES,
     pixels_per_mm: float = PIXELS_PER_MM,
+    midline_mm: float = 0.0,
 ) -> tuple[PanelRow, ...]:
     """Rows of panels that fill a box.
 
@@ -100,6 +102,8 @@ def rows_of(
         Function from a view, see `slant.report.overlay.view_grid`, to the layers of its panels by name.
     radiological : bool
         Whether the subject's left is on the right of axial and coronal panels.
+    midline_mm : float
+        RAS x of the midsagittal plane, see `midline`; 0 in template space. The origin of a scan may be anywhere.
     """
     rows = []
     for plane in planes:
@@ -107,7 +111,9 @@ def rows_of(
         layers = layers_of(view)
         first, last = LETTERS[plane.axes[0]][:: int(np.sign(view.ras_from_voxel[plane.axes[0], 0]))]
         panels = [
-            Panel(_caption(plane, view, i), (first, last), {name: stack[i] for name, stack in layers.items()})
+            Panel(
+                _caption(plane, view, i, midline_mm), (first, last), {name: stack[i] for name, stack in layers.items()}
+            )
             for i in range(view.shape[2])
         ]
         rows.append(PanelRow(plane.name, tuple(panels)))
@@ -126,7 +132,24 @@ def labelled_rows(
         fill, lines = label_layers(panels.data.T, protocol)
         return {"base": grays(image, shown), "fill": fill, "lines": lines}
 
-    return rows_of(layers, labelled_box(labels), radiological=radiological)
+    return rows_of(layers, labelled_box(labels), radiological=radiological, midline_mm=midline(channels, protocol))
+
+
+def midline(channels: LabelMap, protocol: LabelProtocol) -> float:
+    """RAS x in mm halfway between the centres of all left and of all right regions of a map of channels.
+
+    If one side is not labelled it is the centre of all labels.
+    """
+    centers = []
+    for side in ("L", "R"):
+        own = [channel for channel, region in enumerate(protocol.regions) if region.hemisphere == side]
+        voxels = np.argwhere(np.isin(channels.data, own))
+        if len(voxels):
+            centers.append(transform_points(channels.grid.ras_from_voxel, voxels.mean(axis=0)[None])[0, 0])
+    if len(centers) == len(_SIDES):
+        return float(np.mean(centers))
+    low, high = labelled_box(channels)
+    return float((low[0] + high[0]) / 2)
 
 
 def grays(image: Volume, shown: tuple[float, float]) -> list[Layer]:
@@ -149,8 +172,9 @@ def _opaque(colors: Picture) -> Picture:
     return np.hstack([colors, alpha])
 
 
-def _caption(plane: ViewPlane, view: Grid, panel: int) -> str:
+def _caption(plane: ViewPlane, view: Grid, panel: int, midline_mm: float) -> str:
     axis = plane.axes[2]
     position_mm = round(float(transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, axis]), 1) + 0.0
-    side = f" ({_SIDES[position_mm > 0]})" if axis == 0 and position_mm else ""
+    from_midline_mm = position_mm - midline_mm
+    side = f" ({_SIDES[from_midline_mm > 0]})" if axis == 0 and abs(from_midline_mm) >= _MEDIAL_MM else ""
     return f"{'xyz'[axis]} = {position_mm:g} mm{side}"
