@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import os
 import secrets
@@ -18,6 +19,7 @@ CHECK_DISK = "check free space and write permission"
 """Advice of most errors of writing."""
 
 _PROBE_BYTES = 1 << 16
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # never errors of reading
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -85,23 +87,32 @@ def output_errors(path: Path, advice: str = CHECK_DISK) -> Iterator[None]:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(largest_file_bytes: int = _PROBE_BYTES) -> Iterator[Path]:
     """Folder for files that libraries write and read, in the folder for temporary files; removed at the end.
+
+    Parameters
+    ----------
+    largest_file_bytes : int, optional
+        Size of the largest file that a library may remove again if the disk is full, before it fails.
 
     Raises
     ------
     OutputError
-        If it cannot be made, or if the body fails while the folder cannot be written, for example because the disk is
-        full: libraries then raise errors of any type that do not say so.
+        If it cannot be made, or cannot be written when the body ends, for example because the disk is full. Libraries
+        then raise errors of any type that do not say so, or none at all and leave files incomplete.
     """
     folder = make_temporary_folder()
     try:
         yield folder
     except Exception as error:
-        problem = _write_problem(folder)
+        problem = _disk_error(error) or _write_problem(folder, largest_file_bytes)
         if problem is None:
             raise
         raise OutputError(_about_temporary_files(folder.parent, problem)) from error
+    else:
+        problem = _write_problem(folder, _PROBE_BYTES)
+        if problem is not None:
+            raise OutputError(_about_temporary_files(folder.parent, problem))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,16 +122,31 @@ def make_temporary_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="slant-"))
     except OSError as error:
-        where = os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"  # noqa: S108 (of a message)
+        where = tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (of a message)
         raise OutputError(_about_temporary_files(Path(where), error.strerror or str(error))) from error
 
 
-def _write_problem(folder: Path) -> str | None:
-    """Why files cannot be written to a folder; None if they can."""
+def _disk_error(error: BaseException | None) -> str | None:
+    """Why a disk could not be written, if that is the error or a cause of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _write_problem(folder: Path, n_bytes: int) -> str | None:
+    """Why a file of this size cannot be written to a folder; None if it can."""
+    chunk, probe = bytes(_PROBE_BYTES), folder / "probe"
     try:
-        (folder / "probe").write_bytes(bytes(_PROBE_BYTES))
+        with probe.open("wb") as file:
+            for _ in range(-(-n_bytes // len(chunk))):
+                file.write(chunk)
     except OSError as error:
         return error.strerror or str(error)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     return None
 
 
@@ -130,7 +156,7 @@ def _about_temporary_files(folder: Path, problem: str) -> str:
         free = f", {shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
     return (
         f"cannot write temporary files to {folder}: {problem}{free}; free some space, or set the environment variable "
-        "TMPDIR to another folder"
+        "TMPDIR to another folder (or --work-dir, if it is used)"
     )
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from slant.errors import SlantError
+from slant.errors import OutputError, SlantError
 from slant.files import make_temporary_folder
 from slant.quiet import silence_libraries
 
 _RESTART_S = 60.0
+_SOCKET, _MAX_SOCKET_PATH = "socket", 103  # bytes; macOS has the least
 _STARTED, _DONE, _REJECTED, _FAILED = "started", "done", "rejected", "failed"
 
 
@@ -72,11 +73,16 @@ class GpuServer:
     ----------
     function : callable
         Picklable function that computes the result of a request.
+
+    Raises
+    ------
+    OutputError
+        If the folder for temporary files cannot hold the socket.
     """
 
     def __init__(self, device: str, function: Callable[..., Any]) -> None:
-        self._folder = str(make_temporary_folder())
-        self.client = GpuClient(os.path.join(self._folder, "socket"), secrets.token_bytes(16), device)  # noqa: PTH118
+        self._folder = _socket_folder()
+        self.client = GpuClient(os.path.join(self._folder, _SOCKET), secrets.token_bytes(16), device)  # noqa: PTH118
         self._function = function
         self._stopping = threading.Event()
         self._process = self._start()
@@ -105,6 +111,19 @@ class GpuServer:
             if self._stopping.wait(0.1):
                 return
             self._process = self._start()
+
+
+def _socket_folder() -> str:
+    folder = make_temporary_folder()
+    length = len(os.fsencode(folder / _SOCKET))
+    if length > _MAX_SOCKET_PATH:
+        folder.rmdir()
+        raise OutputError(
+            f"the path of the folder for temporary files, {folder.parent}, is too long for a local socket "
+            f"(found {length} bytes, expected at most {_MAX_SOCKET_PATH}); set the environment variable TMPDIR to a "
+            "folder with a shorter path"
+        )
+    return str(folder)
 
 
 def start_child(parent: int) -> None:

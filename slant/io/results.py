@@ -17,7 +17,8 @@ from slant.io.names import OPTIONAL, RESULT_FILES, ResultNames
 from slant.io.record import DeformationRecord, InputRecord, IntensityRecord, ModelRecord, Record
 from slant.io.staging import staged, write_json
 from slant.io.volume_table import format_volumes
-from slant.io.write import ants_affine, write_image
+from slant.io.write import write_image
+from slant.preprocess.ants import affine_file
 
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
@@ -165,7 +166,7 @@ def write_results(
         write_image(temporary / names.preprocessed, result.image, None)
         write_image(temporary / names.brain, result.brain, result.scan)
         write_image(temporary / names.confidence, result.confidence, result.scan)
-        (temporary / names.transform).write_bytes(ants_affine(result.native_from_template))
+        (temporary / names.transform).write_bytes(affine_file(result.native_from_template))
         texts = {
             names.lookup: format_lut(result.protocol, "tsv"),
             names.volumes: format_volumes(result.volumes, result.quality),

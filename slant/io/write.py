@@ -1,4 +1,4 @@
-"""Write images atomically, on exactly the grid of the scan that they belong to, and the affine of a scan for ANTs."""
+"""Write images atomically, on exactly the grid of the scan that they belong to."""
 
 # mypy: allow-untyped-calls
 
@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import GeometryError, OutputError
-from slant.files import temporary_folder, write_file
+from slant.files import write_file
 from slant.io.geometry import plain_header
-from slant.preprocess.ants import write_affine
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from slant.grid import Matrix
     from slant.io.read import Scan
 
 _GZIP_LEVEL, _GZIP_LEVEL_SMALLEST = 4, 9
@@ -75,18 +73,6 @@ def small_nifti(labels: LabelMap) -> bytes:
     """A map of integers from 0 to 65535 as the bytes of a small ``.nii.gz`` on its own axes; OutputError for others."""
     content = _nifti_bytes(_stored(labels, Path("a map in memory")), labels, None)
     return gzip.compress(content, _GZIP_LEVEL_SMALLEST, mtime=0)
-
-
-def ants_affine(native_from_template: Matrix) -> bytes:
-    """Contents of the ``.mat`` file with which ``antsApplyTransforms -t`` resamples the scan to MNI305.
-
-    The affine is in RAS mm; the file stores it in LPS mm, as ITK does. ANTs writes it to a temporary folder, because
-    ITK neither takes all names nor notices a full disk.
-    """
-    with temporary_folder() as folder:
-        path = folder / "affine.mat"
-        write_affine(path, native_from_template)
-        return path.read_bytes()
 
 
 def _stored(data: Volume | LabelMap, path: Path) -> NDArray[Any]:

@@ -7,12 +7,16 @@ coordinates of ITK are LPS+ mm, those of slant are RAS+ mm: x and y change sign.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.io import loadmat, savemat
+from scipy.io.matlab import MatReadError
 
 from slant.files import temporary_folder
 from slant.volume import LabelMap, Volume
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 _DETERMINISTIC = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "1"}
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_AFFINE, _CENTER = "AffineTransform_double_3_3", "fixed"  # names in an ITK transform file
 
 
 def load_ants() -> Any:
@@ -44,23 +49,40 @@ def to_ants(volume: Volume | LabelMap) -> Any:
     )
 
 
-def matrix_of_transform(transform: Any) -> Matrix:
-    """(4, 4) float64 matrix of an ITK affine, from points of the fixed image to points of the moving image, RAS mm."""
-    parameters = np.asarray(transform.parameters, dtype=np.float64)
-    center = np.asarray(transform.fixed_parameters, dtype=np.float64)
+def affine_file(moving_from_fixed: Matrix) -> bytes:
+    """The ITK transform file (``.mat``) of an affine from fixed to moving points (RAS mm): resamples moving to fixed.
+
+    It is made here and not by ANTs, which does not notice a full disk. As ANTs does, it keeps float32 precision.
+    """
+    lps = (_LPS_FROM_RAS @ moving_from_fixed @ _LPS_FROM_RAS)[:3]
+    parameters = np.concatenate([lps[:, :3].ravel(), lps[:, 3]]).astype(np.float32).astype(np.float64)
+    file = io.BytesIO()
+    contents = {_AFFINE: parameters, _CENTER: np.zeros(3)}
+    savemat(file, contents, format="4", oned_as="column")  # type: ignore[arg-type]  # stubs lack buffers
+    return file.getvalue()
+
+
+def read_affine(path: Path) -> Matrix:
+    """(4, 4) float64 matrix of an ITK affine, from points of the fixed image to points of the moving image, RAS mm.
+
+    ITK is not asked to read it, because it prints many lines about an incomplete file.
+
+    Raises
+    ------
+    OSError
+        If the file is missing or incomplete.
+    """
+    try:
+        contents = loadmat(path)
+        parameters = next(values.ravel() for name, values in contents.items() if "Transform" in name)
+        center = contents[_CENTER].ravel().astype(np.float64)
+    except (MatReadError, ValueError, TypeError, KeyError, StopIteration) as error:
+        raise OSError(errno.ENOSPC, f"ANTs left {path.name} incomplete") from error
+    parameters = parameters.astype(np.float32).astype(np.float64)
     lps = np.eye(4)
     lps[:3, :3] = parameters[:9].reshape(3, 3)
     lps[:3, 3] = parameters[9:] + center - lps[:3, :3] @ center
     return np.asarray(_LPS_FROM_RAS @ lps @ _LPS_FROM_RAS, dtype=np.float64)
-
-
-def write_affine(path: Path, moving_from_fixed: Matrix) -> None:
-    """Write an affine from fixed to moving points (RAS mm) as the ITK transform that resamples moving to fixed."""
-    lps = _LPS_FROM_RAS @ moving_from_fixed @ _LPS_FROM_RAS
-    ants = load_ants()
-    transform = ants.create_ants_transform(transform_type="AffineTransform", precision="double", dimension=3)
-    transform.set_parameters(np.concatenate([lps[:3, :3].ravel(), lps[:3, 3]]))
-    ants.write_transform(transform, str(path))
 
 
 def joint_label_fusion(
@@ -80,6 +102,11 @@ def joint_label_fusion(
     labels : (X, Y, Z) uint8 array
     fraction : (X, Y, Z) float32 array
         Fraction of the weights that support the winning label. Labels and fraction are 0 outside the mask.
+
+    Raises
+    ------
+    OutputError
+        If temporary files cannot be written.
     """
     winner, winner_weight = np.zeros(mask.data.shape, np.uint8), np.zeros(mask.data.shape, np.float32)
     with temporary_folder() as folder:
@@ -92,6 +119,7 @@ def joint_label_fusion(
             r_search=search,
             output_prefix=f"{folder}/fused",
         )
+        _check_fused(fused["segmentation_numbers"], mask, labels)
     total = np.zeros_like(winner_weight)
     for number, image in zip(fused["segmentation_numbers"], fused["probabilityimages"], strict=True):
         weight = np.where(mask.data != 0, np.maximum(image.numpy(), 0), 0)
@@ -99,3 +127,10 @@ def joint_label_fusion(
         winner[larger], winner_weight[larger] = number - 1, weight[larger]
         total += weight
     return winner, np.where(total > 0, winner_weight / np.maximum(total, np.finfo(np.float32).tiny), 0)
+
+
+def _check_fused(found: list[int], mask: LabelMap, labels: list[LabelMap]) -> None:
+    """Check that there is a probability image of every label; ANTs ends without an error if it cannot write one."""
+    wanted = {int(number) + 1 for one in labels for number in np.unique(one.data[mask.data != 0])}
+    if missing := wanted.difference(found):
+        raise OSError(errno.ENOSPC, f"ANTs wrote {len(wanted) - len(missing)} of {len(wanted)} probability images")

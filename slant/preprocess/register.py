@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from slant.errors import RegistrationError
 from slant.files import temporary_folder
 from slant.grid import Matrix, axis_aligned_grid, exceeds, transform_points
-from slant.preprocess.ants import load_ants, matrix_of_transform, to_ants, write_affine
+from slant.preprocess.ants import affine_file, load_ants, read_affine, to_ants
 from slant.resample import resample
 from slant.template import Template
 from slant.volume import LabelMap, Volume
@@ -176,7 +177,7 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
     ants = load_ants()
     with temporary_folder() as folder:
         start = folder / "start.mat"
-        write_affine(start, moving_from_template)
+        start.write_bytes(affine_file(moving_from_template))
         result = ants.registration(
             to_ants(template.image),
             to_ants(moving),
@@ -187,7 +188,7 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
             aff_random_sampling_rate=SAMPLING,
         )
         (path,) = result["fwdtransforms"]
-        return matrix_of_transform(ants.read_transform(path))
+        return read_affine(Path(path))
 
 
 def _similarity(moving: Volume, template: Template, moving_from_template: Matrix) -> float:

@@ -92,7 +92,7 @@ def rows_of(
     radiological: bool,
     planes: tuple[ViewPlane, ...] = PLANES,
     pixels_per_mm: float = PIXELS_PER_MM,
-    midline_mm: float = 0.0,
+    midline_mm: float | None = 0.0,
 ) -> tuple[PanelRow, ...]:
     """Rows of panels that fill a box.
 
@@ -102,8 +102,9 @@ def rows_of(
         Function from a view, see `slant.report.overlay.view_grid`, to the layers of its panels by name.
     radiological : bool
         Whether the subject's left is on the right of axial and coronal panels.
-    midline_mm : float
-        RAS x of the midsagittal plane, see `midline`; 0 in template space. The origin of a scan may be anywhere.
+    midline_mm : float or None
+        RAS x of the midsagittal plane, see `midline`; 0 in template space. The origin of a scan may be anywhere. If it
+        is None, no side is written.
     """
     rows = []
     for plane in planes:
@@ -135,21 +136,20 @@ def labelled_rows(
     return rows_of(layers, labelled_box(labels), radiological=radiological, midline_mm=midline(channels, protocol))
 
 
-def midline(channels: LabelMap, protocol: LabelProtocol) -> float:
+def midline(channels: LabelMap, protocol: LabelProtocol) -> float | None:
     """RAS x in mm halfway between the centres of all left and of all right regions of a map of channels.
 
-    If one side is not labelled it is the centre of all labels.
+    If one side is not labelled it is the centre of the regions on the midline; None if there are none of these either.
     """
-    centers = []
-    for side in ("L", "R"):
-        own = [channel for channel, region in enumerate(protocol.regions) if region.hemisphere == side]
+    center_mm = {}
+    for side in ("L", "R", "midline"):
+        own = [i for i, region in enumerate(protocol.regions) if i and region.hemisphere == side]
         voxels = np.argwhere(np.isin(channels.data, own))
         if len(voxels):
-            centers.append(transform_points(channels.grid.ras_from_voxel, voxels.mean(axis=0)[None])[0, 0])
-    if len(centers) == len(_SIDES):
-        return float(np.mean(centers))
-    low, high = labelled_box(channels)
-    return float((low[0] + high[0]) / 2)
+            center_mm[side] = transform_points(channels.grid.ras_from_voxel, voxels.mean(axis=0)[None])[0, 0]
+    if {"L", "R"} <= center_mm.keys():
+        return float(center_mm["L"] + center_mm["R"]) / 2
+    return center_mm.get("midline")
 
 
 def grays(image: Volume, shown: tuple[float, float]) -> list[Layer]:
@@ -172,9 +172,9 @@ def _opaque(colors: Picture) -> Picture:
     return np.hstack([colors, alpha])
 
 
-def _caption(plane: ViewPlane, view: Grid, panel: int, midline_mm: float) -> str:
+def _caption(plane: ViewPlane, view: Grid, panel: int, midline_mm: float | None) -> str:
     axis = plane.axes[2]
     position_mm = round(float(transform_points(view.ras_from_voxel, [[0, 0, panel]])[0, axis]), 1) + 0.0
-    from_midline_mm = position_mm - midline_mm
+    from_midline_mm = 0.0 if midline_mm is None else position_mm - midline_mm
     side = f" ({_SIDES[from_midline_mm > 0]})" if axis == 0 and abs(from_midline_mm) >= _MEDIAL_MM else ""
     return f"{'xyz'[axis]} = {position_mm:g} mm{side}"

@@ -23,7 +23,7 @@ from slant.engine.layout import OutputLayout
 from slant.engine.pools import LocalPool
 from slant.engine.resources import WorkerPlan
 from slant.engine.run import run_jobs
-from slant.errors import DeviceError, InputError, ModelError, SlantError
+from slant.errors import DeviceError, InputError, ModelError, OutputError, SlantError
 
 
 def answer(word: str) -> tuple[str, int]:
@@ -99,6 +99,15 @@ def test_an_unavailable_device_is_an_error_before_the_run(tmp_path: Path) -> Non
     workload = Workload(JobList(jobs, {}), fake_task(), OutputLayout(tmp_path / "out"))
     with pytest.raises(DeviceError, match="cuda:9"):
         run_jobs(workload, LocalPool(WorkerPlan(1, 1), start_server=partial(start_gpu_server, "cuda:9")))
+
+
+def test_a_folder_for_temporary_files_with_a_long_path_is_an_error_before_the_run(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(OutputError, match=rf"{folder}, is too long for a local socket .* at most 103\); set .* TMPDIR"):
+        GpuServer("cpu", answer)
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.slow

@@ -53,7 +53,6 @@ def test_a_failure_at_any_file_leaves_old_results_unchanged(
     opened, replaced = Path.open, Path.replace
     monkeypatch.setattr(Path, "open", lambda self, *mode, **other: full(self) or opened(self, *mode, **other))
     monkeypatch.setattr(Path, "replace", lambda self, target: full(target) or replaced(self, target))
-    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.write_text("new"))
     with pytest.raises(OutputError, match="No space left on device; check free space"):
         write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before
@@ -62,7 +61,7 @@ def test_a_failure_at_any_file_leaves_old_results_unchanged(
 def test_an_empty_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_results(light_result(), tmp_path, PICTURES)
     before = content(tmp_path)
-    monkeypatch.setattr("slant.io.write.write_affine", lambda path, _: path.touch())  # as ITK does on a full disk
+    monkeypatch.setattr("slant.io.results.affine_file", lambda _: b"")
     with pytest.raises(OutputError, match=r"xfm\.mat was written empty"):
         write_results(light_result(), tmp_path, PICTURES)
     assert content(tmp_path) == before

@@ -17,7 +17,7 @@ from slant.grid import Grid, axis_aligned_grid, transform_points
 from slant.io.read import read_scan
 from slant.io.templates import load_template
 from slant.preprocess import register
-from slant.preprocess.ants import load_ants, to_ants, write_affine
+from slant.preprocess.ants import affine_file, load_ants, to_ants
 from slant.preprocess.brain import brain_from_zero_background, extract_brain
 from slant.preprocess.register import Registration, register_to_template
 from slant.resample import resample
@@ -166,7 +166,7 @@ def test_a_failed_registration_is_repeated_after_bias_correction(monkeypatch, te
 
 def test_ants_applies_the_written_affine_to_points_and_images(tmp_path, template, scan):
     path = tmp_path / "scan_from-T1w_to-MNI305_mode-image_xfm.mat"
-    write_affine(path, NATIVE_FROM_TEMPLATE)
+    path.write_bytes(affine_file(NATIVE_FROM_TEMPLATE))
     ants, lps = load_ants(), np.diag([-1, -1, 1])
     points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 30], [-7, 8, 9]])
     read = ants.read_transform(str(path))
@@ -174,7 +174,7 @@ def test_ants_applies_the_written_affine_to_points_and_images(tmp_path, template
         np.testing.assert_allclose(lps @ read.apply_to_point((lps @ point).tolist()), native, atol=1e-4)
 
     moving, native_from_moving = register._centered_brain(*scan)
-    write_affine(path, np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE)
+    path.write_bytes(affine_file(np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE))
     by_ants = ants.apply_transforms(to_ants(template.image), to_ants(moving), transformlist=[str(path)]).numpy()
     ours = resample(
         moving, template.image.grid, source_from_target=np.linalg.inv(native_from_moving) @ NATIVE_FROM_TEMPLATE

@@ -9,7 +9,7 @@ import pytest
 from toy import toy_found, toy_model, toy_scan
 
 from slant.grid import Grid
-from slant.report.slices import PanelRow, labelled_rows, midline
+from slant.report.slices import PanelRow, labelled_rows, midline, rows_of
 from slant.volume import LabelMap, Volume
 
 
@@ -44,4 +44,15 @@ def test_the_midline_lies_between_left_and_right_regions_also_of_an_incomplete_b
     data = np.zeros(grid.shape, np.uint8)
     data[2:10], data[10:18] = side["L"], side["R"]
     assert midline(LabelMap(data, grid), protocol) == 9.5
-    assert midline(LabelMap(np.where(data == side["R"], 0, data), grid), protocol) == 5.5
+    left = np.where(data == side["R"], 0, data)
+    assert midline(LabelMap(left, grid), protocol) is None
+    left[9:12] = next(c for c, r in enumerate(protocol.regions) if c and r.hemisphere == "midline")
+    assert midline(LabelMap(left, grid), protocol) == 10
+
+
+@pytest.mark.parametrize("midline_mm", [None, 0.0])
+def test_slices_have_no_side_if_the_midline_is_not_known(midline_mm: float | None) -> None:
+    box = np.full(3, -40.0), np.full(3, 40.0)
+    rows = rows_of(lambda _: {}, box, radiological=False, midline_mm=midline_mm)
+    captions = [panel.caption for panel in rows[-1].panels]
+    assert any(caption.endswith(("(left)", "(right)")) for caption in captions) == (midline_mm is not None)

@@ -22,6 +22,7 @@ from slant.io.dicom.series import DAMAGE, Image, Series, find_series
 from slant.io.read import Scan, read_scan
 
 _TIMEOUT_S = 900
+_MAX_VOXEL_BYTES = 4
 _OPTIONS = ("-g", "i", "-b", "n", "-z", "n", "-f", "scan")  # ignore user defaults, no sidecar, fixed name, uncompressed
 
 
@@ -53,7 +54,8 @@ def read_dicom(folder: str | Path, *, series: str | None = None) -> Scan:
     """
     folder = Path(folder)
     choice = choose_series(folder, find_series(folder), series)
-    with _series_in_errors(folder, choice.series), temporary_folder() as temporary:
+    image_bytes = _MAX_VOXEL_BYTES * _voxels(choice.series)
+    with _series_in_errors(folder, choice.series), temporary_folder(image_bytes) as temporary:
         check_stack(choice.series.planes)
         sha256 = _copy_files(choice.series, temporary)
         scan = read_scan(_converted(temporary))
@@ -143,8 +145,12 @@ def _converted(folder: Path) -> Path:
     return out / "scan.nii"
 
 
+def _voxels(series: Series) -> int:
+    return math.prod(series.images[0].shape) * series.count
+
+
 def _check_complete(series: Series, scan: Scan) -> None:
-    found, expected = scan.volume.data.size, math.prod(series.images[0].shape) * series.count
+    found, expected = scan.volume.data.size, _voxels(series)
     if found != expected:
         raise InputError(
             f"dcm2niix made {found} voxels from {expected} pixels in {series.count} images; export the series again, "

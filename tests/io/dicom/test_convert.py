@@ -27,7 +27,7 @@ from dicoms import (
 from pydicom import dcmread
 
 import slant
-from slant.errors import InputError, SlantError
+from slant.errors import InputError, OutputError, SlantError
 from slant.io.dicom.choose import listing
 from slant.io.dicom.convert import read_dicom
 from slant.io.dicom.series import find_series
@@ -182,6 +182,15 @@ def test_a_converter_that_fails(body: str, message: str, tmp_path: Path, monkeyp
         read_dicom(folder)
     assert message in str(raised.value)
     assert str(raised.value).startswith(f"{folder}, series 5 't1_mprage_sag': ")
+
+
+def test_a_converter_that_lacks_space_for_its_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcm2niix.bin", converter(tmp_path / "program", "echo; echo 'disk full?'; exit 1"))
+    monkeypatch.setattr("slant.files._write_problem", lambda _, size: "full" if size == 4 * DATA.size else None)
+    folder = write_series(tmp_path / "p1", t1())
+    message = rf"^{folder}, series 5 't1_mprage_sag': cannot write temporary files to .*: full, .* TMPDIR to"
+    with pytest.raises(OutputError, match=message):
+        read_dicom(folder)
 
 
 def test_a_missing_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
