@@ -12,7 +12,7 @@ from slant.grid import Grid
 from slant.io.results import Result
 from slant.report.overlay import ViewPlane, labelled_box
 from slant.report.paint import AMBER_MASK, Picture, gray_range
-from slant.report.slices import Layer, PanelRow, grays, midline, rows_of
+from slant.report.slices import TEMPLATE_MIDLINE_MM, Layer, PanelRow, grays, rows_of
 from slant.resample import pick_labels, resample
 from slant.template import Template
 from slant.volume import LabelMap, Volume
@@ -67,7 +67,14 @@ def registration_rows(
         return made
 
     box = labelled_box(template.brain)
-    return rows_of(layers, box, radiological=radiological, planes=_REGISTRATION, pixels_per_mm=1.3)
+    return rows_of(
+        layers,
+        box,
+        radiological=radiological,
+        planes=_REGISTRATION,
+        pixels_per_mm=1.3,
+        midline_mm=TEMPLATE_MIDLINE_MM,
+    )
 
 
 def scan_in_template(result: Result) -> Volume:
@@ -138,7 +145,9 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
 
     planes = tuple(ViewPlane(plane.name, plane.axes, 1) for plane in _REGISTRATION)
     box = labelled_box(inside)
-    rows = rows_of(layers, box, radiological=radiological, planes=planes, pixels_per_mm=1.3)
+    rows = rows_of(
+        layers, box, radiological=radiological, planes=planes, pixels_per_mm=1.3, midline_mm=TEMPLATE_MIDLINE_MM
+    )
     bottom, top, first, last = (float(np.exp(edge)) for edge in (-log_range, log_range, low, high))
     return BiasCheck(rows, bottom, top, (first, last))
 
@@ -165,15 +174,7 @@ def votes_rows(result: Result, *, radiological: bool) -> tuple[PanelRow, ...]:
         return {"base": grays(resample(base, view), shown), "votes": votes}
 
     box = labelled_box(result.labels)
-    channels = LabelMap(result.protocol.channels_from_ids(result.labels.data), result.labels.grid)
-    return rows_of(
-        layers,
-        box,
-        radiological=radiological,
-        planes=_VOTES,
-        pixels_per_mm=1.1,
-        midline_mm=midline(channels, result.protocol),
-    )
+    return rows_of(layers, box, radiological=radiological, planes=_VOTES, pixels_per_mm=1.1)
 
 
 def _disagreement_steps(result: Result) -> Picture:

@@ -15,6 +15,9 @@ from slant.report.paint import Picture, base64_text, gray_fraction, gray_range, 
 from slant.volume import LabelMap, Volume
 
 PIXELS_PER_MM = 1.6
+TEMPLATE_MIDLINE_MM = 0.0
+"""RAS x of the midsagittal plane of the template."""
+
 _QUALITY = 82  # of WebP, 0 to 100
 _SIDES = {True: "right", False: "left"}
 _MEDIAL_MM = 1.0  # closer slices to the midsagittal plane have no side
@@ -92,7 +95,7 @@ def rows_of(
     radiological: bool,
     planes: tuple[ViewPlane, ...] = PLANES,
     pixels_per_mm: float = PIXELS_PER_MM,
-    midline_mm: float | None = 0.0,
+    midline_mm: float | None = None,
 ) -> tuple[PanelRow, ...]:
     """Rows of panels that fill a box.
 
@@ -103,8 +106,8 @@ def rows_of(
     radiological : bool
         Whether the subject's left is on the right of axial and coronal panels.
     midline_mm : float or None
-        RAS x of the midsagittal plane, see `midline`; 0 in template space. The origin of a scan may be anywhere. If it
-        is None, no side is written.
+        RAS x of the midsagittal plane: `TEMPLATE_MIDLINE_MM` in template space, see `midline` for a scan, whose origin
+        may be anywhere. If it is None, no side is written.
     """
     rows = []
     for plane in planes:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import toy_found, toy_model, toy_scan
+from toy import toy_found, toy_model, toy_scan, voted_result
 
 from slant.grid import Grid
+from slant.io.templates import load_template
+from slant.report.qc_figures import registration_rows, scan_in_template
 from slant.report.slices import PanelRow, labelled_rows, midline, rows_of
 from slant.volume import LabelMap, Volume
 
@@ -50,9 +52,13 @@ def test_the_midline_lies_between_left_and_right_regions_also_of_an_incomplete_b
     assert midline(LabelMap(left, grid), protocol) == 10
 
 
-@pytest.mark.parametrize("midline_mm", [None, 0.0])
-def test_slices_have_no_side_if_the_midline_is_not_known(midline_mm: float | None) -> None:
+def test_slices_have_no_side_if_the_midline_is_not_known() -> None:
     box = np.full(3, -40.0), np.full(3, 40.0)
-    rows = rows_of(lambda _: {}, box, radiological=False, midline_mm=midline_mm)
-    captions = [panel.caption for panel in rows[-1].panels]
-    assert any(caption.endswith(("(left)", "(right)")) for caption in captions) == (midline_mm is not None)
+    rows = rows_of(lambda _: {}, box, radiological=False)
+    assert all(panel.caption.endswith(" mm") for row in rows for panel in row.panels)
+
+
+def test_slices_in_template_space_have_sides() -> None:
+    result = voted_result()
+    rows = registration_rows(result, scan_in_template(result), load_template(), radiological=False)
+    assert [panel.caption.partition(" mm")[2] for panel in rows[-1].panels] == [" (left)", "", " (right)"]
