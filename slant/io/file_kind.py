@@ -166,7 +166,7 @@ def check_file(path: Path, expected: str = IMAGE) -> None:
     Raises
     ------
     InputError
-        If there is no file, or it is a link without target, a folder, a pipe or a device. The message lacks the path.
+        If there is no file, or it is a broken link, a folder, a pipe or a device. The caller adds the path.
     """
     try:
         mode = path.stat().st_mode
