@@ -169,7 +169,7 @@ def _normalized(header: Nifti1Header) -> Nifti1Header:
     result["pixdim"][:4] = -1.0 if header["pixdim"][0] < 0 else 1.0, *np.abs(header["pixdim"][1:4])
     quaternion = _quaternion(header)
     length, rounding = float(np.linalg.norm(quaternion)), float(np.finfo(header["quatern_b"].dtype).eps)
-    if 1 + rounding < length <= _MAX_QUATERNION:
+    if quaternion @ quaternion > 1 + 2 * rounding and length <= _MAX_QUATERNION:  # nibabel allows 3
         for name, value in zip(_QFORM[:3], quaternion / length * (1 - rounding), strict=True):
             result[name] = value
     return result

@@ -44,6 +44,18 @@ def test_form_disagreement_is_reported_and_sform_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.volume.grid.ras_from_voxel, affine)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 50])
+def test_a_quaternion_longer_than_1_by_rounding_is_used(tmp_path: Path, kind: type, steps: int) -> None:
+    """The length of this one is 1 plus the smallest step of a float64, which nibabel refuses."""
+    header = nifti_header(np.eye(4), (0, 1), kind)
+    for name, value in zip(QUATERNION, (0.43794629902856874, -0.8594892275583027, 0.2635930706191125), strict=True):
+        header[name] = value * (1 + steps * np.finfo(header[name].dtype).eps)
+    scan = read_scan(write_nifti(tmp_path / "a.nii", header))
+    assert scan.warnings == ()
+    assert np.isfinite(native(scan).ras_from_voxel).all()
+
+
 def test_unset_qform_gives_no_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", noise(), codes=(1, 0))
     assert read_scan(path).warnings == ()
