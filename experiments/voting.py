@@ -63,11 +63,13 @@ def probabilities(
     displacement = None if predictor.displacement is None else torch.from_numpy(predictor.displacement)
     features = head_features(predictor, network, tile, image, displacement)
     channels = predictor.prior.possible(tile.start, tile.stop)
-    prior, outputs = predictor.prior.of_box(tile.box, channels, CPU), torch.from_numpy(channels)
-    logits = [
-        network.logits_of(features[x : x + SLAB].flatten(0, 2), outputs, prior.slab(x, x + SLAB).flatten(0, 2))
-        for x in range(0, len(features), SLAB)
-    ]
+    outputs, (planes, *sides) = torch.from_numpy(channels), tile.box
+    logits = []
+    for x in range(planes.start, planes.stop, SLAB):
+        slab = slice(x, min(x + SLAB, planes.stop))
+        inputs = features[slab.start - planes.start : slab.stop - planes.start].flatten(0, 2)
+        prior = predictor.prior.of_box([slab, *sides], channels, CPU).flatten(0, 2)
+        logits.append(network.logits_of(inputs, outputs, prior))
     return channels, torch.softmax(torch.cat(logits), dim=1).reshape(*features.shape[:3], -1)
 
 

@@ -34,6 +34,8 @@ class SegmentSettings:
         Input is skull-stripped, background constant (default: detect, and try the other way if one fails).
     interpolation : {"multilabel", "nearest"}
         Interpolation of labels to native space: a vote with trilinear weights, or the nearest voxel.
+    precision : {"float32", "bfloat16"}
+        Precision of the networks on a CPU; bfloat16 is faster with AVX512-BF16 or AMX and changes 0.1 % of the labels.
     """
 
     model: str = "slant27"
@@ -41,12 +43,15 @@ class SegmentSettings:
     threads: int | None = None
     skull_stripped: bool | None = None
     interpolation: Literal["multilabel", "nearest"] = "multilabel"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads must be at least 1, found {self.threads}")
         if self.interpolation not in ("multilabel", "nearest"):
             raise SettingsError(f"interpolation must be 'multilabel' or 'nearest', found {self.interpolation!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise SettingsError(f"precision must be 'float32' or 'bfloat16', found {self.precision!r}")
 
     @property
     def thread_count(self) -> int:

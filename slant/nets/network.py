@@ -67,7 +67,7 @@ class Network(nn.Module):
     prior : bool
         Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
-        Whether a GPU may run inference in half precision.
+        Whether inference may run in half precision: float16 on a GPU, bfloat16 on a CPU.
     memory : MemorySettings
         How activations are stored for the backward pass; can be set at any time and does not change results.
     """

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import Lock
 from weakref import WeakSet
 
@@ -18,20 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slant.nets.inputs import InputScaling
+from slant.nets.most_likely import most_likely
 from slant.nets.network import Network, channels_last
-from slant.nets.prior import Prior, TilePrior
+from slant.nets.prior import Prior
 from slant.nets.unet import box_coordinate_channels
 from slant.threads import SINGLE_THREAD
 from slant.tiles import Tile, TileLayout
 
-SLAB = 8
-"""Number of planes of a tile whose logits are in memory at once."""
+SLAB = 32
+"""Number of planes of a tile for which the layers at 1 mm are computed at once."""
 
 FOREGROUND_MARGIN = 8
 """Voxels (1 mm) around the box of the non-zero voxels of a tile; everything beyond is background."""
 
 Box = tuple[slice, ...]
-Channels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ class Predictor:
     mirroring : Mirroring, optional
         If given, every second tile labels the mirror image of the scan with the network of its mirrored tile, so that
         the votes of neighbouring tiles are less correlated.
+    dtype : torch.dtype
+        Data type of the layers of networks for which half precision suffices; see `slant.nets.device.inference_dtype`.
     """
 
     layout: TileLayout
@@ -74,16 +78,19 @@ class Predictor:
     scaling: InputScaling = field(default_factory=InputScaling)
     displacement: NDArray[np.float32] | None = None
     mirroring: Mirroring | None = None
+    dtype: torch.dtype = torch.float32
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
 
     def ready(self, name: str, device: torch.device) -> Network:
-        """The network of a tile by name, on the device and in the right memory format.
+        """The network of a tile by name, on the device, in the right memory format and data type.
 
         Each network is moved once: tiles may share a network, and its weights must not move while another thread
         computes with them.
         """
         network = self.network(name)
+        if self.dtype != torch.float32 and network.half_precision:
+            network = deepcopy(network).to(self.dtype)
         with self._lock:
             if network not in self._ready:
                 self._ready.add(channels_last(network.eval().to(device)))
@@ -181,20 +188,22 @@ def _mirrored(predictor: Predictor, mirroring: Mirroring, partner: Tile, image: 
 
 def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
     labels, tile = np.zeros(predictor.layout.size, np.uint8), tile_input.tile
-    box = _foreground_box(tile_input.image[tile.box], region)
-    if box is None:
-        return labels
-    network = predictor.ready(tile.name, device)
-    features = _features(predictor, network, tile_input, box, device)
-    if tile_input.prior is None:
-        channels, prior = np.arange(network.settings.outputs), None
-    else:
-        channels = tile_input.prior.possible(tile.start, tile.stop)
-        spans = [slice(a + span.start, a + span.stop) for a, span in zip(tile.start, box, strict=True)]
-        prior = tile_input.prior.of_box(spans, channels, device)
-    outputs = channels if tile_input.partners is None else tile_input.partners[channels].astype(np.int64)
-    labels[box] = _winners(network, features, channels, outputs, prior)
+    boxes = [box for slab in _slabs(tile, region) if (box := _foreground_box(tile_input.image[tile.box], slab))]
+    if boxes:
+        network = predictor.ready(tile.name, device)
+        image, backbone = _backbone(predictor, network, tile_input, device)
+        for box in boxes:
+            features = _head(predictor, network, backbone, image, box)
+            labels[box] = most_likely(network, features, box, tile.start, tile_input.prior, tile_input.partners)
     return labels
+
+
+def _slabs(tile: Tile, region: Box) -> Iterator[Box]:
+    """The region in slabs along x, whose borders are at the same voxels of the template in all tiles."""
+    first, stop = region[0].start, region[0].stop
+    borders = range((tile.start[0] + first) // SLAB * SLAB + SLAB - tile.start[0], stop, SLAB)
+    for low, high in pairwise([first, *borders, stop]):
+        yield (slice(low, high), *region[1:])
 
 
 def _foreground_box(image: NDArray[np.float32], region: Box) -> Box | None:
@@ -212,8 +221,10 @@ def _foreground_box(image: NDArray[np.float32], region: Box) -> Box | None:
     return tuple(spans)
 
 
-def _features(predictor: Predictor, network: Network, tile_input: _TileInput, box: Box, device: torch.device) -> Tensor:
-    """(X, Y, Z, F) float32 features of a box of one tile, axes x, y, z."""
+def _backbone(
+    predictor: Predictor, network: Network, tile_input: _TileInput, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The image of a tile and its features of the backbone, with the axes in the order of the network."""
     tile, scaling = tile_input.tile, predictor.scaling
     padded = np.pad(
         scaling.of_tile(tile_input.image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size]
@@ -222,17 +233,24 @@ def _features(predictor: Predictor, network: Network, tile_input: _TileInput, bo
     size = (padded.shape[0], padded.shape[1], padded.shape[2])
     displacement = None if tile_input.displacement is None else torch.from_numpy(tile_input.displacement)
     coordinates = box_coordinate_channels(predictor.layout.shape, tile.start, size, displacement)
-    crop = torch.from_numpy(padded)[None, None].permute(0, 1, *order).contiguous().to(device)
-    stride, halo = network.stride, network.halo
+    dtype = next(network.parameters()).dtype
+    image = torch.from_numpy(padded)[None, None].permute(0, 1, *order).contiguous().to(device, dtype)
+    with _autocast(network, device):
+        return image, network.backbone(image, coordinates.permute(0, 1, *order).to(device, dtype))
+
+
+def _head(predictor: Predictor, network: Network, backbone: Tensor, image: Tensor, box: Box) -> Tensor:
+    """(X, Y, Z, F) float32 features of a box of one tile, axes x, y, z."""
+    scaling, stride, halo = predictor.scaling, network.stride, network.halo
+    sizes = [image.shape[2 + scaling.order.index(axis)] for axis in range(3)]
     with_halo = [  # in features: the input of the decoder head
         slice(max(0, (span.start - halo) // stride), min(size // stride, -(-(span.stop + halo) // stride)))
-        for span, size in zip(box, padded.shape, strict=True)
+        for span, size in zip(box, sizes, strict=True)
     ]
     coarse = (slice(None), slice(None), *(with_halo[axis] for axis in scaling.order))
     fine = (*coarse[:2], *(slice(s.start * stride, s.stop * stride) for s in coarse[2:]))
-    with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda" and network.half_precision):
-        coarse_features = network.backbone(crop, coordinates.permute(0, 1, *order).to(device))
-        features = network.decoder_head(coarse_features[coarse], crop[fine])
+    with _autocast(network, image.device):
+        features = network.decoder_head(backbone[coarse], image[fine])
     back = [1 + scaling.order.index(axis) for axis in range(3)]
     inner = tuple(
         slice(span.start - outer.start * stride, span.stop - outer.start * stride)
@@ -241,16 +259,5 @@ def _features(predictor: Predictor, network: Network, tile_input: _TileInput, bo
     return features[0].permute(*back, 0)[inner].float()
 
 
-def _winners(
-    network: Network, features: Tensor, channels: Channels, outputs: Channels, prior: TilePrior | None
-) -> NDArray[np.uint8]:
-    """The channel whose output of the network is the largest at each voxel, among the possible channels."""
-    possible = torch.from_numpy(outputs).to(features.device)
-    lookup = torch.from_numpy(channels).to(features.device, torch.uint8)
-    out = []
-    for start in range(0, len(features), SLAB):
-        slab_prior = None if prior is None else prior.slab(start, min(start + SLAB, len(features))).flatten(0, 2)
-        logits = network.logits_of(features[start : start + SLAB].flatten(0, 2), possible, slab_prior)
-        out.append(lookup[logits.argmax(dim=1)].reshape(-1, *features.shape[1:3]))
-    labels: NDArray[np.uint8] = torch.cat(out).cpu().numpy()
-    return labels
+def _autocast(network: Network, device: torch.device) -> torch.autocast:
+    return torch.autocast("cuda", torch.float16, enabled=device.type == "cuda" and network.half_precision)

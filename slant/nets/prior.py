@@ -62,7 +62,7 @@ class Prior:
         """Natural logarithms of the frequencies in some cells, (x, y, z, C) float32, at least ``log(FLOOR)``."""
         return log_frequency(torch.from_numpy(np.ascontiguousarray(self.steps[cells][..., channels])))
 
-    def possible(self, start: Shape, stop: Shape) -> NDArray[np.int64]:
+    def possible(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int64]:
         """Channels possible in a box of template voxels and 8 voxels around it, always including channel 0."""
         size, border = self.spacing, _POSSIBLE_MARGIN // self.spacing
         box = tuple(slice(max(0, a // size - border), -(-b // size) + border) for a, b in zip(start, stop, strict=True))
@@ -70,44 +70,21 @@ class Prior:
         is_possible[0] = True
         return np.flatnonzero(is_possible)
 
-    def of_box(self, box: Sequence[slice], channels: NDArray[np.int64], device: torch.device) -> TilePrior:
-        """The prior of some channels in a box of template voxels, on a device."""
-        spans, weights, spacing = [], [], self.spacing
-        for span, cells in zip(box, self.steps.shape[:3], strict=True):
-            first = max(0, min((span.start - spacing // 2) // spacing, cells - 1))
-            last = min(cells, (span.stop + 1) // spacing + 2)
-            spans.append(slice(first, last))
-            ends = neighbours(span.start - first * spacing, span.stop - span.start, last - first, spacing)
-            low, high, weight = (part.to(device) for part in ends)
-            weights.append((low, high, weight))
-        steps = np.ascontiguousarray(self.steps[tuple(spans)][..., channels])
-        return TilePrior(torch.from_numpy(steps).to(device), tuple(weights))
-
-
-@dataclass(frozen=True, eq=False)
-class TilePrior:
-    """The prior of the channels of one tile, interpolated to 1 mm one slab at a time.
-
-    Attributes
-    ----------
-    steps : (x, y, z, C) uint8 tensor
-        Quantized log-frequencies of the cells in and around the tile.
-    neighbours : tuple of 3 tuple
-        Result of `neighbours` for the voxels of the tile along each axis.
-    """
-
-    steps: Tensor
-    neighbours: tuple[tuple[Tensor, Tensor, Tensor], ...]
-
-    def slab(self, start: int, stop: int) -> Tensor:
-        """(stop - start, Y, Z, C) float32 log-frequencies of some planes of the tile."""
-        low, high, weight = (part[start:stop] for part in self.neighbours[0])
-        first = int(low[0])
-        planes: Tensor = log_frequency(self.steps[first : int(high[-1]) + 1])
-        for axis, (a, b, fraction) in enumerate([(low - first, high - first, weight), *self.neighbours[1:]]):
-            along_axis = fraction.reshape(-1, *[1] * (planes.ndim - 1 - axis))
-            planes = torch.lerp(planes.index_select(axis, a), planes.index_select(axis, b), along_axis)
-        return planes
+    def of_box(self, box: Sequence[slice], channels: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Log-frequencies of some channels in a box of template voxels, (X, Y, Z, C) float32 on a device."""
+        cells, weights = [], []
+        for span, count in zip(box, self.steps.shape[:3], strict=True):
+            first = max(0, min((span.start - self.spacing // 2) // self.spacing, count - 1))
+            stop = min(count, (span.stop + 1) // self.spacing + 2)
+            cells.append(slice(first, stop))
+            position = span.start - first * self.spacing
+            weights.append(interpolation_matrix(position, span.stop - span.start, stop - first, self.spacing))
+        along_x, along_y, along_z = (matrix.to(device) for matrix in weights)
+        values = self.log_frequency_at(tuple(cells), channels).to(device)
+        _, y, z, c = values.shape
+        values = torch.matmul(along_x, values.reshape(-1, y * z * c)).reshape(-1, y, z * c)
+        values = torch.matmul(along_y, values).reshape(len(along_x), -1, z, c)
+        return torch.matmul(along_z, values)
 
 
 def quantize(frequency: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -122,27 +99,12 @@ def log_frequency(steps: Tensor) -> Tensor:
     return steps.float().div_(255).sub_(1).mul_(float(-np.log(FLOOR)))
 
 
-def neighbours(start: int, size: int, cells: int, spacing: int = SPACING) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbouring cells of ``spacing`` voxels of the voxels ``start`` to ``start + size - 1`` along an axis.
-
-    Returns
-    -------
-    low, high : (size,) int64 tensor
-        Indices of the two cells next to each voxel.
-    weight : (size,) float32 tensor
-        Linear weight of the higher cell; the lower cell has the rest.
-    """
-    position = np.clip((np.arange(start, start + size) - (spacing - 1) / 2) / spacing, 0, cells - 1)
-    low = np.minimum(position.astype(int), max(cells - 2, 0))
-    weight = torch.from_numpy((position - low).astype(np.float32))
-    return torch.from_numpy(low), torch.from_numpy(np.minimum(low + 1, cells - 1)), weight
-
-
 def interpolation_matrix(start: int, size: int, cells: int, spacing: int = SPACING) -> Tensor:
     """Linear weights of cells for the voxels ``start`` to ``start + size - 1`` along an axis, (size, cells) float32."""
-    low, high, weight = neighbours(start, size, cells, spacing)
-    rows = torch.arange(size)
-    weights = torch.zeros(size, cells)
-    weights[rows, high] = weight
+    position = np.clip((np.arange(start, start + size) - (spacing - 1) / 2) / spacing, 0, cells - 1)
+    low = np.minimum(position.astype(int), max(cells - 2, 0))
+    rows, weight = np.arange(size), (position - low).astype(np.float32)
+    weights = np.zeros((size, cells), dtype=np.float32)
+    weights[rows, np.minimum(low + 1, cells - 1)] = weight
     weights[rows, low] = 1 - weight
-    return weights
+    return torch.from_numpy(weights)

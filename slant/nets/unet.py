@@ -20,6 +20,15 @@ from torch.nn import functional
 from slant.errors import SettingsError
 from slant.grid import Shape
 from slant.nets.groupwise import displacement_at
+from slant.nets.layers import (
+    Conv3d,
+    ConvBlock,
+    PlainEncoder,
+    RefinementBlock,
+    ResidualEncoder,
+    concatenate_coarse_and_fine,
+    space_to_depth,
+)
 from slant.nets.network import Network, NetworkSettings, require_positive, run_level
 
 
@@ -72,62 +81,6 @@ class UNetSettings(NetworkSettings):
         return self.image_channels if self.upsampled_channels is None else self.upsampled_channels
 
 
-class ConvBlock(nn.Sequential):
-    """3 x 3 x 3 convolution, instance normalization and leaky ReLU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
-            nn.InstanceNorm3d(outputs, affine=True),
-            nn.LeakyReLU(0.01, inplace=True),
-        )
-
-
-class PlainEncoder(nn.Sequential):
-    """Two convolution blocks in sequence."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
-
-
-class ResidualEncoder(nn.Module):
-    """A residual block (He et al. 2016) of two convolutions; a 1 x 1 x 1 shortcut matches the channels if necessary."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.first = ConvBlock(inputs, outputs)
-        self.second = nn.Sequential(
-            nn.Conv3d(outputs, outputs, 3, padding=1, bias=False), nn.InstanceNorm3d(outputs, affine=True)
-        )
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv3d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, outputs, X, Y, Z) features from (N, inputs, X, Y, Z) features."""
-        return functional.leaky_relu(self.second(self.first(x)) + self.shortcut(x), 0.01, inplace=True)
-
-
-class RefinementBlock(nn.Sequential):
-    """A residual block of two convolutions at 1 mm (He et al. 2016), the second of which is initialized with 0.
-
-    Before it is trained it only multiplies negative features, already small after a leaky ReLU, by 0.01 again.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.Conv3d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.01, inplace=True),
-            nn.Conv3d(channels, channels, 3, padding=1),
-        )
-        with torch.no_grad():
-            for parameter in self[2].parameters():
-                parameter.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, X, Y, Z) features from features of the same shape."""
-        change = self[2](self[1](self[0](x)))
-        return functional.leaky_relu(change + x, 0.01, inplace=True)
-
-
 class CompactUNet(Network):
     """A compact U-Net: features at 1 mm from an image and coordinate channels."""
 
@@ -139,11 +92,11 @@ class CompactUNet(Network):
         super().__init__(settings)
         widths = settings.widths
         self.encoders = nn.ModuleList(self.encoder(a, b) for a, b in pairwise((8 + 3, *widths)))
-        self.lifts = nn.ModuleList(nn.Conv3d(deep, shallow, 1) for shallow, deep in pairwise(widths))
+        self.lifts = nn.ModuleList(Conv3d(deep, shallow, 1) for shallow, deep in pairwise(widths))
         self.decoders = nn.ModuleList(ConvBlock(width, width) for width in widths[:-1])
-        self.unfold = nn.Conv3d(widths[0], 8 * settings.upsampled, 1)
-        self.detail = nn.Conv3d(1, settings.image_channels, 3, padding=1)
-        self.mix = nn.Conv3d(settings.upsampled + settings.image_channels, settings.head_channels, 3, padding=1)
+        self.unfold = Conv3d(widths[0], 8 * settings.upsampled, 1)
+        self.detail = Conv3d(1, settings.image_channels, 3, padding=1)
+        self.mix = Conv3d(settings.upsampled + settings.image_channels, settings.head_channels, 3, padding=1)
         self.refine = nn.ModuleList(RefinementBlock(settings.head_channels) for _ in range(settings.head_layers))
         self.head = nn.Linear(settings.head_channels, settings.outputs)
         self.heads = nn.ModuleDict({task: nn.Linear(settings.head_channels, n) for task, n in settings.tasks.items()})
@@ -187,9 +140,8 @@ class CompactUNet(Network):
         """(N, head_channels, X, Y, Z) features at 1 mm from the features of the backbone and the image."""
 
         def head(features: Tensor, image: Tensor) -> Tensor:
-            coarse = depth_to_space(self.unfold(features))
             fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
-            both = torch.cat([coarse, fine], dim=1).contiguous(memory_format=torch.channels_last_3d)
+            both = concatenate_coarse_and_fine(self.unfold(features), fine)
             mixed = functional.leaky_relu(self.mix(both), 0.01, inplace=True)
             for block in self.refine:
                 mixed = block(mixed)
@@ -204,7 +156,8 @@ class CompactUNet(Network):
 
     def logits_of(self, features: Tensor, channels: Tensor, prior: Tensor | None = None) -> Tensor:
         """(N, K) logits of selected channels, from (N, head_channels) features; see `Network.logits_of`."""
-        weight, bias = self.head.weight[channels].T.contiguous(), self.head.bias[channels]
+        weight, bias = (part[channels].to(features.dtype) for part in (self.head.weight, self.head.bias))
+        weight = weight.T.contiguous()
         if prior is None:
             return torch.addmm(bias, features, weight)
         return prior.add_(bias).addmm_(features, weight)
@@ -218,20 +171,6 @@ class ResidualUNet(CompactUNet):
     """A `CompactUNet` with an encoder of residual blocks (He et al. 2016; Lee et al. 2017)."""
 
     encoder = ResidualEncoder
-
-
-def space_to_depth(image: Tensor) -> Tensor:
-    """Space-to-depth: (N, C, X, Y, Z) with even sizes to (N, 8 C, X/2, Y/2, Z/2)."""
-    n, c, x, y, z = image.shape
-    blocks = image.reshape(n, c, x // 2, 2, y // 2, 2, z // 2, 2)
-    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, 8 * c, x // 2, y // 2, z // 2)
-
-
-def depth_to_space(features: Tensor) -> Tensor:
-    """Depth-to-space, the inverse of `space_to_depth`: (N, 8 C, X, Y, Z) to (N, C, 2X, 2Y, 2Z)."""
-    n, c8, x, y, z = features.shape
-    blocks = features.reshape(n, c8 // 8, 2, 2, 2, x, y, z)
-    return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, c8 // 8, 2 * x, 2 * y, 2 * z)
 
 
 def box_coordinate_channels(shape: Shape, start: Shape, size: Shape, displacement: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from slant.nets.device import has_fast_bfloat16
 from slant.nets.network import Network
 from slant.train import anatomical, augment, patches
 from slant.train.atlas import Atlas, View
@@ -84,7 +85,7 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
         return nullcontext()
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+    if device.type == "cpu" and has_fast_bfloat16():
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
 

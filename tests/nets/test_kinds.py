@@ -65,6 +65,14 @@ def test_the_decoder_head_on_a_box_with_halo_agrees_with_the_whole_image(network
     torch.testing.assert_close(part, whole)
 
 
+def test_inference_agrees_with_the_forward_pass_of_training(network: Network) -> None:
+    """Inference takes other ways through convolutions and normalization."""
+    image = torch.rand(1, 1, *SHAPE)
+    expected = run(network, image)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(network, image), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "memory",
     [MemorySettings(gradient_checkpointing=True), MemorySettings(offload_activations=True), MemorySettings(True, True)],

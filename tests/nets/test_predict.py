@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from slant.errors import DeviceError, ModelError
-from slant.nets.device import choose_device
+from slant.nets.device import choose_device, has_fast_bfloat16, inference_dtype
+from slant.nets.layers import depth_to_space, space_to_depth
 from slant.nets.predict import FOREGROUND_MARGIN, Predictor, label_tile, tile_votes
 from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
-from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels, depth_to_space, space_to_depth
+from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels
 from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
 from slant.tiles import TileLayout
 from slant.vote import VoteCounter
@@ -101,8 +103,8 @@ def test_the_prior_of_a_tile_is_a_part_of_the_interpolated_prior() -> None:
     x, y, z = (interpolation_matrix(0, n, c) for n, c in zip(LAYOUT.shape, (5, 7, 6), strict=True))
     whole = torch.einsum("ijkc,xi,yj,zk->xyzc", logs, x, y, z)
     for tile in LAYOUT:
-        slab = prior.of_box(tile.box, channels, torch.device("cpu")).slab(0, LAYOUT.size[0])
-        assert torch.allclose(slab, whole[tile.box], atol=1e-5), tile.name
+        found = prior.of_box(tile.box, channels, torch.device("cpu"))
+        assert torch.allclose(found, whole[tile.box], atol=1e-5), tile.name
 
 
 def test_votes_do_not_depend_on_the_number_of_threads() -> None:
@@ -149,6 +151,29 @@ def test_a_network_shared_by_tiles_is_moved_to_the_device_once(monkeypatch: pyte
     monkeypatch.setattr("slant.nets.predict.channels_last", lambda network: moved.append(network) or network)
     assert len(votes(3)) == len(LAYOUT)
     assert len(moved) == 1
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16")
+def test_bfloat16_changes_few_labels_and_leaves_the_networks_unchanged() -> None:
+    network = random_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    predictor = Predictor(LAYOUT, random_prior(), lambda _: network)
+    half = replace(predictor, dtype=torch.bfloat16)
+    for tile in LAYOUT:
+        exact, found = (label_tile(each, tile, random_image(), torch.device("cpu")) for each in (predictor, half))
+        assert 0 < np.mean(exact != found) < 0.05
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slant.nets.device.has_fast_bfloat16", lambda: False)
+    assert inference_dtype("float32", torch.device("cpu")) == torch.float32
+    with pytest.raises(DeviceError, match=r"neither AVX512-BF16 nor AMX.*use --precision float32"):
+        inference_dtype("bfloat16", torch.device("cpu"))
+
+
+def test_a_gpu_chooses_its_precision_itself() -> None:
+    assert inference_dtype("bfloat16", torch.device("cuda")) == torch.float32
 
 
 def test_tiles_of_odd_size_are_labelled_completely() -> None:
