@@ -125,6 +125,19 @@ def resample_labels(
     return LabelMap(resampled, native_grid), Volume(confidence, native_grid)
 
 
+def label_sampler(labels: LabelMap) -> Callable[[Grid], LabelMap]:
+    """Function that resamples a label map, as `resample_labels` with ``multilabel``, to any grid in the same space.
+
+    What all grids share is computed once.
+    """
+    corners = _Corners.of(labels, Volume(np.ones(labels.grid.shape, dtype=np.float32), labels.grid))
+
+    def sample(grid: Grid) -> LabelMap:
+        return LabelMap(_vote(corners, _voxel_map(labels.grid, IDENTITY, grid), grid)[0], grid)
+
+    return sample
+
+
 def _voxel_map(source: Grid, source_from_target: Matrix, target: Grid) -> Matrix:
     """Matrix from target voxels to source voxels; entries within rounding error of an integer become that integer."""
     matrix: Matrix = source.voxel_from_ras @ np.asarray(source_from_target, np.float64) @ target.ras_from_voxel
@@ -134,6 +147,8 @@ def _voxel_map(source: Grid, source_from_target: Matrix, target: Grid) -> Matrix
 
 def _nearest(data: NDArray[Any], source_voxel_from_voxel: Matrix, grid: Grid, outside: int) -> NDArray[Any]:
     """Value of the source voxel nearest to each voxel of the grid, in the dtype of the data."""
+    if ((source_voxel_from_voxel[:3, :3] != 0).sum(axis=0) == 1).all():
+        return _nearest_along_axes(data, source_voxel_from_voxel, grid, outside)
     picked: NDArray[Any] = ndimage.affine_transform(
         data,
         source_voxel_from_voxel[:3, :3],
@@ -147,6 +162,22 @@ def _nearest(data: NDArray[Any], source_voxel_from_voxel: Matrix, grid: Grid, ou
     return picked
 
 
+def _nearest_along_axes(data: NDArray[Any], source_voxel_from_voxel: Matrix, grid: Grid, outside: int) -> NDArray[Any]:
+    """As `_nearest`, if the axes of both grids are parallel: every axis has its own source indices."""
+    axes = np.abs(source_voxel_from_voxel[:3, :3]).argmax(axis=1)  # of the grid, for each axis of the source
+    picked, box, indices = np.full(grid.shape, outside, dtype=data.dtype), [slice(0)] * 3, []
+    for source_axis, axis in enumerate(axes):
+        step, first = source_voxel_from_voxel[source_axis, [axis, 3]]
+        index = np.floor(first + _ROUNDING + step * np.arange(grid.shape[axis]) + 0.5).astype(np.intp)
+        inside = np.flatnonzero((index >= 0) & (index < data.shape[source_axis]))
+        if not inside.size:
+            return picked
+        box[axis] = slice(inside[0], inside[-1] + 1)
+        indices.append(index[box[axis]])
+    picked[tuple(box)] = data[np.ix_(*indices)].transpose(np.argsort(axes))
+    return picked
+
+
 @dataclass(frozen=True, eq=False)
 class _Corners:
     """Labels and vote fractions of the template, padded by one background voxel, and the cells between the voxels."""
@@ -156,6 +187,8 @@ class _Corners:
     labels: NDArray[Any]
     vote_fraction: NDArray[np.float32]
     is_open: NDArray[np.bool_]
+    box: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    """First (from -1, because of the padding) and last template voxel that are not certain background."""
 
     @classmethod
     def of(cls, labels: LabelMap, vote_fraction: Volume) -> _Corners:
@@ -165,14 +198,9 @@ class _Corners:
         is_open[:-1, :-1, :-1] = (
             _over_corners(padded, np.minimum) != _over_corners(padded, np.maximum)
         ) | ~_over_corners(padded_fraction == 1, np.logical_and)
-        return cls(padded, padded_fraction, is_open)
-
-    def box(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """First (from -1, because of the padding) and last template voxel that are not certain background."""
-        boxes = ndimage.find_objects((self.is_open | (self.labels != 0)).view(np.uint8))
-        if not boxes:
-            return None
-        return np.array([span.start for span in boxes[0]]) - 1, np.array([span.stop for span in boxes[0]]) - 1
+        boxes = ndimage.find_objects((is_open | (padded != 0)).view(np.uint8))
+        ends = [np.array([[span.start, span.stop] for span in spans]).T - 1 for spans in boxes]
+        return cls(padded, padded_fraction, is_open, (ends[0][0], ends[0][1]) if ends else None)
 
     def at(self, coordinates: list[NDArray[np.float64]]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Winning label and confidence at (N,) template voxel coordinates along x, y, z."""
@@ -228,7 +256,7 @@ def _vote(
     labels = np.zeros(native_grid.shape, dtype=corners.labels.dtype)
     confidence = np.ones(native_grid.shape, dtype=np.float32)
     rows = template_voxel_from_voxel[:3]
-    for slab in _slabs(corners.box(), template_voxel_from_voxel, native_grid):
+    for slab in _slabs(corners.box, template_voxel_from_voxel, native_grid):
         shape = labels[slab].shape
         steps = np.ogrid[slab]
         coordinates = [(x * steps[0] + y * steps[1] + z * steps[2] + t).ravel() for x, y, z, t in rows]

@@ -9,7 +9,7 @@ import pytest
 
 from slant.errors import GeometryError, SettingsError
 from slant.grid import Grid, axis_aligned_grid, transform_points
-from slant.resample import pick_labels, resample, resample_labels
+from slant.resample import label_sampler, pick_labels, resample, resample_labels
 from slant.volume import LabelMap, Volume
 
 TEMPLATE = axis_aligned_grid((7, 8, 9), 1.0, (-3, -4, -5))
@@ -244,3 +244,33 @@ def test_labels_and_vote_fraction_on_different_grids_are_refused(oblique_grid):
     labels, fraction = _patches(1)
     with pytest.raises(GeometryError, match="not on the labels' grid"):
         resample_labels(labels, Volume(fraction.data, oblique_grid), TEMPLATE, np.eye(4))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+@pytest.mark.parametrize("size_mm", [0.4, 1.0, 2.5])
+def test_parallel_axes_give_the_same_nearest_labels(axes, signs, size_mm):
+    labels, matrix = _patches(3)[0], np.zeros((4, 4))
+    matrix[list(axes), range(3)], matrix[3, 3] = np.array(signs) * size_mm, 1
+    matrix[:3, 3] = np.add(TEMPLATE.center_ras_mm, (0.3, -0.5, 0.25)) - matrix[:3, :3] @ (5, 4, 4.5)
+    grid = Grid((11, 9, 10), matrix)
+    voxels = (TEMPLATE.voxel_from_ras @ matrix @ np.vstack([np.indices(grid.shape).reshape(3, -1), np.ones(990)]))[:3]
+    nearest = np.floor(voxels + 0.5 + 1e-9).astype(int)
+    inside = ((nearest >= 0) & (nearest < np.array(TEMPLATE.shape)[:, None])).all(axis=0)
+    expected = np.where(inside, labels.data[tuple(np.where(inside, nearest, 0))], 0).reshape(grid.shape)
+    np.testing.assert_array_equal(pick_labels(labels, grid).data, expected)
+    assert inside.any()
+    assert pick_labels(labels, grid).data.dtype == labels.data.dtype
+
+
+def test_a_grid_outside_the_labels_has_none():
+    assert not pick_labels(_patches(3)[0], axis_aligned_grid((3, 4, 5), 1.0, (50, 0, 0))).data.any()
+
+
+@pytest.mark.parametrize("matrix", MAPS)
+def test_a_sampler_gives_the_labels_of_the_vote(matrix):
+    labels, ones = _patches(4)[0], Volume(np.ones(TEMPLATE.shape), TEMPLATE)
+    sample = label_sampler(labels)
+    for shape in ((9, 7, 8), (5, 6, 3)):
+        grid = Grid(shape, matrix)
+        np.testing.assert_array_equal(sample(grid).data, resample_labels(labels, ones, grid, np.eye(4))[0].data)

@@ -18,6 +18,7 @@ from slant.io.record import Record
 from slant.io.results import Result
 from slant.io.volume_table import read_volumes
 from slant.labels import LabelProtocol
+from slant.resample import pick_labels
 from slant.volume import LabelMap, Volume
 from slant.volumes import intracranial_volume_mm3, region_volumes
 
@@ -89,7 +90,18 @@ def read_result(path: Path, scan: Path | None = None) -> Result:
     except ProtocolError as error:
         raise ProtocolError(f"{folder / names.labels} does not fit {names.lookup}: {error}") from error
     return Result(
-        names.name, source, labels, confidence, brain, template_labels, image, protocol, volumes, record, notes
+        names.name,
+        source,
+        labels,
+        confidence,
+        brain,
+        template_labels,
+        pick_labels(brain, template_labels.grid, record.native_from_template),
+        image,
+        protocol,
+        volumes,
+        record,
+        notes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ from slant.io.staging import staged, write_json
 from slant.io.volume_table import format_volumes
 from slant.io.write import write_image
 from slant.preprocess.ants import affine_file
+from slant.resample import pick_labels
+from slant.threads import ONE_THREAD, Threads
 
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
@@ -46,8 +49,8 @@ class Result:
         None if the file named in the record cannot be read or has changed.
     labels, confidence, brain : LabelMap, Volume, LabelMap
         Region ids, confidence of the labels (0 to 1) and brain mask, in native space.
-    template_labels : LabelMap
-        Region ids on the template's grid.
+    template_labels, template_brain : LabelMap
+        Region ids and brain mask on the template's grid.
     image : Volume
         Input of the networks, on the template's grid.
     notes : tuple of str
@@ -60,6 +63,7 @@ class Result:
     confidence: Volume
     brain: LabelMap
     template_labels: LabelMap
+    template_brain: LabelMap
     image: Volume
     protocol: LabelProtocol
     volumes: tuple[VolumeRow, ...]
@@ -93,14 +97,16 @@ def make_result(
     requested : dict, optional
         Settings as given, and ``volume``.
     """
+    prepared = segmentation.prepared
     return Result(
         scan.name,
         scan,
         segmentation.labels,
         segmentation.confidence,
-        segmentation.prepared.brain,
+        prepared.brain,
         segmentation.template_labels,
-        segmentation.prepared.image,
+        pick_labels(prepared.brain, segmentation.template_labels.grid, prepared.native_from_template),
+        prepared.image,
         model.protocol,
         segmentation.volumes,
         _record(scan, segmentation, model, settings, requested),
@@ -138,7 +144,11 @@ def _record(
 
 
 def write_results(
-    result: Result, folder: Path, drawings: Mapping[str, bytes], unfinished: Path | None = None
+    result: Result,
+    folder: Path,
+    drawings: Mapping[str, bytes],
+    unfinished: Path | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> dict[str, Path]:
     """Write all files of a scan through `slant.io.staging.staged`; returns their paths by kind, sorted.
 
@@ -151,6 +161,8 @@ def write_results(
         `slant.io.names.RESULT_FILES`.
     unfinished : Path, optional
         Staging folder, see `slant.io.staging.staged`.
+    threads : Threads, optional
+        Compress the images.
 
     Raises
     ------
@@ -161,24 +173,39 @@ def write_results(
         raise OutputError(f"cannot write the results of {result.name}: its scan, whose geometry they have, is missing")
     names = ResultNames(result.name)
     with staged(folder, names, names.optional, unfinished) as temporary:
-        write_image(temporary / names.labels, result.labels, result.scan)
-        write_image(temporary / names.template_labels, result.template_labels, None)
-        write_image(temporary / names.preprocessed, result.image, None)
-        write_image(temporary / names.brain, result.brain, result.scan)
-        write_image(temporary / names.confidence, result.confidence, result.scan)
-        (temporary / names.transform).write_bytes(affine_file(result.native_from_template))
-        texts = {
-            names.lookup: format_lut(result.protocol, "tsv"),
-            names.volumes: format_volumes(result.volumes, result.quality),
-            names.record: result.record.to_json(),
-        }
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        write_json(temporary / names.sidecar, _sidecar(result.record))
-        for kind, content in drawings.items():
-            (temporary / names.of(kind)).write_bytes(content)
+        images: tuple[tuple[str, Volume | LabelMap, Scan | None], ...] = (
+            (names.preprocessed, result.image, None),  # the slowest first
+            (names.confidence, result.confidence, result.scan),
+            (names.labels, result.labels, result.scan),
+            (names.template_labels, result.template_labels, None),
+            (names.brain, result.brain, result.scan),
+        )
+        written: list[Future[None]] = []
+        try:
+            for name, data, like in images:
+                written.append(threads.start(write_image, temporary / name, data, like))
+            _write_texts(temporary, names, result, drawings)
+        finally:
+            wait(written)  # nothing is written any more when an error deletes the folder
+        for image in written:
+            image.result()
     kinds = [kind for kind in sorted(RESULT_FILES) if kind in drawings or kind not in OPTIONAL]
     return {kind: folder / names.of(kind) for kind in kinds}
+
+
+def _write_texts(folder: Path, names: ResultNames, result: Result, drawings: Mapping[str, bytes]) -> None:
+    """Write the files of a scan that are not images, and the drawings."""
+    (folder / names.transform).write_bytes(affine_file(result.native_from_template))
+    texts = {
+        names.lookup: format_lut(result.protocol, "tsv"),
+        names.volumes: format_volumes(result.volumes, result.quality),
+        names.record: result.record.to_json(),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    write_json(folder / names.sidecar, _sidecar(result.record))
+    for kind, content in drawings.items():
+        (folder / names.of(kind)).write_bytes(content)
 
 
 def _sidecar(record: Record) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from slant.io.templates import load_template
 from slant.quality.iqm import measure_quality
 from slant.quality.metrics import METRICS
 from slant.quality.reference import NormativeReference, load_reference
+from slant.threads import ONE_THREAD, Threads
 
 if TYPE_CHECKING:
     from slant.io.results import Result
@@ -35,8 +36,10 @@ _WHOLE = 1000  # values from here on are written as whole numbers
 _MAX_EVIDENCE = 8.0  # robust SDs; evidence is clipped so that no single metric dominates
 
 
-def grade(result: Result, model: str) -> Quality | None:
+def grade(result: Result, model: str, threads: Threads = ONE_THREAD) -> Quality | None:
     """The quality of a finished scan of a model, given by name or folder; None if the model has no reference.
+
+    The threads compute the quality metrics.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def grade(result: Result, model: str) -> Quality | None:
     reference = load_reference(model)
     if reference is None:
         return None
-    return grade_scan(measure_quality(result, load_template()), reference, result.protocol)
+    return grade_scan(measure_quality(result, load_template(), threads), reference, result.protocol)
 
 
 def grade_scan(metrics: QualityMetrics, reference: NormativeReference, protocol: LabelProtocol) -> Quality:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from slant.robust import robust_sd
+from slant.threads import ONE_THREAD, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ _NAMES = (
 _BLOCK = 2  # voxels along each edge
 
 
-def intensity_metrics(result: Result, brain: Mask) -> dict[str, float]:
+def intensity_metrics(result: Result, brain: Mask, threads: Threads = ONE_THREAD) -> dict[str, float]:
     """Contrast, noise, intensity outliers and asymmetric hypointensities of the scan in template space.
 
     All are nan if white matter, gray matter or the ventricles have fewer than 1000 voxels.
@@ -55,6 +56,8 @@ def intensity_metrics(result: Result, brain: Mask) -> dict[str, float]:
     ----------
     brain : array of bool
         Brain mask on the template's grid.
+    threads : Threads, optional
+        Compute the slower metrics.
 
     Returns
     -------
@@ -76,7 +79,10 @@ def intensity_metrics(result: Result, brain: Mask) -> dict[str, float]:
     if any(part.size < 1000 for part in values.values()):
         return dict.fromkeys(_NAMES, math.nan)
     median = {name: float(np.median(part)) for name, part in values.items()}
+    dark = threads.start(asymmetric_hypointensity_cm3, result.image, brain, (median["gray"] + median["csf"]) / 2)
+    noise = threads.start(native_noise, result)
     spread = {name: robust_sd(part) for name, part in values.items()}
+    outlier = threads.start(intensity_outlier_cm3, image, tissues, median, spread)
     difference = median["white"] - median["gray"]
     scale = max(abs(difference), 1e-6)
     border = brain & ~ndimage.binary_erosion(brain, iterations=BORDER_MM)
@@ -85,10 +91,10 @@ def intensity_metrics(result: Result, brain: Mask) -> dict[str, float]:
         difference / max(abs(median["white"]), 1e-6),
         (spread["white"] + spread["gray"]) / scale,
         (median["gray"] - median["csf"]) / max(abs(median["white"]), 1e-6),
-        native_noise(result) / scale,
+        noise.result() / scale,
         100 * float((image[border] > bright).mean()) if border.any() else math.nan,
-        intensity_outlier_cm3(image, tissues, median, spread),
-        asymmetric_hypointensity_cm3(result.image, brain, (median["gray"] + median["csf"]) / 2),
+        outlier.result(),
+        dark.result(),
     )
     return dict(zip(_NAMES, metrics, strict=True))
 

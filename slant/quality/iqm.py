@@ -12,6 +12,7 @@ from scipy import ndimage
 from slant.quality.intensity_metrics import intensity_metrics
 from slant.resample import pick_labels
 from slant.template import Template
+from slant.threads import ONE_THREAD, Threads
 from slant.volumes import head_volumes_cm3
 
 if TYPE_CHECKING:
@@ -54,15 +55,17 @@ class QualityMetrics:
     aggregates: dict[str, float] = field(default_factory=dict)
 
 
-def measure_quality(result: Result, template: Template) -> QualityMetrics:
-    """Compute the quality metrics of a finished scan, which was registered to the template."""
+def measure_quality(result: Result, template: Template, threads: Threads = ONE_THREAD) -> QualityMetrics:
+    """Compute the quality metrics of a finished scan, which was registered to the template, on these threads."""
     ids = [region.id for region in result.protocol.regions[1:]]
+    fragmenting = threads.start(fragmentation, result.template_labels, ids)
+    bordering = threads.start(border_fraction, result.brain)
+    brain, labelled = result.template_brain.data != 0, result.template_labels.data != 0
+    intensities = intensity_metrics(result, brain, threads)
     inside = result.labels.data != 0
     vote_fractions = _means(result.labels.data[inside], result.confidence.data[inside], ids)
-    fragmented = fragmentation(result.template_labels, ids)
+    fragmented = fragmenting.result()
     rows = {row.index: row for row in result.volumes if row.level == "region" and row.index is not None}
-    brain = pick_labels(result.brain, result.template_labels.grid, result.native_from_template).data != 0
-    labelled = result.template_labels.data != 0
     counts = np.bincount(result.template_labels.data.ravel(), minlength=256)
     disconnected = sum(counts[i] * fraction for i, fraction in fragmented.items() if not math.isnan(fraction))
     head_cm3 = head_volumes_cm3(result.volumes)
@@ -78,10 +81,10 @@ def measure_quality(result: Result, template: Template) -> QualityMetrics:
         "vote_fraction": float(result.confidence.data[inside].mean()) if inside.any() else math.nan,
         "missing_regions": float(sum(row.volume_mm3 == 0 for row in rows.values())),
         "fragmentation": 100 * disconnected / max(1, labelled.sum()),
-        "mask_at_image_border": 100 * border_fraction(result.brain),
+        "mask_at_image_border": 100 * bordering.result(),
         "unlabelled_brain": 100 * float((brain & ~labelled).sum()) / max(1, brain.sum()),
         "template_overlap": _overlap(labelled, template),
-        **intensity_metrics(result, brain),
+        **intensities,
     }
     left = {i: row for i, row in rows.items() if row.hemisphere == "L"}
     return QualityMetrics(

@@ -18,12 +18,12 @@ from slant.config import ReportSettings
 from slant.grid import Grid
 from slant.labels import LabelProtocol
 from slant.report import pdf_layout as layout
-from slant.report.overlay import cut, labelled_box
+from slant.report.overlay import labelled_box
 from slant.report.paint import AMBER_MASK, gray_range
 from slant.report.pdf_layout import MM, number
 from slant.report.rendering import plain_text, render, script_json
 from slant.report.slices import Layer, PanelRow, grays, label_layers, midline, rows_of
-from slant.resample import IDENTITY, resample_labels
+from slant.resample import label_sampler, resample
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -129,12 +129,11 @@ def comparison_rows(comparison: Comparison, *, radiological: bool) -> tuple[Pane
     same_grid = base.grid.same_as(either.grid)
     low, high = np.percentile(base.data[::2, ::2, ::2], (2, 99.5))
     shown = gray_range(base, either) if same_grid else (float(low), float(high))
+    samplers = label_sampler(comparison.first), label_sampler(comparison.second)
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
-        image, first = cut(base, comparison.first, view)
-        ones = Volume(np.ones(comparison.second.grid.shape, dtype=np.float32), comparison.second.grid)
-        second = resample_labels(comparison.second, ones, view, IDENTITY)[0]
-        by_name = {"base": grays(image, shown)}
+        first, second = (sample(view) for sample in samplers)
+        by_name = {"base": grays(resample(base, view), shown)}
         for side, labels in (("a", first.data.T), ("b", second.data.T)):
             by_name[f"fill {side}"], by_name[f"{side}_lines"] = label_layers(labels, comparison.protocol)
         by_name["diff"] = [Layer(panel, AMBER_MASK) for panel in (first.data != second.data).T.astype(np.uint8)]

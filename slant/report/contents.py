@@ -24,7 +24,7 @@ from slant.report.qc_figures import (
 )
 from slant.report.slices import PanelRow, labelled_rows
 from slant.report.tables import RegionLine, region_lines
-from slant.resample import pick_labels
+from slant.threads import ONE_THREAD, Threads
 
 _BINS = 80
 _SAMPLES = 20_001
@@ -73,6 +73,7 @@ def contents(
     settings: ReportSettings,
     quality: tuple[Check, ...] | None = None,
     flags: Mapping[int, str] | None = None,
+    threads: Threads = ONE_THREAD,
 ) -> Contents:
     """Draw the figures and collect the numbers of the report of a scan.
 
@@ -83,23 +84,33 @@ def contents(
     flags : mapping of int to str, optional
         Flags of regions by id; by default those in the record, or those of `slant.report.tables.simple_flags` if the
         scan is not graded.
+    threads : Threads, optional
+        Draw the figures.
     """
     if quality is None:
         quality = result.quality.checks if result.quality else ()
     if flags is None and result.quality:
         flags = result.quality.flags
-    radiological = settings.radiological
-    registered = scan_in_template(result)
+    radiological, protocol = settings.radiological, result.protocol
+    registering = threads.start(scan_in_template, result)
+    base = base_in_native(result)
+    native = threads.start(labelled_rows, base, result.labels, protocol, radiological=radiological)
+    mni = threads.start(labelled_rows, result.image, result.template_labels, protocol, radiological=radiological)
+    votes = threads.start(votes_rows, result, radiological=radiological)
+    plots = threads.start(intensity_plots, result, load_intensity_reference())
+    registered = registering.result()
+    registration = threads.start(registration_rows, result, registered, load_template(), radiological=radiological)
+    bias = threads.start(bias_check, result, registered, radiological=radiological)
     return Contents(
         result,
         settings,
         region_lines(result, flags),
-        labelled_rows(base_in_native(result), result.labels, result.protocol, radiological=radiological),
-        labelled_rows(result.image, result.template_labels, result.protocol, radiological=radiological),
-        registration_rows(result, registered, load_template(), radiological=radiological),
-        votes_rows(result, radiological=radiological),
-        bias_check(result, registered, radiological=radiological),
-        intensity_plots(result, load_intensity_reference()),
+        native.result(),
+        mni.result(),
+        registration.result(),
+        votes.result(),
+        bias.result(),
+        plots.result(),
         quality,
     )
 
@@ -135,8 +146,7 @@ def intensity_plots(result: Result, reference: IntensityReference) -> tuple[Plot
         original = result.scan.volume.data[result.brain.data != 0]
         if original.size:
             plots.append(_plot("before", "original intensity", {"this scan": original}))
-    brain = pick_labels(result.brain, result.image.grid, result.native_from_template).data != 0
-    normalized = {"this scan": result.image.data[brain]}
+    normalized = {"this scan": result.image.data[result.template_brain.data != 0]}
     line = result.record.intensity
     if line is not None:
         z = np.interp(np.linspace(0, 1, _SAMPLES), reference.quantiles, reference.values)

@@ -19,7 +19,7 @@ from slant.errors import GeometryError
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
 from slant.report.paint import AMBER, DIM, LIGHT, Picture, figure_png, gray_fraction, gray_range, line_colors, outlines
-from slant.resample import IDENTITY, resample, resample_labels
+from slant.resample import label_sampler, resample
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -95,20 +95,20 @@ def draw_overlay(
             f"found labels on a grid of shape {labels.grid.shape}, expected them on the scan's grid of shape "
             f"{scan.grid.shape} with the same affine; resample them first"
         )
-    inside = _cropped(labels)
+    inside = cropped_labels(labels)
     channels = LabelMap(protocol.channels_from_ids(inside.data), inside.grid)
     box = labelled_box(channels)
     found = np.count_nonzero(np.bincount(channels.data.ravel())[1:])
     texts = warnings if found else ("no region was found", *warnings)
     notes = [line for text in texts for line in textwrap.wrap(f"Warning: {text}", _MAX_LINE)]
     layout = _Layout.around(box, header=_TITLE + _LINE * len(notes))
-    shown = gray_range(scan, labels)
+    shown, sample = gray_range(scan, labels), label_sampler(channels)
     figure = Figure(figsize=(_WIDTH / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
     _write_header(figure, title, notes, f"{found} of {len(protocol) - 1} regions", radiological)
     for plane, top in zip(PLANES, layout.tops, strict=True):
         view = view_grid(plane, box, layout.pixels_per_mm, radiological)
         lefts = layout.lefts(plane, view)
-        panels = paint(*cut(scan, channels, view), shown, line_colors(protocol))
+        panels = paint(resample(scan, view), sample(view), shown, line_colors(protocol))
         for left, panel in zip(lefts, panels, strict=True):
             figure.figimage(panel, xo=left, yo=layout.height - top - panel.shape[0], origin="upper")
         _write_row(figure, plane, view, top, lefts)
@@ -120,9 +120,8 @@ def labelled_box(labels: LabelMap) -> Box:
 
     No edge of the box is shorter than 40 mm, so that its panels have space for their letters.
     """
-    voxels = np.argwhere(labels.data != 0)
-    if voxels.size == 0:
-        voxels = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.grid.shape) - 1)
+    labelled = labels.data != 0
+    voxels = _ends_of_lines(labelled if labelled.any() else np.ones_like(labelled))
     points_mm = transform_points(labels.grid.ras_from_voxel, voxels)
     low, high = points_mm.min(axis=0), points_mm.max(axis=0)
     margin_mm = np.maximum(_MARGIN_MM + max(labels.grid.voxel_size_mm) / 2, (_MIN_EDGE_MM - (high - low)) / 2)
@@ -156,8 +155,7 @@ def view_grid(plane: ViewPlane, box: Box, pixels_per_mm: float, radiological: bo
 
 def cut(scan: Volume, labels: LabelMap, view: Grid) -> tuple[Volume, LabelMap]:
     """Scan and labels on a view, with trilinear and multilabel interpolation."""
-    ones = Volume(np.ones(labels.grid.shape, dtype=np.float32), labels.grid)
-    return resample(scan, view), resample_labels(labels, ones, view, IDENTITY)[0]
+    return resample(scan, view), label_sampler(labels)(view)
 
 
 def paint(scan: Volume, channels: LabelMap, shown: tuple[float, float], colors: Picture) -> Picture:
@@ -211,7 +209,15 @@ class _Layout:
         return tuple(int(start + slot * i + (slot - _GAP - view.shape[0]) / 2) for i in range(plane.panels))
 
 
-def _cropped(labels: LabelMap) -> LabelMap:
+def _ends_of_lines(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """(N, 3) first and last voxel of a mask along each line of its third axis; all others lie between two of these."""
+    lines = np.argwhere(mask.any(axis=2))
+    along = mask[tuple(lines.T)]
+    first, last = along.argmax(axis=1), mask.shape[2] - 1 - along[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.column_stack([lines, end]) for end in (first, last)])
+
+
+def cropped_labels(labels: LabelMap) -> LabelMap:
     """Label map cropped to its labels; unchanged if it has none."""
     boxes = ndimage.find_objects((labels.data != 0).view(np.uint8))
     return LabelMap(labels.data[boxes[0]], labels.grid.cropped(boxes[0])) if boxes else labels

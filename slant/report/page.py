@@ -21,6 +21,7 @@ from slant.report.qc_figures import MIN_VOTE_FRACTION, base_in_native
 from slant.report.rendering import plain_text, render, script_json
 from slant.report.tables import LOW_VOTE_FRACTION, MAX_ASYMMETRY_PERCENT, pair_lines, sum_lines, summary
 from slant.resample import pick_labels, resample
+from slant.threads import ONE_THREAD, Threads
 from slant.volume import LabelMap
 
 _GRADE_SYMBOLS = {"pass": "✓", "review": "!", "fail": "✗"}
@@ -33,8 +34,8 @@ _MAX_VOXELS = 5_000_000  # about 3 MB in the report
 _GRAY_STEP = 2  # every second of 256 grey levels: compresses a fifth better without a visible difference
 
 
-def draw_page(shown: Contents) -> bytes:
-    """The HTML report; the same bytes for the same contents."""
+def draw_page(shown: Contents, view: Viewer | None = None) -> bytes:
+    """The HTML report; the same bytes for the same contents. ``view`` is its `viewer`, if it is already made."""
     result = shown.result
     record = plain_text(result.record.plain())
     return render(
@@ -62,7 +63,7 @@ def draw_page(shown: Contents) -> bytes:
         regions=shown.regions,
         pairs=pair_lines(shown.regions),
         sums=sum_lines(result),
-        viewer=viewer(result),
+        viewer=view or viewer(result),
         regions_json=script_json([{"name": r.row.name, "color": r.color} for r in shown.regions]),
         min_vote_fraction=MIN_VOTE_FRACTION,
         max_asymmetry=MAX_ASYMMETRY_PERCENT,
@@ -70,10 +71,14 @@ def draw_page(shown: Contents) -> bytes:
     )
 
 
-def reports_of(result: Result, settings: ReportSettings) -> dict[str, bytes]:
-    """Contents of the files ``report`` and, if requested, ``pdf``; see `slant.io.names.RESULT_FILES`."""
-    shown = contents(result, settings)
-    reports = {"report": draw_page(shown)}
+def reports_of(result: Result, settings: ReportSettings, threads: Threads = ONE_THREAD) -> dict[str, bytes]:
+    """Contents of the files ``report`` and, if requested, ``pdf``; see `slant.io.names.RESULT_FILES`.
+
+    The figures and the 3D view are drawn by the threads.
+    """
+    view = threads.start(viewer, result)
+    shown = contents(result, settings, threads=threads)
+    reports = {"report": draw_page(shown, view.result())}
     if settings.pdf:
         from slant.report.pdf import draw_pdf
 
@@ -94,12 +99,11 @@ def viewer(result: Result) -> Viewer:
     """The brain and its labels with voxels of 1 mm, or larger ones if there would be more than five million."""
     grid = _grid(result.labels)
     base = base_in_native(result)
-    inside = pick_labels(LabelMap((result.brain.data != 0) | (result.labels.data != 0), base.grid), grid).data
+    labels, brain = (pick_labels(mask, grid).data for mask in (result.labels, result.brain))
     fraction = gray_fraction(resample(base, grid).data, gray_range(base, result.labels))
-    levels = np.where(inside != 0, _GRAY_STEP * np.rint(255 / _GRAY_STEP * fraction), 0)
+    levels = np.where((brain != 0) | (labels != 0), _GRAY_STEP * np.rint(255 / _GRAY_STEP * fraction), 0)
     image = LabelMap(np.minimum(levels, 255).astype(np.uint8), grid)
-    labels = pick_labels(result.labels, grid)
-    channels = LabelMap(result.protocol.channels_from_ids(labels.data), grid)
+    channels = LabelMap(result.protocol.channels_from_ids(labels), grid)
     return Viewer(base64_text(small_nifti(image)), base64_text(small_nifti(channels)), niivue())
 
 

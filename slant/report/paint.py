@@ -38,6 +38,8 @@ LIGHT, DIM = "#f2f2f2", "#a8a8a8"
 AMBER_MASK = np.array([[0, 0, 0, 0], [*bytes.fromhex(AMBER[1:]), 255]], dtype=np.uint8)
 """Red, green, blue and opacity of the values of a mask: transparent, and amber."""
 
+_PALETTE_LEVEL = 7  # of zlib: an eighth of the time of level 9, 2 % larger
+_FIGURE_LEVEL = 3  # a third of the time of Pillow's 6, not larger
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAMES = {"blue": BLUE, "orange": ORANGE, "vermilion": VERMILION, "amber": AMBER}
 
@@ -89,7 +91,9 @@ def figure_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        FigureCanvasAgg(figure).print_png(  # type: ignore[no-untyped-call]
+            buffer, metadata={"Software": None}, pil_kwargs={"compress_level": _FIGURE_LEVEL}
+        )
     return buffer.getvalue()
 
 
@@ -105,11 +109,13 @@ def palette_png(pixels: Picture, colors: Picture) -> bytes:
     """
     from PIL import Image
 
-    used, numbers = np.unique(pixels, return_inverse=True)
-    image = Image.fromarray(numbers.reshape(pixels.shape).astype(np.uint8), mode="P")
+    used = np.flatnonzero(np.bincount(pixels.ravel(), minlength=len(colors)))
+    numbers: Picture = np.zeros(len(colors), dtype=np.uint8)
+    numbers[used] = np.arange(len(used))
+    image = Image.fromarray(numbers[pixels], mode="P")
     image.putpalette(colors[used, :3].tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, transparency=colors[used, 3].tobytes())
+    image.save(buffer, "PNG", compress_level=_PALETTE_LEVEL, transparency=colors[used, 3].tobytes())
     return buffer.getvalue()
 
 

@@ -123,15 +123,15 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
         return None
     corrected = Volume((result.image.data - line.intercept) / line.slope, result.image.grid)
     inside = _brain_in_template(result, registered, corrected)
-    if not inside.data.any():
+    brain = inside.data != 0
+    if not brain.any():
         return None
-    logs = np.zeros(registered.data.shape)
-    known = np.log(registered.data[inside.data != 0] / corrected.data[inside.data != 0])
-    logs[inside.data != 0] = known
-    low, high = (float(edge) for edge in np.percentile(known, (1, 99)))
+    logs = np.log(registered.data[brain] / corrected.data[brain])
+    low, high = (float(edge) for edge in np.percentile(logs, (1, 99)))
     log_range = max(_MIN_LOG_RANGE, -low, high)
-    steps = np.rint(1 + (_STEPS - 1) * np.clip(logs / log_range + 1, 0, 2) / 2)
-    numbers = LabelMap(np.where(inside.data != 0, steps, 0).astype(np.uint8), corrected.grid)
+    steps: Picture = np.zeros(brain.shape, dtype=np.uint8)
+    steps[brain] = np.rint(1 + (_STEPS - 1) * np.clip(logs.astype(np.float64) / log_range + 1, 0, 2) / 2)
+    numbers = LabelMap(steps, corrected.grid)
     before, after = registered.masked(inside), corrected.masked(inside)
     shown = _range(before), _range(after)
 
@@ -154,7 +154,7 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
 
 def _brain_in_template(result: Result, registered: Volume, corrected: Volume) -> LabelMap:
     """Brain voxels where the bias field can be computed: not dark, and above the minimum of the preprocessed image."""
-    brain = pick_labels(result.brain, corrected.grid, result.native_from_template).data != 0
+    brain = result.template_brain.data != 0
     minimum = result.image.data[brain].min(initial=np.inf)
     brain = brain & (registered.data > 0) & (result.image.data > minimum + _ROUNDING)
     typical = np.median(corrected.data[brain]) if brain.any() else 1.0

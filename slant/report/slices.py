@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slant.grid import Grid, transform_points
 from slant.labels import LabelProtocol
-from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cut, labelled_box, view_grid
+from slant.report.overlay import LETTERS, PLANES, Box, ViewPlane, cropped_labels, labelled_box, view_grid
 from slant.report.paint import Picture, base64_text, gray_fraction, gray_range, line_colors, outlines, palette_png, webp
+from slant.resample import label_sampler, resample
 from slant.volume import LabelMap, Volume
 
 PIXELS_PER_MM = 1.6
@@ -33,19 +34,23 @@ class Layer:
         Grey levels, or row numbers of ``colors``.
     colors : (N, 4) uint8 array, optional
         Red, green, blue and opacity of each row number; None for grey levels.
+    uri : str
+        The layer as a data URI: grey levels as WebP, colours as PNG with a palette. It is made at once, by the thread
+        that draws the layer.
     """
 
     pixels: Picture
     colors: Picture | None = None
+    uri: str = field(init=False)
 
-    @property
-    def uri(self) -> str:
-        """The layer as a data URI: grey levels as WebP, colours as PNG with a palette."""
+    def __post_init__(self) -> None:
         from PIL import Image
 
         if self.colors is None:
-            return f"data:image/webp;base64,{base64_text(webp(Image.fromarray(self.pixels), _QUALITY))}"
-        return f"data:image/png;base64,{base64_text(palette_png(self.pixels, self.colors))}"
+            uri = f"data:image/webp;base64,{base64_text(webp(Image.fromarray(self.pixels), _QUALITY))}"
+        else:
+            uri = f"data:image/png;base64,{base64_text(palette_png(self.pixels, self.colors))}"
+        object.__setattr__(self, "uri", uri)
 
     @property
     def rgba(self) -> NDArray[np.float64]:
@@ -128,15 +133,15 @@ def labelled_rows(
     base: Volume, labels: LabelMap, protocol: LabelProtocol, *, radiological: bool
 ) -> tuple[PanelRow, ...]:
     """Rows of panels with the layers ``base``, ``fill`` (look-up table colours) and ``lines`` (lightened outlines)."""
-    channels = LabelMap(protocol.channels_from_ids(labels.data), labels.grid)
-    shown = gray_range(base, labels)
+    inside = cropped_labels(labels)
+    channels = LabelMap(protocol.channels_from_ids(inside.data), inside.grid)
+    shown, sample = gray_range(base, labels), label_sampler(channels)
 
     def layers(view: Grid) -> dict[str, list[Layer]]:
-        image, panels = cut(base, channels, view)
-        fill, lines = label_layers(panels.data.T, protocol)
-        return {"base": grays(image, shown), "fill": fill, "lines": lines}
+        fill, lines = label_layers(sample(view).data.T, protocol)
+        return {"base": grays(resample(base, view), shown), "fill": fill, "lines": lines}
 
-    return rows_of(layers, labelled_box(labels), radiological=radiological, midline_mm=midline(channels, protocol))
+    return rows_of(layers, labelled_box(channels), radiological=radiological, midline_mm=midline(channels, protocol))
 
 
 def midline(channels: LabelMap, protocol: LabelProtocol) -> float | None:

@@ -24,6 +24,7 @@ from slant.quality.iqm import (
     rotation_degrees,
 )
 from slant.quality.metrics import METRICS
+from slant.threads import Threads
 from slant.volume import LabelMap, Volume
 
 PROTOCOL = load_protocol()
@@ -37,6 +38,12 @@ def test_all_metrics_are_computed_and_have_a_meaning(result: Result) -> None:
     assert metrics.scan["missing_regions"] == sum(
         row.volume_mm3 == 0 for row in result.volumes if row.level == "region"
     )
+
+
+def test_the_metrics_do_not_depend_on_the_number_of_threads(result: Result) -> None:
+    with Threads(3) as threads:
+        metrics = measure_quality(result, load_template(), threads)
+    assert repr(metrics) == repr(measure_quality(result, load_template()))
 
 
 def test_fragmentation_counts_all_but_the_largest_component() -> None:

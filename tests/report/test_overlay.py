@@ -141,6 +141,14 @@ def test_box_surrounds_the_labels(oblique_grid):
     assert (high - low >= 40 - 1e-9).all()
 
 
+def test_box_is_that_of_all_labelled_voxels(oblique_grid):
+    blob = np.random.default_rng(0).random(oblique_grid.shape) > 0.98
+    points = world_of(oblique_grid)[blob]
+    low, high = labelled_box(LabelMap(blob, oblique_grid))
+    margin = np.maximum(5 + max(oblique_grid.voxel_size_mm) / 2, (40 - np.ptp(points, axis=0)) / 2)
+    np.testing.assert_allclose([low, high], [points.min(axis=0) - margin, points.max(axis=0) + margin])
+
+
 def test_outlines_are_one_pixel_wide_in_the_more_vivid_colour():
     colors = np.array([(0, 0, 0), RED, GRAY], dtype=np.uint8)
     rows = ["......", ".112..", ".112..", "...22."]

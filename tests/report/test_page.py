@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy import toy_grid, voted_result
 
-from slant.config import ReportSettings
+from slant.config import ReportSettings, RunReportSettings
 from slant.errors import OutputError
 from slant.grid import Grid, axis_aligned_grid
 from slant.io.quality import Check
@@ -22,6 +22,8 @@ from slant.report.pdf import draw_pdf
 from slant.report.qc_figures import base_in_native, bias_check, contours, scan_in_template, tissue_levels
 from slant.report.slices import labelled_rows
 from slant.report.tables import oblique_degrees, pair_lines, region_lines, sum_lines, summary
+from slant.run import draw
+from slant.threads import Threads
 from slant.volume import LabelMap, Volume
 
 LIMIT_BYTES = 15_000_000
@@ -248,3 +250,14 @@ def test_the_last_colour_marks_a_vote_fraction_of_one_half(result: Result) -> No
     steps = qc_figures._disagreement_steps(replace(result, confidence=Volume(fraction, result.labels.grid)))
     assert set(np.unique(steps[result.labels.data == 47])) == {len(qc_figures.color_scale()) - 1}
     assert not steps[result.labels.data != 47].any()
+
+
+def test_the_files_do_not_depend_on_the_number_of_threads(result: Result, tmp_path: Path) -> None:
+    drawn = {}
+    for n in (1, 3):
+        with Threads(n) as threads:
+            drawn[n] = draw(result, RunReportSettings(), threads)
+            write_results(result, tmp_path / str(n), drawn[n], threads=threads)
+    assert drawn[1] == drawn[3]
+    written = [{path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("1", "3")]
+    assert written[0] == written[1]
