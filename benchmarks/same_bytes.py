@@ -24,7 +24,6 @@ import slant
 from slant.io.names import ResultNames
 from slant.io.read import read_labels
 from slant.nets.predict import tile_votes
-from slant.nets.unet import CompactUNet
 from slant.volume import LabelMap
 from slant.volumes import mean_dice
 from slant.vote import VoteCounter
@@ -41,18 +40,11 @@ def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict
     return read_labels(out / ResultNames(read.name).labels, read)
 
 
-def voted(prepared: slant.Prepared, model: slant.Model, *, half: bool) -> LabelMap:
-    """Labels in template space, with the layers of the networks in bfloat16 or in float32."""
-    predictor = model.predictor(prepared.image.data, prepared.deformation)
-    counter, cpu = VoteCounter(model.layout), torch.device("cpu")
-
-    def network(tile: str) -> CompactUNet:
-        net = predictor.network(tile)
-        net.backbone = torch.autocast("cpu", torch.bfloat16, enabled=half)(net.backbone)
-        net.decoder_head = torch.autocast("cpu", torch.bfloat16, enabled=half)(net.decoder_head)
-        return net
-
-    for tile, channels in tile_votes(replace(predictor, network=network), prepared.image.data, cpu, 2):
+def voted(prepared: slant.Prepared, model: slant.Model, dtype: torch.dtype) -> LabelMap:
+    """Labels in template space, with the layers of the networks in this data type."""
+    predictor = replace(model.predictor(prepared.image.data, prepared.deformation), dtype=dtype)
+    counter = VoteCounter(model.layout)
+    for tile, channels in tile_votes(predictor, prepared.image.data, torch.device("cpu"), 2):
         counter.aggregate(channels, tile)
     return LabelMap(model.protocol.ids_from_channels(counter.finalize().channels), prepared.image.grid)
 
@@ -85,8 +77,8 @@ def main() -> None:
     for name in list(runs)[1:]:
         print(row(name, found[name], found["first"], ids), flush=True)
     prepared = slant.prepare(slant.read_scan(options.scan).volume, model.inputs)
-    exact = voted(prepared, model, half=False)
-    print(row("bfloat16 layers, networks only", voted(prepared, model, half=True), exact, ids))
+    exact, half = (voted(prepared, model, dtype) for dtype in (torch.float32, torch.bfloat16))
+    print(row("bfloat16 layers, networks only", half, exact, ids))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,51 @@
 """Time and memory of one scan, step by step, and the time of one tile of the original network on the same machine.
 
-    python benchmarks/segment.py SCAN [--models slant27 slant8] [--threads 2]
+    python benchmarks/segment.py SCAN [--models slant27 slant8] [--threads 1 2] [--repeats 2] [--before FOLDER]
+    python benchmarks/segment.py SCAN --functions 30
 
-Each model runs in a process of its own, from command to files. The 3D U-Net of SLANT (Huo et al. 2018; 19,920,783
-parameters, one of 27) is built with random weights and run once on one tile of 96 x 128 x 88 voxels. Prints the seconds
-and the peak memory of each step and how many times faster the networks of each model are.
+Every run is a process of its own, from command to files; the least of the repeats counts. With ``--before``, another
+version of slant, for example a worktree of an earlier commit, runs in turn with this one. The 3D U-Net of SLANT (Huo et
+al. 2018; 19,920,783 parameters, one of 27) is built with random weights and run once on one tile of 96 x 128 x 88
+voxels. ``--functions`` lists the functions of Python in which the main thread spends most time.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+_STEP = re.compile(r"(.+): (\d+\.\d) s, (\d+) MiB")
+_MAIN = "import sys; sys.argv[0] = 'slant'; from slant.cli import main; main()"
+_REST, _ALL, _PEAK = "rest", "command to files", "peak MiB"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A version of slant (its source folder; None for the installed one) with a model and a number of threads."""
+
+    tree: Path | None
+    model: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """Head of its column."""
+        version = "before, " if self.tree else ""
+        return f"{version}{self.model}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 class OriginalUNet(nn.Module):
@@ -66,45 +92,86 @@ def time_original(threads: int) -> tuple[float, int]:
         return time.perf_counter() - start, sum(p.numel() for p in network.parameters())
 
 
-def run_model(scan: Path, model: str, threads: int) -> tuple[float, float, list[dict[str, float | str]]]:
-    """Seconds from command to files, peak resident MiB, and the timings of the record."""
-    code = "from slant.cli import main; main()"
-    with tempfile.TemporaryDirectory() as out:
+def run_case(scan: Path, case: Case) -> dict[str, float]:
+    """Seconds of each step, of the rest and of all from command to files, and the peak resident MiB."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(case.threads)}
+    if case.tree:
+        environment["PYTHONPATH"] = str(case.tree)
+    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
-        command = [sys.executable, "-c", code, "segment", str(scan), out, "--model", model, "--threads", str(threads)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-c", _MAIN, "segment", str(scan), out, "--model", case.model]
+        command += ["--threads", str(case.threads)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment, cwd=out)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
+        log.seek(0)
+        lines = log.read().splitlines()
         if status:
-            sys.exit(f"slant segment with the model {model} failed; see its message above")
-        record = json.loads(next(Path(out).glob("*_record.json")).read_text())
-    return seconds, usage.ru_maxrss / 1024, record["timings"]
+            sys.exit("\n".join([*lines, f"slant segment ({case.name}) failed"]))
+        steps = {found[1]: float(found[2]) for line in lines if (found := _STEP.fullmatch(line))}
+        if not steps:  # an earlier version, which did not print its steps
+            (record,) = Path(out).glob("*_record.json")
+            steps = {step["name"]: step["runtime_s"] for step in json.loads(record.read_text())["timings"]}
+    return {**steps, _REST: seconds - sum(steps.values()), _ALL: seconds, _PEAK: usage.ru_maxrss / 1024}
+
+
+def measured(scan: Path, cases: list[Case], repeats: int) -> list[dict[str, float]]:
+    """The least of each figure of each case; the cases run in turn."""
+    runs = [[run_case(scan, case) for case in cases] for _ in range(repeats)]
+    return [{key: min(run[i][key] for run in runs) for key in runs[0][i]} for i in range(len(cases))]
+
+
+def table(cases: list[Case], found: list[dict[str, float]]) -> Iterator[str]:
+    """Lines of a Markdown table: a row per step, a column per case."""
+    names = dict.fromkeys(step for steps in sorted(found, key=len, reverse=True) for step in steps)
+    steps = [name for name in names if name not in (_REST, _ALL, _PEAK)]
+    yield f"| step | {' | '.join(case.name for case in cases)} |"
+    yield f"|---|{'--:|' * len(cases)}"
+    for step in (*steps, _REST, _ALL, _PEAK):
+        form = "{:.0f}" if step == _PEAK else "{:.1f}"
+        yield f"| {step} | {' | '.join(form.format(column[step]) if step in column else '' for column in found)} |"
+
+
+def print_functions(scan: Path, model: str, count: int) -> None:
+    """Print the functions in which a run with one thread spends most time by itself."""
+    from slant.cli import main as slant
+
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            profile.runcall(slant, ["segment", str(scan), out, "--model", model, "--threads", "1", "--quiet"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(count)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scan", type=Path)
     parser.add_argument("--models", nargs="+", default=["slant27", "slant8"])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--before", type=Path, help="source folder of another version")
+    parser.add_argument("--functions", type=int, help="print this many functions instead of the tables")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    print(f"{options.scan.name}, {options.threads} threads\n")
-    print(f"| {'model':8} | {'step':24} | seconds | peak MiB so far |")
-    print(f"|{'-' * 10}|{'-' * 26}|--------:|----------------:|")
-    networks_s = {}
-    for model in options.models:
-        seconds, peak, timings = run_model(options.scan, model, options.threads)
-        for step in timings:
-            print(f"| {model:8} | {step['name']:24} | {step['runtime_s']:7.1f} | {step['peak_mib']:15.0f} |")
-        rest = seconds - sum(float(step["runtime_s"]) for step in timings)
-        print(f"| {model:8} | {'start, read, draw, write':24} | {rest:7.1f} | {'':15} |")
-        print(f"| {model:8} | {'**command to files**':24} | {seconds:7.1f} | {peak:15.0f} |", flush=True)
-        networks_s[model] = next(float(s["runtime_s"]) for s in timings if s["name"] == "networks and vote")
-    tile_s, parameters = time_original(options.threads)
+    scan = options.scan.resolve()
+    if options.functions:
+        print_functions(scan, options.models[0], options.functions)
+        return
+    trees = [options.before.resolve(), None] if options.before else [None]
+    cases = [Case(tree, model, n) for model in options.models for n in options.threads for tree in trees]
+    found = measured(scan, cases, options.repeats)
+    print(f"{scan.name}\n")
+    print("\n".join(table(cases, found)))
+    threads = max(options.threads)
+    tile_s, parameters = time_original(threads)
     print(f"\nOriginal network, {parameters:,} parameters: {tile_s:.1f} s per tile, {27 * tile_s:.0f} s for 27 tiles.")
-    for model, seconds in networks_s.items():
-        print(f"{model}: all tiles and the vote in {seconds:.1f} s, {27 * tile_s / seconds:.0f} times as fast.")
+    for case, steps in zip(cases, found, strict=True):
+        seconds = steps["networks and vote"]
+        if case.threads == threads:
+            print(f"{case.name}: all tiles in {seconds:.1f} s, {27 * tile_s / seconds:.0f} times as fast.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy as np
 from slant.config import SegmentSettings
 from slant.preprocess import bias, intensity
 from slant.preprocess.alignment import align_brain
+from slant.preprocess.ants import load_ants
 from slant.preprocess.brain import fov_truncation_warning
 from slant.preprocess.intensity_range import robust_intensities
 from slant.resample import resample_labels
-from slant.timing import Timing, TimingLog
+from slant.threads import Threads
+from slant.timing import Listener, Timing, TimingLog
 from slant.volume import LabelMap, Volume
 from slant.volumes import VolumeRow, head_size_warning, intracranial_volume_mm3, region_volumes
 from slant.vote import VoteCounter
@@ -89,7 +91,9 @@ class Segmentation:
     timings: tuple[Timing, ...]
 
 
-def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None) -> Segmentation:
+def segment(
+    scan: Volume, model: Model, settings: SegmentSettings | None = None, listener: Listener | None = None
+) -> Segmentation:
     """Segment a T1-weighted scan.
 
     Parameters
@@ -98,6 +102,8 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
         Scan with axes near R, A, S, as `slant.io.read.read_scan` returns it; any voxel size, oblique or not.
     model : Model
         See `slant.io.models.load_model`.
+    listener : callable, optional
+        Told of every step, see `slant.timing.TimingLog`.
 
     Raises
     ------
@@ -109,16 +115,20 @@ def segment(scan: Volume, model: Model, settings: SegmentSettings | None = None)
         If the requested device is not available.
     """
     settings = settings or SegmentSettings()
-    return label(prepare(scan, model.inputs, settings), model, settings)
+    return label(prepare(scan, model.inputs, settings, listener), model, settings, listener)
 
 
-def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = None) -> Prepared:
+def prepare(
+    scan: Volume, inputs: Inputs, settings: SegmentSettings | None = None, listener: Listener | None = None
+) -> Prepared:
     """Extract and register the brain, correct the bias field, normalize intensities, and deform the atlas prior.
 
     Parameters
     ----------
     inputs : Inputs
         The ``inputs`` of a model.
+    listener : callable, optional
+        Told of every step, see `slant.timing.TimingLog`.
 
     Raises
     ------
@@ -130,10 +140,13 @@ def prepare(scan: Volume, inputs: Inputs, settings: SegmentSettings | None = Non
     from slant.nets.groupwise import deform
 
     settings = settings or SegmentSettings()
-    clock = TimingLog()
+    clock = TimingLog(listener)
     scaling, mask_brain, template = inputs.scaling, inputs.scaling.mask_brain, inputs.template
-    robust, intensities = robust_intensities(scan)
-    found = align_brain(robust, template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain)
+    with clock("robust intensities"):
+        robust, intensities = robust_intensities(scan)
+    with Threads(settings.thread_count) as threads:
+        threads.start(load_ants)  # while the networks of brain extraction run, which need one thread
+        found = align_brain(robust, template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain)
     mask = found.template_mask
     with clock("bias"):
         everywhere = LabelMap(np.ones(mask.grid.shape, np.uint8), mask.grid)
@@ -174,32 +187,39 @@ def _deformation_warning(deformation: Deformation) -> str:
     )
 
 
-def label(prepared: Prepared, model: Model, settings: SegmentSettings | None = None) -> Segmentation:
+def label(
+    prepared: Prepared, model: Model, settings: SegmentSettings | None = None, listener: Listener | None = None
+) -> Segmentation:
     """Run the networks, fuse the tiles by vote, resample the labels to native space and measure the volumes.
 
     Parameters
     ----------
     model : Model
         The model whose inputs the scan was prepared with.
+    listener : callable, optional
+        Told of every step, and of every tile; see `slant.timing.TimingLog`.
 
     Raises
     ------
     DeviceError
-        If the requested device is not available.
+        If the requested device, or the precision on it, is not available.
     ModelError
         If the scan was prepared for a model with a different groupwise template.
     """
-    from slant.nets.device import choose_device
+    from slant.nets.device import choose_device, inference_dtype
     from slant.nets.predict import tile_votes
 
     settings = settings or SegmentSettings()
-    clock = TimingLog()
-    with clock("networks and vote"):
+    clock = TimingLog(listener)
+    with clock("networks and vote") as advance:
         device = choose_device(settings.device)
         counter = VoteCounter(model.layout)
-        predictor = model.predictor(prepared.image.data, prepared.deformation)
-        for tile, channels in tile_votes(predictor, prepared.image.data, device, settings.thread_count):
+        dtype = inference_dtype(settings.precision, device)
+        predictor = replace(model.predictor(prepared.image.data, prepared.deformation), dtype=dtype)
+        votes = tile_votes(predictor, prepared.image.data, device, settings.thread_count)
+        for done, (tile, channels) in enumerate(votes, 1):
             counter.aggregate(channels, tile)
+            advance(done / len(model.layout))
         vote = counter.finalize()
     with clock("resample labels"):
         grid, ids = prepared.image.grid, model.protocol.ids_from_channels(vote.channels)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import errors_with
+from slant.threads import ONE_THREAD, Threads
+from slant.timing import TimingLog
 
 if TYPE_CHECKING:
     from slant.io.read import Scan
@@ -76,7 +78,12 @@ _THIS_PROCESS = Compute()
 
 
 def run_scan(
-    scan: Scan, model: Model, request: Request, output: Output, compute: Compute = _THIS_PROCESS
+    scan: Scan,
+    model: Model,
+    request: Request,
+    output: Output,
+    compute: Compute = _THIS_PROCESS,
+    clock: TimingLog | None = None,
 ) -> tuple[Result, dict[str, Path]]:
     """Segment and grade a scan, draw its overlay and reports, and write all files, replacing existing ones.
 
@@ -84,6 +91,9 @@ def run_scan(
     ----------
     scan : Scan
         Its name is the prefix of the files.
+    clock : TimingLog, optional
+        Gets the timings of all steps. Those up to the grade, and those that it already has, are also in the record;
+        the reports show the record, so they are drawn when it is complete.
 
     Returns
     -------
@@ -98,20 +108,25 @@ def run_scan(
     """
     from slant.io.results import write_results
 
-    result = segment_scan(scan, model, request, compute)
-    drawings = draw(result, request.reports)
-    drawings |= {kind: encode(result.labels) for kind, encode in output.encoders.items()}
-    return result, write_results(result, output.folder, drawings, output.unfinished)
+    clock = clock or TimingLog()
+    result = segment_scan(scan, model, request, compute, clock)
+    with Threads(int(result.record.settings["threads"])) as threads:
+        with clock("overlay and reports"):
+            drawings = draw(result, request.reports, threads)
+        with clock("write files"):
+            drawings |= {kind: encode(result.labels) for kind, encode in output.encoders.items()}
+            return result, write_results(result, output.folder, drawings, output.unfinished, threads)
 
 
-def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = _THIS_PROCESS) -> Result:
+def segment_scan(
+    scan: Scan, model: Model, request: Request, compute: Compute = _THIS_PROCESS, clock: TimingLog | None = None
+) -> Result:
     """Segment and grade a scan, in memory; SlantError if that is not possible."""
     from slant import pipeline
     from slant.io.results import make_result
     from slant.nets.device import choose_device
-    from slant.quality.grade import grade
 
-    requested, labeller = request.settings, compute.labeller
+    clock, requested, labeller = clock or TimingLog(), request.settings, compute.labeller
     settings = replace(
         requested,
         threads=requested.threads or compute.threads or requested.thread_count,
@@ -119,16 +134,22 @@ def segment_scan(scan: Scan, model: Model, request: Request, compute: Compute = 
     )
     with errors_with(scan.warnings):
         if labeller is None:
-            segmentation = pipeline.segment(scan.volume, model, settings)
+            segmentation = pipeline.segment(scan.volume, model, settings, clock.listener)
         else:
-            prepared = pipeline.prepare(scan.volume, model.inputs, settings)
+            prepared = pipeline.prepare(scan.volume, model.inputs, settings, clock.listener)
             segmentation = labeller.label(prepared, settings.model, settings)
+    clock.add(segmentation.timings)
     settings = replace(settings, skull_stripped=segmentation.prepared.skull_stripped)
-    result = make_result(scan, segmentation, model, settings, {**asdict(requested), "volume": request.volume})
-    return replace(result, record=replace(result.record, quality=grade(result, requested.model)))
+    with clock("quality"):
+        from slant.quality.grade import grade
+
+        result = make_result(scan, segmentation, model, settings, {**asdict(requested), "volume": request.volume})
+        with Threads(settings.thread_count) as threads:
+            quality = grade(result, requested.model, threads)
+    return replace(result, record=replace(result.record, quality=quality, timings=clock.timings))
 
 
-def draw(result: Result, reports: RunReportSettings) -> dict[str, bytes]:
+def draw(result: Result, reports: RunReportSettings, threads: Threads = ONE_THREAD) -> dict[str, bytes]:
     """The overlay and the requested reports of a scan, by their kinds in `slant.io.names.RESULT_FILES`."""
     from slant.report.overlay import draw_overlay
     from slant.report.qc_figures import base_in_native
@@ -136,9 +157,10 @@ def draw(result: Result, reports: RunReportSettings) -> dict[str, bytes]:
     title = result.name.encode(errors="replace").decode()  # names may contain bytes that are not valid text
     labels, protocol, warnings = result.labels, result.protocol, result.record.warnings
     base, radiological = base_in_native(result), reports.radiological
-    drawings = {"overlay": draw_overlay(base, labels, protocol, title, warnings, radiological=radiological)}
-    if not reports.report:
-        return drawings
-    from slant.report.page import reports_of
+    overlay = threads.start(draw_overlay, base, labels, protocol, title, warnings, radiological=radiological)
+    pages: dict[str, bytes] = {}
+    if reports.report:
+        from slant.report.page import reports_of
 
-    return drawings | reports_of(result, reports)
+        pages = reports_of(result, reports, threads)
+    return {"overlay": overlay.result(), **pages}

@@ -1,11 +1,11 @@
-"""Wall time of each step of a run, and peak memory of the process at its end."""
+"""Wall time of each step of a run, peak memory of the process at its end, and who is told of it."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,29 @@ class Timing:
     runtime_s: float
     peak_mib: float
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.runtime_s:.1f} s, {self.peak_mib:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """What a listener is told of a step when it starts, goes on and ends.
+
+    Attributes
+    ----------
+    fraction : float
+        Fraction of the step that is done, 0 to 1.
+    timing : Timing, optional
+        Timing of the step, if it has ended.
+    """
+
+    name: str
+    fraction: float = 0.0
+    timing: Timing | None = None
+
+
+Listener = Callable[[StepProgress], None]
+
 
 def peak_resident_mib() -> float:
     """Peak resident memory of this process so far, in MiB; 0 on Windows.
@@ -50,9 +73,18 @@ def peak_resident_mib() -> float:
 
 
 class TimingLog:
-    """Records the timings of steps: ``with clock("brain"): ...``; ``clock.timings`` lists the finished steps."""
+    """Records the timings of steps: ``with clock("brain"): ...``; ``clock.timings`` lists the finished steps.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    listener : callable, optional
+        Told of every start and end of a step, and of its progress: ``with clock("networks") as advance: advance(0.5)``.
+        It is called in the thread of the step, so it must be quick, must not raise errors, and must take calls from
+        several threads.
+    """
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.listener = listener
         self._timings: list[Timing] = []
 
     @property
@@ -60,9 +92,26 @@ class TimingLog:
         """Timings of the finished steps, in the order in which they finished."""
         return tuple(self._timings)
 
+    def add(self, timings: Iterable[Timing]) -> None:
+        """Add the timings of steps that another log recorded."""
+        self._timings.extend(timings)
+
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time the body of a ``with`` statement as a step of this name."""
+    def __call__(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Time the body of a ``with`` statement as a step of this name.
+
+        Yields
+        ------
+        advance : callable
+            Tells the listener which fraction of the step is done, 0 to 1.
+        """
         start = time.perf_counter()
-        yield
-        self._timings.append(Timing(name, round(time.perf_counter() - start, 3), round(peak_resident_mib(), 1)))
+        self._tell(StepProgress(name))
+        yield lambda fraction: self._tell(StepProgress(name, fraction))
+        timing = Timing(name, round(time.perf_counter() - start, 3), round(peak_resident_mib(), 1))
+        self._timings.append(timing)
+        self._tell(StepProgress(name, 1.0, timing))
+
+    def _tell(self, progress: StepProgress) -> None:
+        if self.listener is not None:
+            self.listener(progress)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from toy import light_found, toy_model, toy_scan
+from toy import light_found, quick_networks, quick_stages, toy_model, toy_scan
 
+from slant.cli.progress import STEPS
 from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import DeviceError, InputError, RegistrationError, SlantError
 from slant.io.results import Result
-from slant.run import Request, draw, segment_scan
+from slant.run import Output, Request, draw, run_scan, segment_scan
+from slant.timing import StepProgress, TimingLog
 
 WARNING = "the sform and the qform disagree"
 
@@ -47,3 +50,22 @@ def test_the_overlay_gets_the_warnings(monkeypatch: pytest.MonkeyPatch, result: 
     warned = replace(result, record=replace(result.record, warnings=(WARNING,)))
     draw(warned, RunReportSettings(report=False))
     assert drawn == [(WARNING,)]
+
+
+def test_the_clock_gets_all_steps_and_the_record_those_before_the_reports(tmp_path: Path) -> None:
+    told: list[StepProgress] = []
+    clock = TimingLog(told.append)
+    with clock("read"):
+        scan = toy_scan()
+    request = Request(SegmentSettings(device="cpu"), reports=RunReportSettings(report=False))
+    with quick_stages(), quick_networks():
+        result, _ = run_scan(scan, toy_model(), request, Output(tmp_path), clock=clock)
+    *recorded, overlay, files = (timing.name for timing in clock.timings)
+    assert [timing.name for timing in result.record.timings] == recorded
+    assert (recorded[0], recorded[-1], overlay, files) == ("read", "quality", "overlay and reports", "write files")
+    assert "networks and vote" in recorded
+    assert tuple(step.timing for step in told if step.timing is not None) == clock.timings, "each step is told of once"
+    tiles = [step.fraction for step in told if step.name == "networks and vote" and step.timing is None]
+    assert (tiles[0], tiles[-1], tiles) == (0, 1, sorted(tiles))
+    assert len(tiles) > len(toy_model().layout)
+    assert list(dict.fromkeys(step.name for step in told)) == [name for name in STEPS if name in {s.name for s in told}]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from slant.timing import Timing, TimingLog, peak_resident_mib
+from slant.timing import StepProgress, Timing, TimingLog, peak_resident_mib
 
 
 def test_timings_are_in_the_order_in_which_steps_finish() -> None:
@@ -73,3 +73,32 @@ def test_memory_is_zero_if_the_system_does_not_report_it(monkeypatch: pytest.Mon
     monkeypatch.setattr("slant.timing._STATUS", Path("/nosuch"))
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_resident_mib() == 0
+
+
+def test_a_listener_is_told_when_a_step_starts_goes_on_and_ends() -> None:
+    told: list[StepProgress] = []
+    clock = TimingLog(told.append)
+    with clock("networks") as advance:
+        assert told == [StepProgress("networks", 0.0)]
+        advance(0.25)
+    (timing,) = clock.timings
+    assert told[1:] == [StepProgress("networks", 0.25), StepProgress("networks", 1.0, timing)]
+
+
+def test_a_listener_is_not_told_of_the_end_of_a_failed_step() -> None:
+    told: list[StepProgress] = []
+    with pytest.raises(ZeroDivisionError), TimingLog(told.append)("failed"):
+        raise ZeroDivisionError
+    assert told == [StepProgress("failed")]
+
+
+def test_timings_of_another_log_are_added_in_their_order() -> None:
+    clock, other = TimingLog(), (Timing("brain", 1.0, 2.0), Timing("bias", 3.0, 4.0))
+    with clock("read"):
+        pass
+    clock.add(other)
+    assert clock.timings[1:] == other
+
+
+def test_a_timing_is_printed_with_units() -> None:
+    assert str(Timing("brain", 3.851, 1361.7)) == "brain: 3.9 s, 1362 MiB"

@@ -9,6 +9,7 @@ decide between two neighbouring patches.
 from __future__ import annotations
 
 import atexit
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -264,13 +265,18 @@ def forbid_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error message of a command: one line on stderr, nothing on stdout."""
+    """The error message of a command: one line on stderr, after those of finished steps; nothing on stdout."""
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("slant: ")
-    assert output.err.count("\n") == 1
-    assert output.err.endswith("\n")
-    return output.err
+    (message,) = messages(output.err)
+    assert message.startswith("slant: ")
+    assert output.err.endswith(f"{message}\n")
+    return f"{message}\n"
+
+
+def messages(text: str) -> list[str]:
+    """Lines of stderr without those of finished steps."""
+    return [line for line in text.splitlines() if not re.fullmatch(r"[a-z ]+: \d+\.\d s, \d+ MiB", line)]
 
 
 def run_slant(*arguments: object) -> int:

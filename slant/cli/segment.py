@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from slant.cli.app import app, say
+from slant.cli.progress import shown_progress
 from slant.config import DicomSettings, RunReportSettings, SegmentSettings
 from slant.errors import SettingsError
+from slant.timing import TimingLog
 
 if TYPE_CHECKING:
     from slant.io.read import Scan
@@ -37,6 +39,7 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
     reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS,
     dicom: Annotated[DicomSettings, Parameter(name="*")] = _DICOM,
     force: bool = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Segment one T1-weighted scan.
 
@@ -52,23 +55,29 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
         Output file prefix (default: the name of the file without _T1w, or of the folder).
     force : bool
         Overwrite existing results when finished.
+    quiet : bool
+        Print only warnings and errors: no progress, no list of files.
     """
     start = time.perf_counter()
-    from slant.io.names import ResultNames
-    from slant.io.staging import check_output
+    with shown_progress(settings.thread_count, quiet=quiet) as listener:
+        clock = TimingLog(listener)
+        with clock("read"):
+            loaded = _read(scan, volume, dicom)
+            if name is not None:
+                loaded = replace(loaded, name=_file_name(name))
+            _check_output(out, loaded.name, force=force)
+        with clock("load model"):
+            from slant.io.models import load_model
+            from slant.run import Output, Request, run_scan
 
-    loaded = _read(scan, volume, dicom)
-    if name is not None:
-        loaded = replace(loaded, name=_file_name(name))
-    names = ResultNames(loaded.name)
-    check_output(out, names, force=force, optional=names.optional)
-    from slant.io.models import load_model
-    from slant.run import Output, Request, run_scan
-
-    model = load_model(settings.model)
-    encoders = {"dicom_seg": _seg_encoder(loaded, model)} if dicom.dicom_seg else {}
-    result, files = run_scan(loaded, model, Request(settings, volume, reports), Output(out, encoders=encoders))
-    _report(files, result.record, time.perf_counter() - start)
+            model = load_model(settings.model)
+            encoders = {"dicom_seg": _seg_encoder(loaded, model)} if dicom.dicom_seg else {}
+        request, output = Request(settings, volume, reports), Output(out, encoders=encoders)
+        result, files = run_scan(loaded, model, request, output, clock=clock)
+    _warn(result.record)
+    if not quiet:
+        _say_files(files, result.record)
+        say(f"done in {time.perf_counter() - start:.0f} s")
 
 
 def _read(scan: Path, volume: int | None, dicom: DicomSettings) -> Scan:
@@ -84,6 +93,14 @@ def _read(scan: Path, volume: int | None, dicom: DicomSettings) -> Scan:
     return read_dicom(scan, series=dicom.series)
 
 
+def _check_output(out: Path, name: str, *, force: bool) -> None:
+    from slant.io.names import ResultNames
+    from slant.io.staging import check_output
+
+    names = ResultNames(name)
+    check_output(out, names, force=force, optional=names.optional)
+
+
 def _seg_encoder(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
     """Function that encodes labels as a DICOM Segmentation; an impossible export fails before the segmentation."""
     from slant.io.dicom.seg import seg_bytes, seg_target
@@ -97,14 +114,17 @@ def _file_name(name: str) -> str:
     return name
 
 
-def _report(files: dict[str, Path], record: Record, runtime_s: float) -> None:
+def _warn(record: Record) -> None:
     for warning in record.warnings:
         sys.stderr.write(f"slant: warning: {warning}\n")
+    if record.quality is not None:
+        for check in record.quality.problems:
+            sys.stderr.write(f"slant: {check.grade}: {check.text}\n")
+
+
+def _say_files(files: dict[str, Path], record: Record) -> None:
     width = max(map(len, files))
     for kind, path in files.items():
         say(f"{kind:<{width}}  {path}")
     if record.quality is not None:
-        for check in record.quality.problems:
-            sys.stderr.write(f"slant: {check.grade}: {check.text}\n")
         say(f"{'grade':<{width}}  {record.quality.grade}")
-    say(f"done in {runtime_s:.0f} s")

@@ -40,7 +40,7 @@ _ABOUT = {
     "overlay of scans with low values",
     "regions_missing": "Number of regions without a voxel",
     "warnings": "Warnings, joined by semicolons",
-    "runtime_s": "Total processing time from brain extraction to volumetry",
+    "runtime_s": "Total processing time from reading to the quality checks",
 }  # in the order of the columns
 
 ENTITIES = {"sub": "participant_id", "ses": "session_id", "acq": "acquisition", "rec": "reconstruction", "run": "run"}

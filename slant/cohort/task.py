@@ -18,6 +18,7 @@ from slant.errors import ModelError
 from slant.files import file_sha256
 from slant.io.staging import FileNames, check_output
 from slant.run import Compute, Output, Request, run_scan
+from slant.timing import TimingLog
 
 if TYPE_CHECKING:
     from slant.nets.model import Model
@@ -77,19 +78,22 @@ class SegmentTask:
 
     def __call__(self, job: Job, staging: Path, worker: Worker) -> None:
         """Segment a scan and write its results."""
-        from slant.io.read import read_scan
+        clock = TimingLog()
+        with clock("read"):
+            from slant.io.read import read_scan
 
-        scan = replace(read_scan(job.scan, volume=self.volume), name=job.name)
+            scan = replace(read_scan(job.scan, volume=self.volume), name=job.name)
         check_output(job.folder, self.names(job), force=True)
-        model = _model(self.settings.model, self.model_sha256)
+        with clock("load model"):
+            model = _model(self.settings.model, self.model_sha256)
         request = Request(self.settings, self.volume, self.reports)
         labeller = None if worker.gpu is None else GpuLabeller(worker.gpu, self.model_sha256)
         compute = Compute(worker.threads, labeller)
-        result, _ = run_scan(scan, model, request, Output(job.folder, staging), compute)
+        result, _ = run_scan(scan, model, request, Output(job.folder, staging), compute, clock)
         for warning in result.record.warnings:
             sys.stderr.write(f"warning: {warning}\n")
-        for timing in result.record.timings:
-            sys.stderr.write(f"{timing.name}: {timing.runtime_s:.1f} s, {timing.peak_mib:.0f} MiB\n")
+        for timing in clock.timings:
+            sys.stderr.write(f"{timing}\n")
 
 
 @dataclass(frozen=True)

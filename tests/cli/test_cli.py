@@ -17,6 +17,7 @@ import pytest
 from toy import (
     content,
     light_found,
+    messages,
     noise,
     quick_networks,
     quick_stages,
@@ -53,7 +54,7 @@ def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[SegmentSettings]:
     use_light_found(monkeypatch)
     used: list[SegmentSettings] = []
 
-    def find(_: object, __: object, settings: SegmentSettings) -> object:
+    def find(_: object, __: object, settings: SegmentSettings, ___: object) -> object:
         used.append(settings)
         return light_found()
 
@@ -178,7 +179,7 @@ def test_a_scan_with_an_unusual_name_is_segmented(
     with quick_stages(), quick_networks():
         assert segment_toy(path, folder) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert messages(captured.err) == []
     names = ResultNames(UNUSUAL_NAME)
     written = (*names.all, names.report)
     assert sorted(file.name for file in folder.iterdir()) == sorted(written)
@@ -214,7 +215,7 @@ def test_warnings_are_printed_and_recorded(
     scan = write_toy_scan(tmp_path / "toy.nii", data)
     assert segment_toy(scan, tmp_path / "out") == 0
     warnings = ["1 NaN or infinite voxels were replaced by 0", truncated]
-    assert capsys.readouterr().err.splitlines() == [f"slant: warning: {text}" for text in warnings]
+    assert messages(capsys.readouterr().err) == [f"slant: warning: {text}" for text in warnings]
     assert json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))["warnings"] == warnings
 
 
@@ -279,6 +280,6 @@ def test_an_interrupted_run_leaves_no_files(
     monkeypatch.setattr(function, stop)
     handler = signal.getsignal(signal.SIGTERM)
     assert segment_toy(scan, tmp_path / "new" / "out") == status
-    assert capsys.readouterr().err == f"slant: {word}; no partial files were left\n"
+    assert messages(capsys.readouterr().err) == [f"slant: {word}; no partial files were left"]
     assert [path.name for path in tmp_path.iterdir()] == ["toy_T1w.nii.gz"]
     assert signal.getsignal(signal.SIGTERM) == handler
