@@ -124,14 +124,17 @@ def segment_scan(
     """Segment and grade a scan, in memory; SlantError if that is not possible."""
     from slant import pipeline
     from slant.io.results import make_result
-    from slant.nets.device import choose_device
+    from slant.nets.device import choose_device, inference_dtype
 
     clock, requested, labeller = clock or TimingLog(), request.settings, compute.labeller
-    settings = replace(
-        requested,
-        threads=requested.threads or compute.threads or requested.thread_count,
-        device=str(choose_device(requested.device)) if labeller is None else labeller.device,
-    )
+    if labeller is None:
+        chosen = choose_device(requested.device)
+        inference_dtype(requested.precision, chosen)  # an error before the work, not after the preparation
+        device = str(chosen)
+    else:
+        device = labeller.device
+    n_threads = requested.threads or compute.threads or requested.thread_count
+    settings = replace(requested, threads=n_threads, device=device)
     with errors_with(scan.warnings):
         if labeller is None:
             segmentation = pipeline.segment(scan.volume, model, settings, clock.listener)

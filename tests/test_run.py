@@ -31,6 +31,13 @@ def test_an_error_about_a_scan_tells_its_warnings(
     assert str(caught.value) == "not possible" + (f"; warning: {WARNING}" if told else "")
 
 
+def test_a_precision_that_the_cpu_does_not_have_fails_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slant.nets.device.has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr("slant.pipeline.prepare", None)
+    with pytest.raises(DeviceError, match="use --precision float32"):
+        segment_scan(toy_scan(), toy_model(), Request(SegmentSettings(device="cpu", precision="bfloat16")))
+
+
 def test_warnings_of_reading_and_of_segmenting_are_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slant.pipeline.segment", lambda *_: replace(light_found(), warnings=("truncated",)))
     monkeypatch.setattr("slant.quality.grade.grade", lambda *_: None)

@@ -19,20 +19,20 @@ from slant.timing import Listener, StepProgress, Timing
 NETWORKS = "networks and vote"
 
 STEPS: Mapping[str, tuple[str, float]] = {
-    "read": ("reading the scan", 0.5),
-    "load model": ("loading the model", 1.6),
+    "read": ("reading the scan", 0.4),
+    "load model": ("loading the model", 1.4),
     "robust intensities": ("robust intensities", 0.1),
-    "brain": ("brain extraction", 3.0),
-    "register": ("registration", 4.5),
-    "bias": ("bias field correction", 4.6),
-    "intensity": ("intensity normalization", 0.3),
+    "brain": ("brain extraction", 2.7),
+    "register": ("registration", 3.6),
+    "bias": ("bias field correction", 4.5),
+    "intensity": ("intensity normalization", 0.1),
     "deform": ("deformation of the atlas", 1.8),
-    NETWORKS: ("networks and vote", 20.0),
-    "resample labels": ("resampling to native space", 0.3),
+    NETWORKS: ("networks and vote", 17.3),
+    "resample labels": ("resampling to native space", 0.2),
     "volumes": ("volumes", 0.1),
-    "quality": ("quality checks", 0.8),
-    "overlay and reports": ("overlay and reports", 2.8),
-    "write files": ("writing files", 0.4),
+    "quality": ("quality checks", 0.9),
+    "overlay and reports": ("overlay and reports", 2.5),
+    "write files": ("writing files", 0.3),
 }
 """Steps in the order of a run: text for the user, and typical seconds with one thread (`chris_T1w`, slant27)."""
 
@@ -75,7 +75,7 @@ class RunState:
 
 
 def typical_durations(threads: int) -> dict[str, float]:
-    """Typical seconds of each step; of all steps, only the networks use several threads."""
+    """Typical seconds of each step; more threads make the networks faster, and little else."""
     return {name: seconds / (threads if name == NETWORKS else 1) for name, (_, seconds) in STEPS.items()}
 
 

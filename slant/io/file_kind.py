@@ -166,7 +166,7 @@ def check_file(path: Path, expected: str = IMAGE) -> None:
     Raises
     ------
     InputError
-        If there is no file, or it is a broken link, a folder, a pipe or a device. The caller adds the path.
+        If the path does not exist, or is a broken link, a directory, a pipe or a device; without the path.
     """
     try:
         mode = path.stat().st_mode

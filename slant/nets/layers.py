@@ -9,7 +9,9 @@ from torch.nn import functional
 
 def fast_inference(x: Tensor) -> bool:
     """Whether an input is of inference on a CPU, with the library oneDNN."""
-    return not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32 and torch._C._has_mkldnn
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class Conv3d(nn.Conv3d):

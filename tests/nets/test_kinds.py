@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
+from slant.nets.layers import fast_inference
 from slant.nets.network import MemorySettings, Network, NetworkSettings
 from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.nets.prior import Prior
@@ -71,6 +72,16 @@ def test_inference_agrees_with_the_forward_pass_of_training(network: Network) ->
     expected = run(network, image)
     with torch.inference_mode():
         torch.testing.assert_close(run(network, image), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_inference_takes_the_faster_ways_through_the_layers(dtype: torch.dtype) -> None:
+    x = torch.ones(1, dtype=dtype)
+    assert not fast_inference(x)
+    with torch.inference_mode():
+        assert fast_inference(x) == torch.backends.mkldnn.is_available()
+        assert not fast_inference(x.double())
+        assert not fast_inference(x.to("meta"))
 
 
 @pytest.mark.parametrize(
