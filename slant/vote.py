@@ -7,8 +7,8 @@ tiles along one axis make three cells::
     tile 1              |--------------------|
     cells    |    0     |   0, 1  |    1     |
 
-A cell stores one byte per voxel and vote until the last of its tiles has arrived. Then the winner is computed and the
-votes are deleted. Memory therefore depends on how many tiles overlap, not on how many tiles there are.
+A cell stores one byte per voxel and vote until the last of its tiles has arrived. Then the most frequent channels are
+computed and the votes are deleted. Memory therefore depends on how many tiles overlap, not on how many tiles there are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import LayoutError
+from slant.sparse_votes import KEPT, MOST_VOTES, SparseVotes, most_frequent
 from slant.tiles import Tile, TileLayout
 
 Channels = NDArray[np.uint8]
@@ -35,16 +36,33 @@ class Vote:
         Most frequent channel of each voxel; ties go to the lowest channel.
     fraction : (X, Y, Z) float32 array
         Votes for the winner divided by all votes of the voxel, above 0 and at most 1.
+    sparse : SparseVotes, optional
+        The votes themselves, if the counter was asked to keep them.
     """
 
     channels: Channels
     fraction: NDArray[np.float32]
+    sparse: SparseVotes | None = None
 
 
 class VoteCounter:
     """Fuses the label maps of tiles by majority vote (Huo et al. 2018), one tile at a time, each in its core only.
 
     `aggregate` adds a tile, `finalize` returns the result. The result does not depend on the order of the tiles.
+
+    Parameters
+    ----------
+    layout : TileLayout
+        The tiles, in voxels of the grid on which they vote.
+    voxel_mm : int
+        Edge length of a voxel of that grid in template voxels (1 mm); only noted in the sparse votes.
+    sparse : bool
+        Whether the result contains the `SparseVotes`, which take 9 bytes per voxel.
+
+    Raises
+    ------
+    LayoutError
+        If more than 255 tiles vote for the same voxel.
 
     Examples
     --------
@@ -56,14 +74,18 @@ class VoteCounter:
     [7, 5, 5, 5]
     """
 
-    def __init__(self, layout: TileLayout) -> None:
+    def __init__(self, layout: TileLayout, voxel_mm: int = 1, *, sparse: bool = False) -> None:
         self._layout = layout
+        self._voxel_mm = voxel_mm
+        self._sparse = sparse
         self._pending: dict[str, Tile] = {tile.name: tile for tile in layout}
         self._known = frozenset(self._pending.values())
         self._cells = _cells(layout)
         self._votes: dict[_Cell, list[Channels]] = {}
-        self._channels: Channels = np.zeros(layout.shape, dtype=np.uint8)
-        self._fraction: NDArray[np.float32] = np.zeros(layout.shape, dtype=np.float32)
+        kept = KEPT if sparse else 1
+        self._channels: Channels = np.zeros((*layout.shape, kept), dtype=np.uint8)
+        self._counts: NDArray[np.uint8] = np.zeros((*layout.shape, kept), dtype=np.uint8)
+        self._totals: NDArray[np.uint8] = np.zeros(layout.shape, dtype=np.uint8)
 
     def aggregate(self, channels: Channels, tile: Tile) -> None:
         """Count the votes of one tile.
@@ -90,7 +112,20 @@ class VoteCounter:
             held = self._votes.setdefault(cell, [])
             held.append(channels[cell.within(tile)].copy())
             if len(held) == cell.voters:
-                self._channels[cell.box], self._fraction[cell.box] = _decide(self._votes.pop(cell))
+                self._count(cell, self._votes.pop(cell))
+
+    def _count(self, cell: _Cell, votes: list[Channels]) -> None:
+        """Store the most frequent channels of the voxels of a cell and their numbers of votes."""
+        channels, counts = self._channels[cell.box], self._counts[cell.box]
+        channels[..., 0] = votes[0]
+        counts[..., 0] = cell.voters
+        self._totals[cell.box] = cell.voters
+        disputed = np.zeros(votes[0].shape, dtype=np.bool_)
+        for other in votes[1:]:
+            disputed |= other != votes[0]
+        if disputed.any():
+            kept = channels.shape[-1]
+            channels[disputed], counts[disputed] = most_frequent(np.stack([v[disputed] for v in votes]), kept)
 
     def finalize(self) -> Vote:
         """Return the result as read-only arrays, after every tile has voted.
@@ -105,9 +140,12 @@ class VoteCounter:
                 f"{len(self._pending)} of {len(self._layout)} tiles have not voted: {', '.join(self._pending)}; "
                 "add all tiles before the result is computed"
             )
-        for result in (self._channels, self._fraction):
+        channels = np.ascontiguousarray(self._channels[..., 0])
+        fraction = np.divide(self._counts[..., 0], self._totals, dtype=np.float32)
+        for result in (channels, fraction, self._channels, self._counts, self._totals):
             result.flags.writeable = False
-        return Vote(self._channels, self._fraction)
+        sparse = SparseVotes(self._channels, self._counts, self._totals, self._voxel_mm) if self._sparse else None
+        return Vote(channels, fraction, sparse)
 
 
 @dataclass(frozen=True)
@@ -140,34 +178,12 @@ def _cells(layout: TileLayout) -> dict[str, list[_Cell]]:
             if all(a <= b for a, b in zip(tile.core_start, start, strict=True))
             and all(a >= b for a, b in zip(tile.core_stop, stop, strict=True))
         ]
+        if len(voters) > MOST_VOTES:
+            raise LayoutError(
+                f"{len(voters)} tiles vote for voxel {start} of {layout}, expected at most {MOST_VOTES}; use fewer or "
+                "smaller tiles"
+            )
         cell = _Cell(start, stop, len(voters))
         for name in voters:
             cells[name].append(cell)
     return cells
-
-
-def _decide(votes: list[Channels]) -> tuple[Channels, NDArray[np.float32]]:
-    """Winner of each voxel of a cell, ties to the lowest channel, and its fraction of the votes."""
-    winner = votes[0].copy()
-    fraction = np.ones(winner.shape, dtype=np.float32)
-    disputed = np.zeros(winner.shape, dtype=np.bool_)
-    for other in votes[1:]:
-        disputed |= other != winner
-    if disputed.any():
-        channel, count = _most_frequent(np.stack([v[disputed] for v in votes]))
-        winner[disputed] = channel
-        fraction[disputed] = count / np.float32(len(votes))
-    return winner, fraction
-
-
-def _most_frequent(votes: Channels) -> tuple[Channels, NDArray[np.uint16]]:
-    """(N,) most frequent value of each column of (votes, N), ties to the lowest, and its (N,) number of votes."""
-    votes = np.sort(votes, axis=0)
-    winner, run = votes[0].copy(), np.ones(votes.shape[1], dtype=np.uint16)
-    count = run.copy()
-    for previous, current in pairwise(votes):
-        run = np.where(current == previous, run + np.uint16(1), np.uint16(1))
-        longer = run > count
-        winner[longer] = current[longer]
-        count[longer] = run[longer]
-    return winner, count

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from slant.errors import LayoutError
+from slant.sparse_votes import KEPT
 from slant.tiles import Tile, TileLayout
 from slant.vote import Vote, VoteCounter
 
@@ -19,21 +20,27 @@ def _votes(layout: TileLayout, highest: int = 3, seed: int = 0) -> dict[str, np.
     return {tile.name: rng.integers(0, highest + 1, layout.size, dtype=np.uint8) for tile in layout}
 
 
-def _count(layout: TileLayout, votes: dict[str, np.ndarray], order: list[Tile]) -> Vote:
-    counter = VoteCounter(layout)
+def _count(layout: TileLayout, votes: dict[str, np.ndarray], order: list[Tile], *, sparse: bool = False) -> Vote:
+    counter = VoteCounter(layout, voxel_mm=2, sparse=sparse)
     for tile in order:
         counter.aggregate(votes[tile.name], tile)
     return counter.finalize()
 
 
-def _oracle(layout: TileLayout, votes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Count every channel in every voxel; argmax gives ties to the lowest channel."""
+def _table(layout: TileLayout, votes: dict[str, np.ndarray]) -> np.ndarray:
+    """(C, X, Y, Z) number of votes for every channel in every voxel."""
     counts = np.zeros((int(max(v.max() for v in votes.values())) + 1, *layout.shape))
     for tile in layout:
         for channel in range(len(counts)):
             counts[channel][tuple(map(slice, tile.core_start, tile.core_stop))] += (
                 votes[tile.name][tile.core_within] == channel
             )
+    return counts
+
+
+def _oracle(layout: TileLayout, votes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Winner, where argmax gives ties to the lowest channel, and fraction."""
+    counts = _table(layout, votes)
     return counts.argmax(axis=0), counts.max(axis=0) / counts.sum(axis=0)
 
 
@@ -54,9 +61,30 @@ def test_the_vote_agrees_with_counting_every_channel(overlap, highest):
 def test_the_order_of_the_tiles_does_not_matter(seed):
     votes = _votes(LAYOUT)
     shuffled = [LAYOUT.tiles[i] for i in np.random.default_rng(seed).permutation(len(LAYOUT))]
-    one, other = (_count(LAYOUT, votes, order) for order in (list(LAYOUT), shuffled))
+    one, other = (_count(LAYOUT, votes, order, sparse=True) for order in (list(LAYOUT), shuffled))
     assert one.channels.tobytes() == other.channels.tobytes()
     assert one.fraction.tobytes() == other.fraction.tobytes()
+    for name in ("channels", "counts", "totals"):
+        assert getattr(one.sparse, name).tobytes() == getattr(other.sparse, name).tobytes()
+
+
+@pytest.mark.parametrize("overlap", ["vote", "core"])
+@pytest.mark.parametrize("highest", [1, 3, 255])
+def test_sparse_votes_agree_with_counting_every_channel(overlap, highest):
+    layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
+    votes = _votes(layout, highest)
+    dense, result = (_count(layout, votes, list(layout), sparse=sparse) for sparse in (False, True))
+    assert dense.sparse is None
+    assert result.channels.tobytes() == dense.channels.tobytes()
+    assert result.fraction.tobytes() == dense.fraction.tobytes()
+    table = np.concatenate([_table(layout, votes), np.zeros((KEPT, *layout.shape))])
+    ranked = np.argsort(-table, axis=0, kind="stable")[:KEPT]
+    counts = np.take_along_axis(table, ranked, axis=0)
+    sparse = result.sparse
+    np.testing.assert_array_equal(sparse.counts, np.moveaxis(counts, 0, -1))
+    np.testing.assert_array_equal(sparse.channels, np.moveaxis(np.where(counts > 0, ranked, 0), 0, -1))
+    np.testing.assert_array_equal(sparse.totals, table.sum(axis=0))
+    assert sparse.voxel_mm == 2
 
 
 def test_vote_of_three_small_tiles():
@@ -85,8 +113,9 @@ def test_the_caller_may_reuse_its_array():
 
 
 def test_the_result_is_read_only():
-    result = _count(LAYOUT, _votes(LAYOUT), list(LAYOUT))
-    for array in (result.channels, result.fraction):
+    result = _count(LAYOUT, _votes(LAYOUT), list(LAYOUT), sparse=True)
+    sparse = result.sparse
+    for array in (result.channels, result.fraction, sparse.channels, sparse.counts, sparse.totals):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0, 0] = 1
 
@@ -138,6 +167,16 @@ def test_a_tile_of_another_layout_is_refused():
     other = TileLayout((7, 8, 9), (4, 5, 6), (2, 2, 2)).tiles[-1]
     with pytest.raises(LayoutError, match=r"tile 2_2_2 from .* is not a tile of TileLayout"):
         VoteCounter(LAYOUT).aggregate(np.zeros(LAYOUT.size, np.uint8), other)
+
+
+def test_at_most_255_votes_for_a_voxel():
+    layout = TileLayout((554, 1, 1), (300, 1, 1), (255, 1, 1))
+    votes = {tile.name: np.full(layout.size, 8, np.uint8) for tile in layout}
+    assert (_count(layout, votes, list(layout)).fraction == 1).all()
+    with pytest.raises(
+        LayoutError, match=r"256 tiles vote for voxel \(255, 0, 0\) of TileLayout.*, expected at most 255"
+    ):
+        VoteCounter(TileLayout((555, 1, 1), (300, 1, 1), (256, 1, 1)))
 
 
 def test_the_published_tiles_give_the_published_vote_in_every_voxel(data_dir):
