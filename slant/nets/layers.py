@@ -86,7 +86,7 @@ class ResidualEncoder(nn.Module):
 
 
 class RefinementBlock(nn.Sequential):
-    """A residual block of two convolutions at 1 mm (He et al. 2016), the second of which is initialized with 0.
+    """A residual block of two convolutions (He et al. 2016), the second of which is initialized with 0.
 
     Before it is trained it only multiplies negative features, already small after a leaky ReLU, by 0.01 again.
     """
@@ -107,34 +107,40 @@ class RefinementBlock(nn.Sequential):
         return functional.leaky_relu(change + x, 0.01, inplace=True)
 
 
-def space_to_depth(image: Tensor) -> Tensor:
-    """Space-to-depth: (N, C, X, Y, Z) with even sizes to (N, 8 C, X/2, Y/2, Z/2)."""
-    n, c, x, y, z = image.shape
-    blocks = image.reshape(n, c, x // 2, 2, y // 2, 2, z // 2, 2)
-    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, 8 * c, x // 2, y // 2, z // 2)
+def space_to_depth(image: Tensor, edge: int = 2) -> Tensor:
+    """Space-to-depth of cubes of an edge e in voxels: (N, C, X, Y, Z) to (N, e^3 C, X/e, Y/e, Z/e).
+
+    The sizes must be multiples of the edge; an edge of 1 leaves the image as it is.
+    """
+    n, c, x, y, z = image.shape[0], image.shape[1], *(size // edge for size in image.shape[2:])
+    blocks = image.reshape(n, c, x, edge, y, edge, z, edge)
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, edge**3 * c, x, y, z)
 
 
-def depth_to_space(features: Tensor) -> Tensor:
-    """Depth-to-space, the inverse of `space_to_depth`: (N, 8 C, X, Y, Z) to (N, C, 2X, 2Y, 2Z)."""
-    n, c8, x, y, z = features.shape
-    return _blocks_of_coarse(features).reshape(n, 2 * x, 2 * y, 2 * z, c8 // 8).permute(0, 4, 1, 2, 3)
+def depth_to_space(features: Tensor, edge: int = 2) -> Tensor:
+    """Depth-to-space, the inverse of `space_to_depth`: (N, e^3 C, X, Y, Z) to (N, C, eX, eY, eZ)."""
+    n, _, x, y, z = features.shape
+    return _blocks_of_coarse(features, edge).reshape(n, edge * x, edge * y, edge * z, -1).permute(0, 4, 1, 2, 3)
 
 
-def concatenate_coarse_and_fine(coarse: Tensor, fine: Tensor) -> Tensor:
-    """(N, C + D, 2X, 2Y, 2Z) channels-last features: ``depth_to_space(coarse)`` and ``fine``, written once.
+def concatenate_coarse_and_fine(coarse: Tensor, fine: Tensor, edge: int = 2) -> Tensor:
+    """(N, C + D, eX, eY, eZ) channels-last features: ``depth_to_space(coarse, e)`` and ``fine``, written once.
 
     Parameters
     ----------
-    coarse : (N, 8 C, X, Y, Z) tensor
-    fine : (N, D, 2X, 2Y, 2Z) tensor
+    coarse : (N, e^3 C, X, Y, Z) tensor
+    fine : (N, D, eX, eY, eZ) tensor
+    edge : int
+        Edge e of the cubes in voxels.
     """
     n, _, x, y, z = coarse.shape
-    blocks = fine.permute(0, 2, 3, 4, 1).reshape(n, x, 2, y, 2, z, 2, -1)
-    both = torch.cat([_blocks_of_coarse(coarse), blocks], dim=-1)
-    return both.reshape(n, 2 * x, 2 * y, 2 * z, -1).permute(0, 4, 1, 2, 3)
+    blocks = fine.permute(0, 2, 3, 4, 1).reshape(n, x, edge, y, edge, z, edge, -1)
+    both = torch.cat([_blocks_of_coarse(coarse, edge), blocks], dim=-1)
+    return both.reshape(n, edge * x, edge * y, edge * z, -1).permute(0, 4, 1, 2, 3)
 
 
-def _blocks_of_coarse(features: Tensor) -> Tensor:
-    """(N, X, 2, Y, 2, Z, 2, C) view of (N, 8 C, X, Y, Z) features."""
-    n, c8, x, y, z = features.shape
-    return features.permute(0, 2, 3, 4, 1).reshape(n, x, y, z, c8 // 8, 2, 2, 2).permute(0, 1, 5, 2, 6, 3, 7, 4)
+def _blocks_of_coarse(features: Tensor, edge: int) -> Tensor:
+    """(N, X, e, Y, e, Z, e, C) view of (N, e^3 C, X, Y, Z) features."""
+    n, _, x, y, z = features.shape
+    blocks = features.permute(0, 2, 3, 4, 1).reshape(n, x, y, z, -1, edge, edge, edge)
+    return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4)

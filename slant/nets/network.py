@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -13,6 +13,16 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from slant.errors import SettingsError
+
+UNCHANGED = "omitted from manifests if unchanged"
+
+
+def later_setting(default: Any) -> Any:
+    """A field of a settings class that older manifests lack; `NetworkSettings.as_dict` omits it if it has its default.
+
+    The manifest of a network without it, and the identity of its model, thus stay the same.
+    """
+    return field(default=default, metadata={UNCHANGED: True})
 
 
 @dataclass(frozen=True)
@@ -30,9 +40,26 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         require_positive("outputs", self.outputs)
 
+    @property
+    def stride(self) -> int:
+        """Distance between features of the backbone, in voxels of the image."""
+        raise NotImplementedError
+
+    @property
+    def multiple(self) -> int:
+        """Number of which the size of an image along each axis must be a multiple; a multiple of `stride`."""
+        raise NotImplementedError
+
+    @property
+    def earlier_channels(self) -> int:
+        """Number of channels in which the network sees the result of an earlier assembly; 0 if it takes none."""
+        return 0
+
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values for a manifest."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The fields as plain values for a manifest, without a `later_setting` that has its default."""
+        omitted = {f.name for f in fields(self) if f.metadata.get(UNCHANGED) and getattr(self, f.name) == f.default}
+        values = {key: value for key, value in asdict(self).items() if key not in omitted}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -60,10 +87,6 @@ class Network(nn.Module):
 
     Attributes
     ----------
-    stride : int
-        Distance between features of the backbone, in voxels (1 mm).
-    multiple : int
-        Number of which the size of an image along each axis must be a multiple.
     prior : bool
         Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
@@ -72,8 +95,6 @@ class Network(nn.Module):
         How activations are stored for the backward pass; can be set at any time and does not change results.
     """
 
-    stride: ClassVar[int]
-    multiple: ClassVar[int]
     prior: ClassVar[bool]
     half_precision: ClassVar[bool] = True
 
@@ -83,20 +104,71 @@ class Network(nn.Module):
         self.memory = MemorySettings()
 
     @property
+    def stride(self) -> int:
+        """Distance between features of the backbone, in voxels of the image."""
+        return self.settings.stride
+
+    @property
+    def multiple(self) -> int:
+        """Number of which the size of an image along each axis must be a multiple."""
+        return self.settings.multiple
+
+    @property
     def halo(self) -> int:
         """Voxels around a box that the decoder head needs for correct values inside the box; a multiple of `stride`."""
         raise NotImplementedError
 
-    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
+    def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
         """(N, C, X/stride, Y/stride, Z/stride) features of a (N, 1, X, Y, Z) image.
 
-        ``coordinates`` are (N, 3, X/2, Y/2, Z/2) coordinate channels: template coordinates of the 2 mm voxels, scaled
-        to -1..1.
+        Parameters
+        ----------
+        image : (N, 1, X, Y, Z) float tensor
+            Its sizes must be multiples of `multiple`.
+        coordinates : (N, 3, X/stride, Y/stride, Z/stride) float tensor
+            Coordinate channels: template coordinates of the features, scaled to -1..1.
+        earlier : (N, E, X/stride, Y/stride, Z/stride) float tensor, optional
+            Result of an earlier assembly at the features, from `embed`; needed if ``settings.earlier_channels`` is not
+            0.
+
+        Raises
+        ------
+        ValueError
+            If ``earlier`` does not have ``settings.earlier_channels`` channels.
         """
         raise NotImplementedError
 
+    def embed(self, channels: Tensor, fractions: Tensor) -> Tensor:
+        """(1, E, X, Y, Z) embedding of the result of an earlier assembly: the mean of learned vectors of its channels.
+
+        Parameters
+        ----------
+        channels : (X, Y, Z, K) integer tensor
+            The most frequent channels of each voxel.
+        fractions : (X, Y, Z, K) float tensor
+            Their vote fractions; 0 if a voxel has fewer channels.
+
+        Raises
+        ------
+        ValueError
+            If the network takes no such result.
+        """
+        del channels, fractions
+        raise ValueError(
+            f"this {type(self).__name__} takes no result of an earlier assembly: its earlier_channels is 0"
+        )
+
+    def require_earlier(self, earlier: Tensor | None) -> None:
+        """Raise the ValueError of `backbone` if ``earlier`` is not what this network takes."""
+        found, expected = 0 if earlier is None else earlier.shape[1], self.settings.earlier_channels
+        if found != expected:
+            raise ValueError(
+                f"the backbone of this {type(self).__name__} takes {expected} channels of an earlier result, found "
+                f"{found}"
+            )
+
     def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
-        """(N, F, X, Y, Z) features at 1 mm from the features of the backbone and the image."""
+        """(N, F, X, Y, Z) features at the voxels of the image, from the features of the backbone and the image."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:

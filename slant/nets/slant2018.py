@@ -43,6 +43,16 @@ class Slant2018Settings(NetworkSettings):
         if len(self.widths) != 5:
             raise SettingsError(f"widths of a slant2018 network must be 5 numbers, found {list(self.widths)}")
 
+    @property
+    def stride(self) -> int:
+        """1: the features are at the voxels of the image."""
+        return 1
+
+    @property
+    def multiple(self) -> int:
+        """8, because of three max-pools by 2."""
+        return 8
+
 
 def _encoder(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
@@ -64,7 +74,7 @@ class Slant2018(Network):
     (z, x, y); the network itself does not depend on the order of the axes.
     """
 
-    stride, multiple, prior, half_precision = 1, 8, False, False
+    prior, half_precision = False, False
     settings: Slant2018Settings
 
     def __init__(self, settings: Slant2018Settings) -> None:
@@ -88,8 +98,9 @@ class Slant2018(Network):
         """None: logits of a voxel depend on its features only."""
         return 0
 
-    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
+    def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
         """(N, outputs, X, Y, Z) rectified ``dc1`` of a (N, 1, X, Y, Z) image whose sizes are multiples of 8."""
+        self.require_earlier(earlier)
         del coordinates
         level = run_level
         e1 = level(self.memory, lambda x: self.ec1(self.ec0(x)), image)

@@ -29,11 +29,15 @@ class NetworkChoice:
     widths : tuple of int, optional
         Numbers of channels of the levels.
     image_channels, upsampled_channels, head_channels : int, optional
-        Numbers of channels at 1 mm, see `slant.nets.unet.UNetSettings`.
+        Numbers of channels at the voxels of the image, see `slant.nets.unet.UNetSettings`.
     tasks : tuple of str
         Tasks learned in addition to the regions (hard sharing, Caruana 1997): any of tissue, lobe, brain.
     head_layers : int, optional
-        Number of residual blocks at 1 mm before the logits.
+        Number of residual blocks at the voxels of the image before the logits.
+    stem : int, optional
+        Edge in voxels of the blocks of the image that become channels of the first level: 2, or 1 for none.
+    earlier_channels : int, optional
+        Number of channels of the embedding of an earlier assembly's result.
     """
 
     kind: str = "compact"
@@ -43,6 +47,8 @@ class NetworkChoice:
     tasks: tuple[str, ...] = ()
     upsampled_channels: int | None = None
     head_layers: int | None = None
+    stem: int | None = None
+    earlier_channels: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -65,6 +71,16 @@ class NetworkSpec:
     def type(self) -> type[Network]:
         """Class of the networks of this kind."""
         return KINDS[self.kind].network
+
+    @property
+    def stride(self) -> int:
+        """Distance between features of the backbone, in voxels of the image."""
+        return self.settings.stride
+
+    @property
+    def multiple(self) -> int:
+        """Number of which the size of an image along each axis must be a multiple."""
+        return self.settings.multiple
 
     @property
     def plain(self) -> dict[str, Any]:

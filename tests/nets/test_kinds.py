@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_networks import LAYOUT, ORIGINAL, SHAPE, TINY, tiny
+from tiny_networks import LAYOUT, ORIGINAL, SHAPE, TINY, VARIANTS, backbone, tiny, voxel_features
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,38 +18,33 @@ from slant.nets.network import MemorySettings, Network, NetworkSettings
 from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import KINDS, build_network, settings_of
-from slant.nets.unet import UNetSettings, box_coordinate_channels
+from slant.nets.unet import UNetSettings
 from slant.tiles import TileLayout
 
 
-def run(network: Network, image: Tensor) -> Tensor:
-    """(X, Y, Z, F) features of a (1, 1, X, Y, Z) image."""
-    shape = (image.shape[2], image.shape[3], image.shape[4])
-    features = network.decoder_head(network.backbone(image, box_coordinate_channels(shape, (0, 0, 0), shape)), image)
-    return features[0].permute(1, 2, 3, 0)
-
-
-@pytest.fixture(params=[*sorted(KINDS), "residual with a refinement block"])
+@pytest.fixture(params=VARIANTS)
 def network(request: pytest.FixtureRequest) -> Network:
-    if request.param in KINDS:
-        return tiny(request.param)
-    deep = build_network("residual", settings_of("residual", {**TINY["residual"], "head_layers": 1}))
-    for parameter in deep.refine.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return deep
+    kind, settings = VARIANTS[request.param]
+    network = tiny(kind, **settings)
+    for name, parameter in network.named_parameters():
+        if name.startswith("refine"):
+            nn.init.normal_(parameter, std=0.1)
+    return network
 
 
 # All kinds
 
 
 def test_each_kind_returns_one_logit_per_region_and_voxel(network: Network) -> None:
-    features = run(network, torch.rand(1, 1, *SHAPE))
+    features = voxel_features(network, torch.rand(1, 1, *SHAPE))
     assert network.logits(features).shape == (*SHAPE, 5)
     assert (network.halo % network.stride, network.multiple % network.stride) == (0, 0)
+    assert (network.stride, network.multiple) == (network.settings.stride, network.settings.multiple)
 
 
 def test_logits_of_selected_channels_agree_with_all_logits(network: Network) -> None:
-    features, channels = run(network, torch.rand(1, 1, *SHAPE)).flatten(0, 2).detach(), torch.tensor([0, 2, 4])
+    features = voxel_features(network, torch.rand(1, 1, *SHAPE)).flatten(0, 2).detach()
+    channels = torch.tensor([0, 2, 4])
     expected = network.logits(features)[:, channels]
     torch.testing.assert_close(network.logits_of(features, channels), expected)
     prior = torch.rand(len(features), 3)
@@ -58,7 +53,7 @@ def test_logits_of_selected_channels_agree_with_all_logits(network: Network) -> 
 
 def test_the_decoder_head_on_a_box_with_halo_agrees_with_the_whole_image(network: Network) -> None:
     image, r, s = torch.rand(1, 1, *SHAPE), network.halo, network.stride
-    features = network.backbone(image, box_coordinate_channels(SHAPE, (0, 0, 0), SHAPE))
+    features = backbone(network, image)
     whole = network.decoder_head(features, image)[:, :, 4:12, 8:16, 4:12]
     box = [slice(a - r, b + r) for a, b in ((4, 12), (8, 16), (4, 12))]
     near = features[:, :, *(slice(part.start // s, part.stop // s) for part in box)]
@@ -69,9 +64,9 @@ def test_the_decoder_head_on_a_box_with_halo_agrees_with_the_whole_image(network
 def test_inference_agrees_with_the_forward_pass_of_training(network: Network) -> None:
     """Inference takes other ways through convolutions and normalization."""
     image = torch.rand(1, 1, *SHAPE)
-    expected = run(network, image)
+    expected = voxel_features(network, image)
     with torch.inference_mode():
-        torch.testing.assert_close(run(network, image), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(voxel_features(network, image), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -94,7 +89,7 @@ def test_gradients_are_identical_with_less_memory(network: Network, memory: Memo
 
     def step() -> tuple[Tensor, list[Tensor | None]]:
         network.zero_grad()
-        loss = (network.logits(run(network, image)) * weight).sum()
+        loss = (network.logits(voxel_features(network, image)) * weight).sum()
         loss.backward()
         return loss.detach(), [None if p.grad is None else p.grad.clone() for p in network.parameters()]
 
@@ -115,7 +110,7 @@ def test_gradient_checkpointing_stores_fewer_activations(network: Network) -> No
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: (sizes.update({t.data_ptr(): t.numel()}), t)[1], lambda t: t
         ):
-            output = run(network, image)
+            output = voxel_features(network, image)
         stored[memory.gradient_checkpointing] = sum(sizes.values())
         del output
     assert stored[True] < stored[False] / 2
@@ -141,6 +136,10 @@ def test_gradient_checkpointing_stores_fewer_activations(network: Network) -> No
         ("residual", {"outputs": 5, "widths": []}, "widths of a network"),
         ("residual", {"outputs": 5, "widths": [4, -1]}, r"widths of a network .* found \[4, -1\]"),
         ("slant2018", {"widths": [2, 4]}, r"must be 5 numbers, found \[2, 4\]"),
+        ("residual", {"outputs": 5, "stem": 4}, "stem must be 2 .blocks .* or 1 .no blocks., found 4"),
+        ("compact", {"outputs": 5, "stem": 0}, "stem must be 2 .* found 0"),
+        ("compact", {"outputs": 5, "earlier_channels": -1}, "earlier_channels must be at least 0, found -1"),
+        ("slant2018", {"stem": 1}, "unknown key 'stem'"),
         ("compact", {"outputs": 5, "tasks": {"brain": 1}}, "task 'brain' has 1 classes"),
         ("compact", {"outputs": 5, "tasks": {"keys": 2}}, "cannot be called 'keys'"),
         ("compact", {"outputs": 5, "tasks": {"a.b": 2}}, "cannot be called 'a.b'"),
@@ -151,11 +150,20 @@ def test_invalid_settings_are_named(kind: str, values: dict[str, Any], message: 
         settings_of(kind, values)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_settings_survive_conversion_to_plain_values(kind: str) -> None:
-    settings = settings_of(kind, TINY[kind])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_settings_survive_conversion_to_plain_values(variant: str) -> None:
+    kind, changed = VARIANTS[variant]
+    settings = settings_of(kind, {**TINY[kind], **changed})
     plain = json.loads(json.dumps(settings.as_dict()))
     assert settings_of(kind, plain) == settings
+    assert plain.items() >= changed.items()
+
+
+def test_settings_that_older_manifests_lack_are_omitted_if_they_have_their_defaults() -> None:
+    """So that manifests, and with them the identities of models, stay the same."""
+    older = {"outputs", "widths", "image_channels", "head_channels", "tasks", "upsampled_channels", "head_layers"}
+    assert set(UNetSettings(5).as_dict()) == older
+    assert set(UNetSettings(5, stem=1, earlier_channels=2).as_dict()) == older | {"stem", "earlier_channels"}
 
 
 def test_settings_of_another_kind_are_refused() -> None:
@@ -163,38 +171,6 @@ def test_settings_of_another_kind_are_refused() -> None:
         build_network("slant2018", UNetSettings(5))
     with pytest.raises(SettingsError, match="'compact' network needs UNetSettings, found NetworkSettings"):
         build_network("compact", NetworkSettings(5))
-
-
-# Residual blocks and tasks
-
-
-def test_a_residual_block_adds_its_input() -> None:
-    network = tiny("residual")
-    block = network.encoders[1]
-    nn.init.zeros_(block.second[1].weight)  # the convolutions add nothing then
-    x = torch.rand(1, 4, 4, 4, 4) - 0.5
-    torch.testing.assert_close(block(x), functional.leaky_relu(block.shortcut(x), 0.01))
-    assert {name.partition(".")[0] for name in network.state_dict()} == {
-        name.partition(".")[0] for name in tiny("compact").state_dict()
-    }
-
-
-@pytest.mark.parametrize("kind", ["compact", "residual"])
-def test_tasks_are_learned_from_the_features_of_the_regions(kind: str) -> None:
-    network = tiny(kind)
-    features = run(network, torch.rand(1, 1, *SHAPE))
-    tasks = network.tasks(features)
-    assert {task: logits.shape[-1] for task, logits in tasks.items()} == {"tissue": 4, "brain": 2}
-    tasks["tissue"].sum().backward()
-    assert next(network.encoders.parameters()).grad is not None
-    assert network.head.weight.grad is None
-
-
-def test_networks_without_tasks_have_none() -> None:
-    network = build_network("compact", UNetSettings(5, (4, 6)))
-    assert network.tasks(torch.rand(3, 16)) == {}
-    assert not [name for name in network.state_dict() if name.startswith("heads")]
-    assert tiny("slant2018").tasks(torch.rand(3, 5)) == {}
 
 
 # The original
@@ -243,7 +219,7 @@ def test_the_original_network_agrees_with_the_released_code(training: bool) -> N
         if ".1." in name:
             nn.init.uniform_(value, 0.5, 1.5)
     expected = original_forward(dict(network.named_parameters()), image)
-    torch.testing.assert_close(run(network, image), expected[0].permute(1, 2, 3, 0))
+    torch.testing.assert_close(voxel_features(network, image), expected[0].permute(1, 2, 3, 0))
     assert expected.min() == 0
 
 
