@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,8 @@ import torch
 import slant
 from slant.io.names import ResultNames
 from slant.io.read import read_labels
-from slant.nets.predict import tile_votes
 from slant.volume import LabelMap
 from slant.volumes import mean_dice
-from slant.vote import VoteCounter
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
 
@@ -42,11 +39,9 @@ def segmented(scan: Path, out: Path, model: str, threads: int, environment: dict
 
 def voted(prepared: slant.Prepared, model: slant.Model, dtype: torch.dtype) -> LabelMap:
     """Labels in template space, with the layers of the networks in this data type."""
-    predictor = replace(model.predictor(prepared.image.data, prepared.deformation), dtype=dtype)
-    counter = VoteCounter(model.layout)
-    for tile, channels in tile_votes(predictor, prepared.image.data, torch.device("cpu"), 2):
-        counter.aggregate(channels, tile)
-    return LabelMap(model.protocol.ids_from_channels(counter.finalize().channels), prepared.image.grid)
+    image = prepared.image.data
+    vote = model.cascade(image, prepared.deformation, dtype).vote(image, torch.device("cpu"), 2)
+    return LabelMap(model.protocol.ids_from_channels(vote.channels), prepared.image.grid)
 
 
 def row(name: str, found: LabelMap, expected: LabelMap, ids: list[int]) -> str:

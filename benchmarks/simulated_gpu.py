@@ -48,7 +48,7 @@ def simulated_votes(predictor: Predictor, *_: object) -> Iterator[tuple[Tile, ND
 
 def simulated_label(prepared: Prepared, model: str, _: str, settings: SegmentSettings) -> Segmentation:
     """As `slant.pipeline.label`, with simulated networks."""
-    with patch("slant.nets.predict.tile_votes", simulated_votes):
+    with patch("slant.nets.cascade.tile_votes", simulated_votes):
         return label(prepared, load_model(model), replace(settings, device="cpu"))
 
 

@@ -45,7 +45,8 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     from slant.train.data import LabelledScan, TrainingScans
     from slant.train.loop import train_stage
     from slant.train.network import NetworkChoice
-    from slant.train.settings import StageSettings, TileSettings, TrainSettings
+    from slant.train.settings import TrainSettings
+    from slant.train.stage_settings import StageSettings, TileSettings
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -61,7 +62,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
         labels = labels.repeat_interleave(4, axis)
     frequency = torch.rand(43, 55, 39, channels).half() / channels
     scan = LabelledScan("random", torch.rand(template) + 0.5, labels, frequency)
-    multiple = run.network.type.multiple
+    multiple = run.network.multiple
     x, y, z = (-(-n // multiple) * multiple for n in size)
     a, b, c = ((whole - n) // 2 // 4 * 4 for whole, n in zip(template, (x, y, z), strict=True))
     seen = Field((a, b, c), (x, y, z), template, torch.arange(channels).numpy())
@@ -94,9 +95,10 @@ def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
         network = build_network(kind, settings_of(kind, {"outputs": 133}))
         network.memory = MemorySettings(CHECKPOINTING in memory)
         x, y, z = (-(-n // network.multiple) * network.multiple for n in size)
-        image, place = torch.empty(1, 1, x, y, z), torch.empty(1, 3, x // 2, y // 2, z // 2)
+        image, s = torch.empty(1, 1, x, y, z), network.stride
+        coordinates = torch.empty(1, 3, x // s, y // s, z // s)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            features = count(network.backbone(image, place))
+            features = count(network.backbone(image, coordinates))
     del features
     return sum(storage.nbytes() for storage in kept.values()) / GIB
 

@@ -52,8 +52,9 @@ from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
 from slant.train.data import LabelledScan, TrainingScans, labelled_names
 from slant.train.prepare import load_training, prepare_scans
-from slant.train.settings import TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
 from slant.train.splits import split
+from slant.train.stage_settings import TileSettings
 from slant.train.stages import train_tiles, train_whole
 from slant.train.validate import mean_dice_of
 from slant.volume import LabelMap
@@ -241,8 +242,8 @@ def tiles_row(options: argparse.Namespace, row: str, seed: int) -> Scores:
     run = run_context(settings)
     scans = load_training(run)
     train_tiles(run, scans)
-    networks = {t.name: trained_network(run, run.tile_checkpoint(t.name)) for t in settings.layout}
-    return dice(options, settings, scans, settings.layout, networks.__getitem__)
+    networks = {t.name: trained_network(run, run.tile_checkpoint(t.name)) for t in run.assembly.layout}
+    return dice(options, settings, scans, run.assembly.layout, networks.__getitem__)
 
 
 def every_region(self: Prior, *_: object) -> object:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from slant.grid import Shape
 from slant.tiles import Overlap
-from slant.train.settings import PretrainSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import PretrainSettings
 
 Change = Callable[[TrainSettings], TrainSettings]
 FEWER_SUBJECTS = "six of the twelve subjects"

@@ -44,11 +44,13 @@ from slant.train import atlas, loop, step
 from slant.train.checkpoint import new_state
 from slant.train.context import StageContext, run_context, whole_context
 from slant.train.data import TrainingScans
+from slant.train.groupwise import deformed_prior
 from slant.train.network import NetworkChoice, task_classes
 from slant.train.patches import EDGE, gather
 from slant.train.prepare import load_training
-from slant.train.settings import StageSettings, TrainSettings
-from slant.train.validate import deformed_prior, mean_dice_of
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import StageSettings
+from slant.train.validate import mean_dice_of
 from slant.vote import VoteCounter
 
 VARIANTS = ("affine", "logits", "coordinates", "inputs", "both", "mixup", "hidden", "flip")
@@ -135,7 +137,7 @@ class Variant:
         """Function in place of `box_coordinate_channels` when a scan is labelled: all input channels at 2 mm."""
         field = torch.from_numpy(displacement)
 
-        def channels(shape: Any, start: Any, size: Any, _: Any = None) -> Tensor:
+        def channels(shape: Any, start: Any, size: Any, *_: Any) -> Tensor:
             plain = box_coordinate_channels(shape, start, size)
             base = plain if self.name in ("affine", "logits") else box_coordinate_channels(shape, start, size, field)
             if self.extras is None:
@@ -155,7 +157,7 @@ def hidden_loss(net: Any, scans: Any, *arguments: Any) -> Tensor:
         pairs.append((a, b, weight))
         return lerp(a, b, weight)
 
-    def mixed(net: Any, image: Tensor, _: Tensor, starts: Tensor) -> Tensor:
+    def mixed(net: Any, image: Tensor, _: Tensor, starts: Tensor, *__: Any) -> Tensor:
         (a, b, weight), (coordinates_a, coordinates_b, _) = pairs
         m, edge = net.halo, EDGE
         features_a, features_b = net.backbone(a[None, None], coordinates_a), net.backbone(b[None, None], coordinates_b)
@@ -174,7 +176,8 @@ def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans
     for scan in scans.held_out:
         displacement = scans.groupwise.displacements[scan.name].numpy()
         prior = {"affine": scans.prior, "inputs": None}.get(variant.name, deformed_prior(scans.groupwise, scan))
-        votes, predictor = VoteCounter(settings.layout), Predictor(settings.layout, prior, lambda _: network)
+        layout = settings.cascade[0].layout
+        votes, predictor = VoteCounter(layout), Predictor(layout, prior, lambda _: network)
         with patch("slant.nets.predict.box_coordinate_channels", variant.input_channels(scan.name, displacement)):
             for tile, channels in tile_votes(predictor, scan.image.numpy(), CPU, 1):
                 votes.aggregate(channels, tile)
@@ -223,7 +226,7 @@ def main() -> None:
     torch.set_num_threads(1)
     values = {**read_toml(options.config), "data": options.data, "work_dir": options.work, "fold": 0}
     whole = StageSettings(options.steps, patches=144, ema_decay=0.98, crop=True, seed=options.seed)
-    settings = replace(build(TrainSettings, values, str(options.config)), network=SMALL, whole=whole, mirror=False)
+    settings = replace(build(TrainSettings, values, str(options.config)), network=SMALL, whole=whole, mirror=None)
     scans = load_training(run_context(settings))
     for name in options.variants:
         variant = Variant(name, ExtraInputs(scans) if name in ("inputs", "both") else None)

@@ -27,7 +27,8 @@ from slant.train.context import run_context, tile_context
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice
 from slant.train.prepare import load_training
-from slant.train.settings import TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import TileSettings
 from slant.train.stages import train_tiles
 from slant.train.validate import held_out_dice
 
@@ -88,7 +89,7 @@ def network_row(options: argparse.Namespace, row: str) -> str:
     train_tiles(run, scans, (options.tile,))
     path = run.tile_checkpoint(options.tile)
     steps = len(pd.read_csv(path.with_suffix(".tsv"), sep="\t"))
-    tile = next(t for t in settings.layout if t.name == options.tile)
+    tile = next(t for t in run.assembly.layout if t.name == options.tile)
     network = run.network.build().requires_grad_(False)
     network.load_state_dict(averaged_weights(path))
     dice = held_out_dice(network, tile_context(run, scans, tile))
@@ -106,7 +107,7 @@ def tiles_row(options: argparse.Namespace, row: str) -> str:
     run = run_context(settings)
     train_tiles(run, load_training(run))
     minutes = (time.monotonic() - start) / 60
-    logs = [run.tile_checkpoint(tile.name).with_suffix(".tsv") for tile in settings.layout]
+    logs = [run.tile_checkpoint(tile.name).with_suffix(".tsv") for tile in run.assembly.layout]
     dice = [pd.read_csv(log, sep="\t")["val_dice"].iloc[-1] for log in logs]
     return f"| {row} | {options.steps} | {minutes:.1f} | {sum(dice) / len(dice):.4f} |"
 

@@ -28,8 +28,9 @@ from slant.train.context import RunContext, run_context
 from slant.train.data import TrainingScans, label_frequency, labelled_names, load_scans
 from slant.train.loss import IGNORED
 from slant.train.prepare import load_training
-from slant.train.settings import TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
 from slant.train.splits import split
+from slant.train.stage_settings import TileSettings
 from slant.train.stages import train_tiles
 from slant.train.validate import mean_dice_of
 
@@ -84,7 +85,7 @@ def dice_of(run: RunContext, trained_on: TrainingScans, tile: Tile, scans: list[
     """Mean Dice of a trained tile on scans."""
     network = run.network.build().requires_grad_(False)
     network.load_state_dict(averaged_weights(run.tile_checkpoint(tile.name)))
-    predictor = Predictor(run.settings.layout, trained_on.prior, lambda _: network)
+    predictor = Predictor(run.assembly.layout, trained_on.prior, lambda _: network)
     found = [label_tile(predictor, tile, image, torch.device("cpu")) for image, _ in scans]
     return float(np.mean([mean_dice_of(f, channels[tile.box]) for f, (_, channels) in zip(found, scans, strict=True)]))
 

@@ -107,7 +107,10 @@ def predictor_of(model: Model, image: NDArray[np.float32], deformed: Path) -> Pr
     groupwise, deformation = model.inputs.groupwise, None
     if groupwise is not None:
         deformation = Deformation(np.load(deformed)["displacement"], 1.0, 0.0, groupwise.identity)
-    return replace(model.predictor(image, deformation), mirroring=None)
+    first, *others = model.cascade(image, deformation).predictors
+    if others:
+        raise SystemExit("the model has several assemblies; expected a model with one")
+    return replace(first, mirroring=None)
 
 
 def main() -> None:

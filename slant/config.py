@@ -9,7 +9,8 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from slant.errors import SettingsError
 from slant.files import read_text
@@ -218,6 +219,11 @@ def build(kind: type[T], values: dict[str, Any], source: str) -> T:
     config = dacite.Config(strict=True, type_hooks={int: _integer, float: _number, Path: _path}, cast=[tuple])
     try:
         return dacite.from_dict(kind, values, config)
+    except dacite.WrongTypeError as error:
+        value = repr(error.value).replace("True", "true").replace("False", "false")
+        raise SettingsError(
+            f"{source}: {error.field_path} is {value}, expected {_expected(error.field_type)}"
+        ) from error
     except dacite.DaciteError as error:
         raise SettingsError(f"{source}: {error}") from error
 
@@ -232,8 +238,35 @@ def _check_keys(kind: type[DataclassInstance], values: dict[str, Any], source: s
         raise SettingsError(f"{source}: unknown key {', '.join(hints)}; known keys: {', '.join(known)}")
     types = get_type_hints(kind)
     for key, value in values.items():
-        if isinstance(value, dict) and dataclasses.is_dataclass(types[key]):
-            _check_keys(types[key], value, source, f"{table}{key}.")
+        inner = next((t for t in (types[key], *get_args(types[key])) if dataclasses.is_dataclass(t)), None)
+        if isinstance(value, dict) and get_origin(types[key]) is tuple:
+            wanted = "a list" if inner is None else f"a list of tables; begin each with [[{table}{key}]]"
+            raise SettingsError(f"{source}: {table}{key} is one table, expected {wanted}")
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, dict) and inner is not None:
+                _check_keys(cast("type[DataclassInstance]", inner), entry, source, f"{table}{key}.")
+
+
+_KINDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+}
+
+
+def _expected(kind: object) -> str:
+    """The values that a field of this type can have, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        first, *others = get_args(kind)
+        count = "" if others == [...] else f" of {1 + len(others)}"
+        return f"a list{count}, each {_expected(first)}"
+    if kind in _KINDS:
+        return _KINDS[kind]
+    return " or ".join(_expected(part) for part in get_args(kind) if part is not NoneType) or "a table"
 
 
 def _integer(value: object) -> object:

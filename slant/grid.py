@@ -7,6 +7,7 @@ maps homogeneous ``a`` coordinates to ``b`` coordinates, so that the names of ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,12 @@ def axis_aligned_grid(shape: Shape, voxel_mm: float, first_voxel_ras_mm: ArrayLi
     matrix = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     matrix[:3, 3] = np.asarray(first_voxel_ras_mm, dtype=np.float64)
     return Grid(shape, matrix)
+
+
+def scaled_shape(shape: Sequence[int], factor: int) -> Shape:
+    """Three numbers of voxels of a grid, in voxels of a grid that is finer by a factor."""
+    x, y, z = (n * factor for n in shape)
+    return x, y, z
 
 
 def transform_points(b_from_a: Matrix, points: ArrayLike) -> NDArray[np.float64]:

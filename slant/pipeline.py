@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,6 @@ from slant.threads import Threads
 from slant.timing import Listener, Timing, TimingLog
 from slant.volume import LabelMap, Volume
 from slant.volumes import VolumeRow, head_size_warning, intracranial_volume_mm3, region_volumes
-from slant.vote import VoteCounter
 
 if TYPE_CHECKING:
     from slant.grid import Grid, Matrix
@@ -207,20 +206,14 @@ def label(
         If the scan was prepared for a model with a different groupwise template.
     """
     from slant.nets.device import choose_device, inference_dtype
-    from slant.nets.predict import tile_votes
 
     settings = settings or SegmentSettings()
     clock = TimingLog(listener)
     with clock("networks and vote") as advance:
         device = choose_device(settings.device)
-        counter = VoteCounter(model.layout)
         dtype = inference_dtype(settings.precision, device)
-        predictor = replace(model.predictor(prepared.image.data, prepared.deformation), dtype=dtype)
-        votes = tile_votes(predictor, prepared.image.data, device, settings.thread_count)
-        for done, (tile, channels) in enumerate(votes, 1):
-            counter.aggregate(channels, tile)
-            advance(done / len(model.layout))
-        vote = counter.finalize()
+        cascade = model.cascade(prepared.image.data, prepared.deformation, dtype)
+        vote = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
     with clock("resample labels"):
         grid, ids = prepared.image.grid, model.protocol.ids_from_channels(vote.channels)
         template_labels = LabelMap(ids.astype(np.min_scalar_type(int(ids.max()))), grid)

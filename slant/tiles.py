@@ -121,10 +121,16 @@ class TileLayout:
     def __iter__(self) -> Iterator[Tile]:
         return iter(self.tiles)
 
+    def mirror_of(self, tile: Tile) -> Tile | None:
+        """The tile at the mirrored position along x; None if the layout has none there."""
+        start = (self.shape[0] - tile.stop[0], *tile.start[1:])
+        return next((other for other in self if other.start == start), None)
+
     @property
     def plain(self) -> dict[str, Any]:
         """The fields as plain values for a manifest; ``vote_margin`` only if it is not 0."""
-        return {name: value for name, value in vars(self).items() if name != "vote_margin" or value}
+        kept = {name: value for name, value in vars(self).items() if name != "vote_margin" or value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     @property
     def tiles(self) -> tuple[Tile, ...]:

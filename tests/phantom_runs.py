@@ -8,11 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from phantoms import MIRROR_X, SHAPE, same_tensors
 
 from slant.grid import axis_aligned_grid
+from slant.io.resources import load_protocol
+from slant.nets.inputs import InputScaling
+from slant.nets.model import Model
+from slant.nets.weights import read_model
 from slant.train import context, log, loop, stages
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
@@ -37,7 +42,19 @@ def train_tiles(settings: TrainSettings, tiles: tuple[str, ...] = (), deadline: 
 
 
 def export_models(settings: TrainSettings) -> list[Path]:
-    return export(*started(settings))
+    run, scans = started(settings)
+    return export([run.at(assembly.name) for assembly in settings.cascade], scans)
+
+
+def model_of(folder: Path) -> Model:
+    """An exported model of phantoms; `load_model` expects the template of the package."""
+    inputs = SimpleNamespace(groupwise=None, template=phantom_template(), scaling=InputScaling())
+    return Model(folder.name, load_protocol(), inputs, read_model(folder))
+
+
+def labelled(folder: Path, image: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Channels of an image, labelled by an exported model."""
+    return model_of(folder).cascade(image).vote(image, torch.device("cpu"), threads).channels
 
 
 @contextmanager

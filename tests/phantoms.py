@@ -16,6 +16,7 @@ from slant.nets.network import Network, NetworkSettings
 from slant.nets.unet import UNetSettings
 from slant.tiles import TileLayout
 from slant.train import data
+from slant.train.assembly_settings import AssemblySettings
 from slant.train.atlas import Atlas, atlas_of
 from slant.train.augment import AugmentSettings, Field
 from slant.train.checkpoint import Identity, State, new_state
@@ -24,7 +25,8 @@ from slant.train.data import TrainingScans
 from slant.train.loop import train_stage
 from slant.train.loss import IGNORED
 from slant.train.network import NetworkChoice, NetworkSpec
-from slant.train.settings import StageSettings, TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import StageSettings, TileSettings
 from slant.train.step import step_loss
 
 SHAPE = (32, 40, 36)
@@ -159,9 +161,9 @@ class Intensities(Network):
         super().__init__(NetworkSettings(OUTPUTS))
         self.values = values or {channel: value for channel, (_, value) in BLOCKS.items()}
 
-    def backbone(self, image: Tensor, coordinates: Tensor) -> Tensor:
+    def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
         """The unchanged image."""
-        del coordinates
+        del coordinates, earlier
         return image
 
     def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
@@ -259,3 +261,19 @@ def toy_settings(folder: Path, subjects: int = 3, auxiliary: int = 0, **changes:
         for i, name in enumerate(extra):
             write_prepared(settings.work_dir / "prepared", settings.run / "auxiliary", name, phantom_arrays(100 + i))
     return settings
+
+
+FINE = TileLayout(SHAPE, (20, 40, 36), (2, 1, 1))
+COARSE = TileLayout((16, 20, 18), (16, 16, 18), (1, 2, 1))
+SMALL = NetworkChoice(widths=(4, 6), image_channels=2, head_channels=4)
+CROPS = StageSettings(3, learning_rate=1e-2, patches=4, ema_decay=0.5, crop=True)
+COPIES = TileSettings(2, learning_rate=1e-2, patches=4, ema_decay=0.5)
+FIRST = AssemblySettings("first", COARSE, CROPS, COPIES, network=replace(SMALL, stem=1), resolution_mm=2)
+SECOND = AssemblySettings("second", FINE, CROPS, COPIES, network=replace(SMALL, earlier_channels=2), earlier="first")
+
+
+def cascade_settings(folder: Path, *assemblies: AssemblySettings, **changes: Any) -> TrainSettings:
+    """Settings of a run that trains a cascade, by default `FIRST` at 2 mm and `SECOND` at 1 mm, on phantoms."""
+    settings = toy_settings(folder, **changes)
+    one = {"layout": None, "whole": None, "tile": None, "network": NetworkChoice()}
+    return replace(settings, **one, assemblies=assemblies or (FIRST, SECOND))

@@ -74,5 +74,5 @@ def test_the_clock_gets_all_steps_and_the_record_those_before_the_reports(tmp_pa
     assert tuple(step.timing for step in told if step.timing is not None) == clock.timings, "each step is told of once"
     tiles = [step.fraction for step in told if step.name == "networks and vote" and step.timing is None]
     assert (tiles[0], tiles[-1], tiles) == (0, 1, sorted(tiles))
-    assert len(tiles) > len(toy_model().layout)
+    assert len(tiles) > len(toy_model().assemblies[0].layout)
     assert list(dict.fromkeys(step.name for step in told)) == [name for name in STEPS if name in {s.name for s in told}]

@@ -34,6 +34,7 @@ from slant.io.read import Scan, read_scan
 from slant.io.resources import load_protocol
 from slant.io.results import Result, make_result
 from slant.io.templates import load_template
+from slant.nets.assembly import Assembly
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
 from slant.nets.unet import CompactUNet, UNetSettings
@@ -170,10 +171,9 @@ def toy_model_folder() -> Path:
         network = CompactUNet(SETTINGS)
         torch.nn.init.normal_(network.head.weight, std=1.0)
         networks[tile.name] = network.state_dict()
-    layout = {"shape": LAYOUT.shape, "size": LAYOUT.size, "counts": LAYOUT.counts, "overlap": LAYOUT.overlap}
-    plain = {"layout": layout, "settings": SETTINGS.as_dict()}
-    manifest = manifest_of("toy", plain, load_protocol(), {"data": "none, random weights"}, "CC0")
-    write_model(toy_folder() / "model", networks, toy_prior(), manifest)
+    assembly = Assembly("", LAYOUT, "compact", SETTINGS)
+    manifest = manifest_of("toy", [assembly], load_protocol(), {"data": "none, random weights"}, "CC0")
+    write_model(toy_folder() / "model", [networks.items()], toy_prior(), manifest)
     return toy_folder() / "model"
 
 
@@ -205,7 +205,7 @@ def quick_networks() -> Iterator[None]:
         for tile in predictor.layout:
             yield tile, channels[tile.box]
 
-    with patch("slant.nets.predict.tile_votes", votes):
+    with patch("slant.nets.cascade.tile_votes", votes):
         yield
 
 

@@ -33,6 +33,8 @@ class Overrides:
         Cross-validation fold to hold out.
     init_from : Path
         Checkpoint, or model with one network, that initializes the first stage.
+    unlabelled : Path
+        Folder of NAME_T1w.nii.gz: label them with the trained model, then train a second round with them too.
     """
 
     data: Path | None = None
@@ -41,6 +43,7 @@ class Overrides:
     work_dir: Path | None = None
     fold: int | None = None
     init_from: Path | None = None
+    unlabelled: Path | None = None
 
 
 _NONE = Overrides()
@@ -68,7 +71,7 @@ def train(
     stages : list
         Stages to run, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list
-        Tiles to fine-tune, for example 1_1_1. [default: all]
+        Tiles to fine-tune, for example 1_1_1, or first/1_1_1 in a cascade. [default: all]
     devices : list
         Training devices, for example cpu, cuda or cuda:1; tiles are distributed over them. [default: cpu]
     time_limit : float

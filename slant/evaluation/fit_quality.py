@@ -135,7 +135,7 @@ def _measure(model: Model, task: _Task) -> LabelledScan:
             f"{model.name} with {model.identity[:12]}; segment the scan with this model"
         )
     metrics = measure_quality(result, load_template())
-    if len(model.layout) == 1 or model.layout.overlap == "core":  # every voxel has one vote
+    if model.one_vote:
         metrics = without_votes(metrics)
     dice = {} if task.reference is None else _dice(task.record, result, task.reference)
     return LabelledScan(metrics, dice, subject_of(_scan_name(task.record)), task.clean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from slant.errors import ModelError, OutputError, SettingsError
 from slant.io.resources import load_protocol, shipped_protocols
 from slant.io.templates import load_intensity_reference, load_template
 from slant.labels import LabelProtocol, Region
+from slant.nets.assembly import ASSEMBLIES, Assembly, manifest_entries
 from slant.nets.inputs import Inputs, InputScaling
 from slant.nets.model import Model
 from slant.volume import Volume
@@ -58,7 +60,7 @@ def describe_models() -> str:
     for name in embedded_models():
         manifest = json.loads((EMBEDDED / name / "manifest.json").read_text(encoding="utf-8"))
         card = EMBEDDED / name / "CARD.md"
-        tiles = math.prod(manifest["layout"]["counts"])
+        tiles = sum(math.prod(entry["layout"]["counts"]) for entry in manifest.get(ASSEMBLIES, [manifest]))
         heading = f"{name}: {tiles} tile{'s' if tiles > 1 else ''}, licence of the weights: {manifest['licence']}"
         texts.append(f"{heading}\n\n{card.read_text(encoding='utf-8').strip() if card.is_file() else ''}".strip())
     return "\n\n".join(texts)
@@ -98,10 +100,9 @@ def load_model(name_or_folder: str = "slant27") -> Model:
         raise ModelError(f"{folder} was trained in the template {template!r}, expected {TEMPLATE!r}; use another model")
     _check_protocol(folder, networks, protocol, trained_ids)
     inputs = load_inputs(scaling)
-    if inputs.template.grid.shape != networks.layout.shape:
-        raise ModelError(
-            f"{folder}: the tiles cover {networks.layout.shape} voxels, the template has {inputs.template.grid.shape}"
-        )
+    covered = networks.assemblies[0].template_shape
+    if inputs.template.grid.shape != covered:
+        raise ModelError(f"{folder}: the tiles cover {covered} voxels, the template has {inputs.template.grid.shape}")
     if networks.groupwise is not None:
         image, votes = networks.groupwise
         identity = str(manifest["files"][GROUPWISE])
@@ -134,13 +135,14 @@ def _check_protocol(folder: Path, networks: NetworkFolder, protocol: LabelProtoc
             f"{folder} was trained for other ids than the protocol {protocol.name!r} has in this version; "
             f"differing: {differing}; use another model"
         )
-    if networks.settings.outputs != len(protocol):
-        raise ModelError(f"{folder}: {networks.settings.outputs} outputs for {len(protocol)} channels of the protocol")
+    outputs = networks.assemblies[0].settings.outputs
+    if outputs != len(protocol):
+        raise ModelError(f"{folder}: {outputs} outputs for {len(protocol)} channels of the protocol")
 
 
 def manifest_of(
     name: str,
-    networks: dict[str, Any],
+    assemblies: Sequence[Assembly],
     protocol: LabelProtocol,
     training: dict[str, Any],
     licence: str,
@@ -150,8 +152,8 @@ def manifest_of(
 
     Parameters
     ----------
-    networks : dict
-        ``layout`` and ``settings`` as plain values, and ``kind`` if it is not ``"compact"``.
+    assemblies : sequence of Assembly
+        In the order in which they run.
     training : dict
         Provenance of the weights: data, subjects, steps, seeds, code version.
     licence : str
@@ -160,10 +162,9 @@ def manifest_of(
     return {
         "name": name,
         "licence": licence,
-        "layout": networks["layout"],
+        **manifest_entries(assemblies),
         "protocol": _protocol_entry(protocol),
         "template": TEMPLATE,
-        "network": {"kind": networks.get("kind", "compact"), "settings": networks["settings"]},
         "input": (scaling or InputScaling()).as_dict(),
         "training": training,
     }
@@ -198,14 +199,14 @@ def import_original(
     paths = import_weights.find_checkpoints(folder, tiles, epoch)
     networks = ((tile, import_weights.read_checkpoint(path)) for tile, path in paths.items())
     layout = import_weights.LAYOUTS[tiles]
-    plain = {"layout": layout.plain, "kind": import_weights.KIND, "settings": import_weights.SETTINGS.as_dict()}
+    assembly = Assembly("", layout, import_weights.KIND, import_weights.SETTINGS)
     training = {
         "source": "MASILab/SLANTbrainSeg, imported",
         "epoch": epoch,
         "citation": "Huo et al. 2019, NeuroImage 194, 105-119",
     }
     licence = "see MASILab/SLANTbrainSeg"
-    manifest = manifest_of(name, plain, load_protocol("braincolor"), training, licence, import_weights.SCALING)
+    manifest = manifest_of(name, [assembly], load_protocol("braincolor"), training, licence, import_weights.SCALING)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
         write_shards(Path(partial, "model"), networks, manifest, precision)

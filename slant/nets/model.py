@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from slant.errors import ModelError
+from slant.nets.cascade import Cascade
+from slant.nets.earlier import prior_at
 from slant.nets.predict import Mirroring, Predictor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slant.labels import LabelProtocol
+    from slant.nets.assembly import Assembly
     from slant.nets.groupwise import Deformation
     from slant.nets.inputs import Inputs
     from slant.nets.weights import NetworkFolder
-    from slant.tiles import TileLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,24 +39,28 @@ class Model:
         return self.networks.identity
 
     @property
-    def layout(self) -> TileLayout:
-        """Tile layout of the networks."""
-        return self.networks.layout
+    def assemblies(self) -> tuple[Assembly, ...]:
+        """The assemblies of the cascade, in the order in which they run."""
+        return self.networks.assemblies
+
+    @property
+    def one_vote(self) -> bool:
+        """Whether each voxel has the vote of only one tile."""
+        first = self.assemblies[0].layout
+        return len(self.assemblies) == 1 and (len(first) == 1 or first.overlap == "core")
 
     @property
     def licence(self) -> str:
         """Licence of the weights."""
         return str(self.networks.manifest["licence"])
 
-    @property
-    def mirroring(self) -> Mirroring | None:
-        """Parameters of mirroring, if every second tile labels the mirror image of a scan; otherwise None."""
-        if not self.networks.manifest.get("mirror", False):
-            return None
-        return Mirroring(self.protocol.mirrored_channels, self.inputs.template.mirror_x)
-
-    def predictor(self, image: NDArray[np.float32], deformation: Deformation | None = None) -> Predictor:
-        """A predictor that runs the networks on one scan.
+    def cascade(
+        self,
+        image: NDArray[np.float32],
+        deformation: Deformation | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Cascade:
+        """The assemblies, ready to label one scan.
 
         Parameters
         ----------
@@ -60,13 +68,15 @@ class Model:
             Scan in template space, 0 outside the brain.
         deformation : Deformation, optional
             Registration of the scan to the groupwise template of the model; if it is not accepted, the prior is affine.
+        dtype : torch.dtype
+            See `slant.nets.predict.Predictor`.
 
         Raises
         ------
         ModelError
             If the scan was not registered to the groupwise template of this model.
         """
-        networks, scaling, groupwise = self.networks, self.inputs.scaling, self.inputs.groupwise
+        networks, groupwise = self.networks, self.inputs.groupwise
         expected = None if groupwise is None else groupwise.identity
         found = None if deformation is None else deformation.template
         if expected != found:
@@ -75,12 +85,25 @@ class Model:
                 f"{_template_name(found)}, expected {_template_name(expected)}; prepare it with the inputs of this "
                 "model"
             )
-        mirroring = self.mirroring
-        if groupwise is None or deformation is None or not deformation.accepted:
-            return Predictor(networks.layout, networks.prior, networks.network, scaling, mirroring=mirroring)
-        displacement = deformation.displacement.astype(np.float32)
-        prior = groupwise.prior_at(displacement, image > 0)
-        return Predictor(networks.layout, prior, networks.network, scaling, displacement, mirroring)
+        prior, displacement = networks.prior, None
+        if groupwise is not None and deformation is not None and deformation.accepted:
+            displacement = deformation.displacement.astype(np.float32)
+            prior = groupwise.prior_at(displacement, image > 0)
+        sides = self.protocol.mirrored_channels, self.inputs.template.mirror_x
+        predictors = tuple(
+            Predictor(
+                assembly.layout,
+                None if prior is None else prior_at(prior, assembly.resolution_mm),
+                partial(networks.network, position=position),
+                self.inputs.scaling,
+                displacement,
+                None if assembly.mirror is None else Mirroring(*sides, assembly.mirror),
+                dtype,
+                assembly.resolution_mm,
+            )
+            for position, assembly in enumerate(networks.assemblies)
+        )
+        return Cascade(networks.assemblies, predictors)
 
 
 def _template_name(template: str | None) -> str:

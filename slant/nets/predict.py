@@ -1,4 +1,4 @@
-"""Inference: runs a network for each tile and returns only the winning channels.
+"""Inference of an assembly: runs a network for each tile and returns only the winning channels.
 
 On a CPU each tile is computed by one thread, and several tiles run in parallel. The result does not depend on the
 number of threads, and the peak memory depends on the number of threads, not on the number of tiles.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from threading import Lock
 from weakref import WeakSet
@@ -19,11 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slant.grid import scaled_shape
+from slant.nets.assembly import Mirror, own_tiles
+from slant.nets.earlier import mirrored_votes, votes_in_box
 from slant.nets.inputs import InputScaling
 from slant.nets.most_likely import most_likely
 from slant.nets.network import Network, channels_last
 from slant.nets.prior import Prior
 from slant.nets.unet import box_coordinate_channels
+from slant.sparse_votes import SparseVotes
 from slant.threads import SINGLE_THREAD
 from slant.tiles import Tile, TileLayout
 
@@ -46,18 +50,25 @@ class Mirroring:
         Channel of the left-right partner of each channel.
     mirror_x : float
         Points with template voxel coordinates x and ``mirror_x - x`` are mirrored.
+    mirror : {"alternate", "shared"}
+        Which tiles label the mirror image, see `slant.nets.assembly.Mirror`.
     """
 
     partners: NDArray[np.uint8]
     mirror_x: float
+    mirror: Mirror = "alternate"
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Everything that is common to the inference of all tiles on one scan.
+    """Everything that is common to the inference of all tiles of an assembly on one scan.
 
     Attributes
     ----------
+    layout : TileLayout
+        Tiles on the grid of the assembly.
+    prior : Prior, optional
+        Prior on the grid of the assembly, if the networks take one.
     network : callable
         Function that returns the network of a tile by name, in float32 on the CPU.
     scaling : InputScaling
@@ -66,10 +77,14 @@ class Predictor:
         Displacement of the scan to the groupwise template, in template voxels; the coordinate channels are then those
         of the groupwise template.
     mirroring : Mirroring, optional
-        If given, every second tile labels the mirror image of the scan with the network of its mirrored tile, so that
-        the votes of neighbouring tiles are less correlated.
+        If given, some tiles label the mirror image of the scan with the network of their mirrored tiles, so that the
+        votes of neighbouring tiles are less correlated.
     dtype : torch.dtype
         Data type of the layers of networks for which half precision suffices; see `slant.nets.device.inference_dtype`.
+    resolution_mm : int
+        Edge length of the voxels of the assembly, in template voxels (1 mm).
+    earlier : SparseVotes, optional
+        Result of the earlier assembly, if the networks take one.
     """
 
     layout: TileLayout
@@ -79,6 +94,8 @@ class Predictor:
     displacement: NDArray[np.float32] | None = None
     mirroring: Mirroring | None = None
     dtype: torch.dtype = torch.float32
+    resolution_mm: int = 1
+    earlier: SparseVotes | None = None
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
 
@@ -105,7 +122,7 @@ def tile_votes(
     Parameters
     ----------
     image : (X, Y, Z) float32 array
-        Scan in template space, in network units.
+        Scan on the grid of the assembly, in network units.
     threads : int
         Number of tiles computed in parallel on a CPU.
     """
@@ -137,7 +154,7 @@ def label_tile(
     Parameters
     ----------
     image : (X, Y, Z) float32 array
-        Scan in template space, in network units.
+        Scan on the grid of the assembly, in network units.
     region : 3 slices, optional
         Part of the tile to label (default: all). The rest is 0, as is everything more than `FOREGROUND_MARGIN` voxels
         outside the box of the non-zero voxels.
@@ -145,7 +162,7 @@ def label_tile(
     region = region or tuple(slice(0, n) for n in predictor.layout.size)
     mirroring, partner = predictor.mirroring, mirror_tile(predictor, tile)
     if mirroring is None or partner is None:
-        tile_input = _TileInput(tile, image, predictor.prior, predictor.displacement)
+        tile_input = _TileInput(tile, image, predictor.prior, predictor.displacement, predictor.earlier)
         return _labelled(predictor, tile_input, device, region)
     size = predictor.layout.size[0]
     flipped = (slice(size - region[0].stop, size - region[0].start), *region[1:])
@@ -155,35 +172,39 @@ def label_tile(
 
 @dataclass(frozen=True, eq=False)
 class _TileInput:
-    """Input of one tile: the scan or its mirror image, with the prior and the displacement of the same."""
+    """Input of one tile: the scan or its mirror image, with the prior, displacement and earlier result of the same."""
 
     tile: Tile
     image: NDArray[np.float32]
     prior: Prior | None
     displacement: NDArray[np.float32] | None
+    earlier: SparseVotes | None = None
     partners: NDArray[np.uint8] | None = None
 
 
 def mirror_tile(predictor: Predictor, tile: Tile) -> Tile | None:
     """The mirrored tile, if this tile labels the mirror image of the scan; otherwise None."""
-    if predictor.mirroring is None or sum(map(int, tile.name.split("_"))) % 2 == 0:
+    mirroring, layout, prior = predictor.mirroring, predictor.layout, predictor.prior
+    if mirroring is None:
         return None
-    if predictor.prior is not None and predictor.layout.shape[0] % predictor.prior.spacing:
+    if mirroring.mirror == "shared":
+        return None if tile in own_tiles(layout, "shared") else layout.mirror_of(tile)
+    if sum(map(int, tile.name.split("_"))) % 2 == 0 or (prior is not None and layout.shape[0] % prior.spacing):
         return None  # mirrored cells of the prior would not coincide with cells
-    first = predictor.layout.shape[0] - tile.stop[0]
-    start = (first, *tile.start[1:])
-    return next((other for other in predictor.layout if other.start == start), None)
+    return layout.mirror_of(tile)
 
 
 def _mirrored(predictor: Predictor, mirroring: Mirroring, partner: Tile, image: NDArray[np.float32]) -> _TileInput:
     """The mirror image as input of the mirrored tile; its displacement leads to mirrored coordinates."""
     prior, displacement = predictor.prior, predictor.displacement
     if prior is not None:
-        prior = Prior(prior.steps[::-1], prior.shape, prior.spacing)
+        prior = replace(prior, steps=prior.steps[::-1])
     if displacement is not None:
         displacement = np.ascontiguousarray(displacement[:, ::-1])
-        displacement[0] = np.float32(mirroring.mirror_x - (predictor.layout.shape[0] - 1)) - displacement[0]
-    return _TileInput(partner, image[::-1], prior, displacement, mirroring.partners)
+        width = predictor.layout.shape[0] * predictor.resolution_mm
+        displacement[0] = np.float32(mirroring.mirror_x - (width - 1)) - displacement[0]
+    earlier = None if predictor.earlier is None else mirrored_votes(predictor.earlier, mirroring.partners)
+    return _TileInput(partner, image[::-1], prior, displacement, earlier, mirroring.partners)
 
 
 def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
@@ -225,18 +246,25 @@ def _backbone(
     predictor: Predictor, network: Network, tile_input: _TileInput, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The image of a tile and its features of the backbone, with the axes in the order of the network."""
-    tile, scaling = tile_input.tile, predictor.scaling
+    tile, scaling, r = tile_input.tile, predictor.scaling, predictor.resolution_mm
     padded = np.pad(
         scaling.of_tile(tile_input.image[tile.box]), [(0, -n % network.multiple) for n in predictor.layout.size]
     )
     order = [2 + axis for axis in scaling.order]
-    size = (padded.shape[0], padded.shape[1], padded.shape[2])
     displacement = None if tile_input.displacement is None else torch.from_numpy(tile_input.displacement)
-    coordinates = box_coordinate_channels(predictor.layout.shape, tile.start, size, displacement)
-    dtype = next(network.parameters()).dtype
-    image = torch.from_numpy(padded)[None, None].permute(0, 1, *order).contiguous().to(device, dtype)
+    shape, start, size = (scaled_shape(n, r) for n in (predictor.layout.shape, tile.start, padded.shape))
+    coordinates = box_coordinate_channels(shape, start, size, displacement, network.stride * r)
+    dtype, embedded = next(network.parameters()).dtype, None
+
+    def ordered(x: Tensor) -> Tensor:
+        return x.permute(0, 1, *order).to(device, dtype)
+
+    if tile_input.earlier is not None:
+        channels, fractions = votes_in_box(tile_input.earlier, start, size, network.stride * r)
+        embedded = ordered(network.embed(channels.to(device), fractions.to(device, dtype)))
+    image = ordered(torch.from_numpy(padded)[None, None]).contiguous()
     with _autocast(network, device):
-        return image, network.backbone(image, coordinates.permute(0, 1, *order).to(device, dtype))
+        return image, network.backbone(image, ordered(coordinates), embedded)
 
 
 def _head(predictor: Predictor, network: Network, backbone: Tensor, image: Tensor, box: Box) -> Tensor:

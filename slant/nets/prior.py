@@ -24,7 +24,7 @@ SPACING = 4
 FLOOR = 2e-4
 """Smallest frequency; a region with a lower one counts as impossible in a cell."""
 
-_POSSIBLE_MARGIN = 8  # template voxels
+_POSSIBLE_MARGIN = 8  # mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,11 @@ class Prior:
     steps : (X/spacing, Y/spacing, Z/spacing, C) uint8 array
         Quantized log-frequencies: 0 stands for `FLOOR`, 255 for frequency 1; see `quantize`.
     shape : tuple of 3 int
-        Shape of the template grid at 1 mm.
+        Shape of the grid, by default the template grid at 1 mm.
     spacing : int
-        Edge length of a cell in template voxels.
+        Edge length of a cell in voxels of the grid.
+    voxel_mm : int
+        Edge length of a voxel of the grid, see `slant.nets.earlier.prior_at`.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class Prior:
     steps: NDArray[np.uint8]
     shape: Shape
     spacing: int = SPACING
+    voxel_mm: int = 1
 
     def __post_init__(self) -> None:
         expected = tuple(-(-n // self.spacing) for n in self.shape)
@@ -63,15 +66,15 @@ class Prior:
         return log_frequency(torch.from_numpy(np.ascontiguousarray(self.steps[cells][..., channels])))
 
     def possible(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int64]:
-        """Channels possible in a box of template voxels and 8 voxels around it, always including channel 0."""
-        size, border = self.spacing, _POSSIBLE_MARGIN // self.spacing
+        """Channels possible in a box of voxels and 8 mm around it, always including channel 0."""
+        size, border = self.spacing, _POSSIBLE_MARGIN // (self.spacing * self.voxel_mm)
         box = tuple(slice(max(0, a // size - border), -(-b // size) + border) for a, b in zip(start, stop, strict=True))
         is_possible = self.steps[box].max(axis=(0, 1, 2)) > 0
         is_possible[0] = True
         return np.flatnonzero(is_possible)
 
     def of_box(self, box: Sequence[slice], channels: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Log-frequencies of some channels in a box of template voxels, (X, Y, Z, C) float32 on a device."""
+        """Log-frequencies of some channels in a box of voxels, (X, Y, Z, C) float32 on a device."""
         cells, weights = [], []
         for span, count in zip(box, self.steps.shape[:3], strict=True):
             first = max(0, min((span.start - self.spacing // 2) // self.spacing, count - 1))

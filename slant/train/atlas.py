@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from slant.grid import Shape
 from slant.nets.groupwise import SPACING, corners, displacement_at, votes_at
-from slant.nets.prior import FLOOR, interpolation_matrix
+from slant.nets.prior import FLOOR
 from slant.nets.unet import box_coordinate_channels, coordinate_channels
 from slant.train import augment, patches
 from slant.train.context import StageContext
@@ -18,9 +20,6 @@ from slant.train.loss import IGNORED
 ERROR_SPACING = 20
 """Voxels between the control points of the random error that training adds to the coordinates of the prior."""
 
-EDGE_CELLS = patches.EDGE // SPACING + 2
-"""Number of cells along an edge of the block from which the prior of a patch of 8 mm is interpolated."""
-
 
 @dataclass(frozen=True, eq=False)
 class StepPrior:
@@ -28,8 +27,8 @@ class StepPrior:
 
     Attributes
     ----------
-    coordinates : (1, 3, X/2, Y/2, Z/2) float32 tensor
-        Coordinate channels of the network; those of the groupwise template if the prior is deformed.
+    coordinates : (1, 3, A, B, C) float32 tensor
+        Coordinate channels at the features of the network; those of the groupwise template if the prior is deformed.
     cells : (X/2, Y/2, Z/2, 3) float32 tensor, optional
         Coordinates of the cells of the crop in the groupwise template, in template voxels; None for the affine prior.
     """
@@ -45,9 +44,11 @@ class View:
     Attributes
     ----------
     image : (X, Y, Z) float32 tensor
-        Image after deformation and intensity changes.
+        Image after deformation and intensity changes, on the grid of the assembly.
     coordinates : (X, Y, Z, 3) float32 tensor
         Template voxel at which each voxel is sampled.
+    earlier : tuple of tensors, optional
+        Channels (A, B, C, K) and vote fractions (A, B, C, K) of the earlier assembly at the features of the network.
     """
 
     scan: LabelledScan
@@ -55,6 +56,7 @@ class View:
     coordinates: Tensor
     flip: bool
     prior: StepPrior
+    earlier: tuple[Tensor, Tensor] | None = None
 
     def labels(self, voxels: Tensor, mirrored: Tensor) -> Tensor:
         """(N,) int64 reference channels at (..., 3) voxels of the crop."""
@@ -64,7 +66,9 @@ class View:
 
     def draw_patches(self, context: StageContext, halo: int, generator: torch.Generator) -> patches.Patches:
         """Random patches of the view, at least ``halo`` voxels inside the field of view."""
-        candidates = patches.candidate_starts(context.seen.shape, halo)
+        r = context.run.assembly.resolution_mm
+        start = context.seen.start
+        candidates = patches.candidate_starts(self.image.shape, halo)
         centers = candidates + patches.EDGE // 2
         x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
         near = self.scan.channels if self.scan.near is None else self.scan.near
@@ -72,7 +76,7 @@ class View:
         count, balanced = context.stage.patches, context.stage.class_balanced_fraction
         in_brain = self.image[x, y, z] > 0
         starts = patches.draw_patches(candidates, center_labels, in_brain, count, balanced, generator)
-        return patches.Patches(starts, context.seen.start)
+        return patches.Patches(starts, (start[0] // r, start[1] // r, start[2] // r), r)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +108,17 @@ class Atlas:
         """
         seen = context.seen
         if self.groupwise is None or augment.uniform(generator) < self.groupwise.settings.affine_probability:
-            return StepPrior(box_coordinate_channels(seen.template_shape, seen.start, seen.shape).to(self.device))
+            channels = box_coordinate_channels(seen.template_shape, seen.start, seen.shape, edge=context.feature_mm)
+            return StepPrior(channels.to(self.device))
         x, y, z, _ = coordinates.shape
-        coarse = coordinates.reshape(x // 2, 2, y // 2, 2, z // 2, 2, 3).mean(dim=(1, 3, 5))
+        coarse = block_coordinates(coordinates, SPACING)
         cells = coarse + displacement_at(self.groupwise.displacements[scan.name], coarse)
         strength = self.groupwise.settings.prior_error_mm * augment.uniform(generator)
         error = augment.smooth_field((x // 2, y // 2, z // 2), ERROR_SPACING / 2, 3, generator) * strength
         cells = cells + error.permute(1, 2, 3, 0)
         network_cells = augment.flip_coordinates(cells, context.run.mirror_x) if flip else cells
+        if context.feature_mm != SPACING:
+            network_cells = resampled(network_cells, (x, y, z), context.feature_mm)
         return StepPrior(coordinate_channels(network_cells, seen.template_shape).to(self.device), cells.to(self.device))
 
     def logits(self, view: View, drawn: patches.Patches, mirrored: Tensor) -> Tensor:
@@ -127,15 +134,15 @@ class Atlas:
             own = own_frequency(view.scan, self.scans.training, self.scans.external_prior)
             return patches.prior_logits(self.frequency, own, drawn, FLOOR).to(self.device)
         x, y, z, _ = step.cells.shape
-        rows = patches.flat_indices(drawn.starts // SPACING - 1, EDGE_CELLS, (x, y, z)).to(self.device)
+        first, edge, weights = drawn.cells(SPACING, (0, 0, 0))
+        rows = patches.flat_indices(first, edge, (x, y, z)).to(self.device)
         coordinates = (step.cells.reshape(-1, 3).index_select(0, rows) - (SPACING - 1) / 2) / SPACING
         votes = self._votes_without(self.groupwise, view.scan, coordinates)
         if view.flip:
             votes = votes[:, mirrored.long().to(self.device)]
         fraction = votes / votes.sum(dim=1, keepdim=True).clamp(min=FLOOR)
-        logs = torch.log(fraction.clamp(min=FLOOR)).reshape(-1, EDGE_CELLS, EDGE_CELLS, EDGE_CELLS, votes.shape[1])
-        weights = interpolation_matrix(SPACING, patches.EDGE, EDGE_CELLS, SPACING).to(logs)
-        return patches.interpolated(logs, (weights, weights, weights))
+        logs = torch.log(fraction.clamp(min=FLOOR)).reshape(-1, edge, edge, edge, votes.shape[1])
+        return patches.interpolated(logs, weights)
 
     def _votes_without(self, groupwise: Groupwise, scan: LabelledScan, coordinates: Tensor) -> Tensor:
         """(N, C) votes at coordinates in cells, without those of all scans of the same subject."""
@@ -153,6 +160,20 @@ class Atlas:
                 channels = torch.where(channels == IGNORED, channel_count, channels)
                 padded.scatter_add_(1, channels, -weight[:, corner, None].expand(-1, channels.shape[1]))
         return padded[:, :channel_count].clamp(min=0)
+
+
+def block_coordinates(coordinates: Tensor, edge: int) -> Tensor:
+    """(X/edge, Y/edge, Z/edge, 3) means of the blocks of (X, Y, Z, 3) coordinates."""
+    x, y, z, _ = coordinates.shape
+    blocks = coordinates.reshape(x // edge, edge, y // edge, edge, z // edge, edge, 3)
+    return blocks.mean(dim=(1, 3, 5))
+
+
+def resampled(cells: Tensor, shape: Shape, edge: int) -> Tensor:
+    """Coordinates (A, B, C, 3) of cells of 2 mm, interpolated at cells of another edge of a box of this shape in mm."""
+    x, y, z = (n // edge for n in shape)
+    out = functional.interpolate(cells.permute(3, 0, 1, 2)[None], size=(x, y, z), mode="trilinear", align_corners=False)
+    return out[0].permute(1, 2, 3, 0)
 
 
 def atlas_of(scans: TrainingScans, device: torch.device) -> Atlas:

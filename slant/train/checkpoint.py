@@ -16,7 +16,7 @@ from slant.files import replacing
 from slant.nets.network import Network, channels_last
 from slant.train.context import StageContext
 from slant.train.network import NetworkSpec
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 
 _PARTS = {"net", "average", "optimizer", "step", "losses", "scores", "network", "protocol", "subjects"}
 

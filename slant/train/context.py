@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slant.grid import Shape
+from slant.grid import Shape, scaled_shape
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
 from slant.labels import LabelProtocol
 from slant.nets.device import choose_device
+from slant.nets.earlier import prior_at
 from slant.nets.predict import Mirroring
 from slant.nets.prior import Prior
 from slant.tiles import Tile, TileLayout
+from slant.train.assembly_settings import AssemblySettings, assemblies_of
 from slant.train.augment import Field, multiple_of
 from slant.train.data import TrainingScans
 from slant.train.network import NetworkSpec, network_of, task_classes
-from slant.train.settings import StageSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import StageSettings
 
 WHOLE_START: Shape = (4, 12, 0)
 WHOLE_SHAPE: Shape = (160, 192, 156)
@@ -60,10 +63,12 @@ def regions_of(protocol: LabelProtocol, tasks: tuple[str, ...] = ()) -> Regions:
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """What is the same in all stages of a run.
+    """What is the same in all stages of the training of one assembly.
 
     Attributes
     ----------
+    assembly : AssemblySettings
+        The assembly that is trained, one of ``settings.cascade``.
     mirror_x : float
         A left-right flip maps the voxel coordinate x of the template to ``mirror_x - x``.
     devices : tuple of str
@@ -73,6 +78,7 @@ class RunContext:
     """
 
     settings: TrainSettings
+    assembly: AssemblySettings
     protocol: LabelProtocol
     network: NetworkSpec
     regions: Regions
@@ -82,20 +88,37 @@ class RunContext:
 
     @property
     def mirroring(self) -> Mirroring | None:
-        """Parameters with which every second tile labels the mirror image; None if the run does not do so."""
-        return Mirroring(self.protocol.mirrored_channels, self.mirror_x) if self.settings.mirror else None
+        """Parameters with which tiles label the mirror image; None if no tile does so."""
+        mirror = self.assembly.mirror
+        return None if mirror is None else Mirroring(self.protocol.mirrored_channels, self.mirror_x, mirror)
+
+    @property
+    def folder(self) -> Path:
+        """Folder for the checkpoints of the assembly."""
+        return self.settings.run / self.assembly.name if self.assembly.name else self.settings.run
 
     def checkpoint(self, stage: str) -> Path:
         """File of the checkpoint of a whole-brain stage, ``pretrain`` or ``whole``."""
-        return self.settings.run / f"{stage}.pt"
+        return self.folder / f"{stage}.pt"
 
     def tile_checkpoint(self, tile: str) -> Path:
         """File of the checkpoint of a tile."""
-        return self.settings.run / self.settings.name / f"{tile}.pt"
+        return self.folder / self.settings.name / f"{tile}.pt"
+
+    def out_of_fold(self, folds: int, fold: int) -> Path:
+        """File of the checkpoint of the whole-brain network that is trained without a fold of the training subjects."""
+        return self.folder / f"out-of-fold{folds}" / f"{fold}.pt"
+
+    def at(self, name: str) -> RunContext:
+        """The context of the assembly of this name in the same run."""
+        assembly = next(assembly for assembly in self.settings.cascade if assembly.name == name)
+        network = network_of(assembly.network, self.protocol)
+        regions = regions_of(self.protocol, assembly.network.tasks)
+        return replace(self, assembly=assembly, network=network, regions=regions)
 
 
 def run_context(settings: TrainSettings, deadline: float | None = None) -> RunContext:
-    """The context of a run with these settings.
+    """The context of a run with these settings, for the first assembly.
 
     Raises
     ------
@@ -103,11 +126,14 @@ def run_context(settings: TrainSettings, deadline: float | None = None) -> RunCo
         If the protocol, the network or a device does not exist.
     """
     protocol = load_protocol(settings.protocol)
+    assemblies_of(settings.cascade, protocol)
+    assembly = settings.cascade[0]
     return RunContext(
         settings,
+        assembly,
         protocol,
-        network_of(settings.network, protocol),
-        regions_of(protocol, settings.network.tasks),
+        network_of(assembly.network, protocol),
+        regions_of(protocol, assembly.network.tasks),
         load_template().mirror_x,
         tuple(str(choose_device(name)) for name in settings.devices),
         deadline,
@@ -121,13 +147,13 @@ class StageContext:
     Attributes
     ----------
     seen : Field
-        Field of view of every step; with ``stage.crop``, crops are drawn from the template instead.
+        Field of view of every step, in template voxels; with ``stage.crop``, crops are drawn from the template instead.
     layout : TileLayout
-        Tiles in which the network is validated.
+        Tiles in which the network is validated, on the grid of the assembly.
     tile : Tile, optional
         The tile of the layout that the network labels; None if it labels all of them.
     prior : Prior, optional
-        Affine prior of the run, if the network takes one.
+        Affine prior of the run on the grid of the assembly, if the network takes one.
     device : str
         Torch name of the device.
     shared_weights : dict of Tensor, optional
@@ -145,34 +171,44 @@ class StageContext:
     device: str = "cpu"
     shared_weights: dict[str, Tensor] | None = None
 
+    @property
+    def feature_mm(self) -> int:
+        """Distance between features of the backbone in template voxels."""
+        return self.run.network.stride * self.run.assembly.resolution_mm
+
     def drawn(self, generator: torch.Generator) -> StageContext:
         """The context of one step: with ``stage.crop``, it sees a crop of the size of a tile, drawn anywhere."""
         if not self.stage.crop:
             return self
-        shape = multiple_of(self.run.settings.layout.size, self.run.network.type.multiple)
-        positions = [whole - size + 1 for whole, size in zip(self.seen.template_shape, shape, strict=True)]
+        r, layout = self.run.assembly.resolution_mm, self.run.assembly.layout
+        size = multiple_of(layout.size, self.run.network.multiple)
+        positions = [whole - n + 1 for whole, n in zip(layout.shape, size, strict=True)]
         x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in positions)
-        return replace(self, seen=replace(self.seen, start=(x, y, z), shape=shape))
+        return replace(self, seen=replace(self.seen, start=scaled_shape((x, y, z), r), shape=scaled_shape(size, r)))
 
 
 def whole_context(run: RunContext, scans: TrainingScans, stage: StageSettings) -> StageContext:
     """The context of a whole-brain stage, on the first device of the run."""
-    settings, network = run.settings, run.network.type
-    field = Field(WHOLE_START, WHOLE_SHAPE, settings.layout.shape, np.arange(len(run.protocol)))
-    seen, prior = field.enlarged(network.multiple), scans.prior if network.prior else None
-    layout = settings.layout if stage.crop else whole_layout(settings.layout)
+    assembly, r = run.assembly, run.assembly.resolution_mm
+    field = Field(WHOLE_START, WHOLE_SHAPE, scaled_shape(assembly.layout.shape, r), np.arange(len(run.protocol)))
+    seen = field.enlarged(run.network.multiple * r)
+    layout = assembly.layout if stage.crop else whole_layout(assembly.layout)
     tile = None if stage.crop else layout.tiles[0]
-    return StageContext(run, scans, stage, seen, layout, tile, prior, run.devices[0])
+    return StageContext(run, scans, stage, seen, layout, tile, _prior_of(run, scans), run.devices[0])
 
 
 def tile_context(run: RunContext, scans: TrainingScans, tile: Tile) -> StageContext:
     """The context of the fine-tuning of one tile, on the regions that occur there and the first device of the run."""
-    settings, network = run.settings, run.network.type
-    prior = scans.prior if network.prior else None
+    layout, r, prior = run.assembly.layout, run.assembly.resolution_mm, _prior_of(run, scans)
     channels = np.arange(len(run.protocol)) if prior is None else prior.possible(tile.start, tile.stop)
-    field = Field(tile.start, settings.layout.size, settings.layout.shape, channels)
-    seen = field.enlarged(network.multiple)
-    return StageContext(run, scans, settings.tile, seen, settings.layout, tile, prior, run.devices[0])
+    field = Field(scaled_shape(tile.start, r), scaled_shape(layout.size, r), scaled_shape(layout.shape, r), channels)
+    seen = field.enlarged(run.network.multiple * r)
+    return StageContext(run, scans, run.assembly.tile, seen, layout, tile, prior, run.devices[0])
+
+
+def _prior_of(run: RunContext, scans: TrainingScans) -> Prior | None:
+    """Affine prior of a run on the grid of the assembly, if its networks take one."""
+    return prior_at(scans.prior, run.assembly.resolution_mm) if run.network.type.prior else None
 
 
 def whole_layout(layout: TileLayout) -> TileLayout:

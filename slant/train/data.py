@@ -16,8 +16,9 @@ from torch import Tensor
 from slant.errors import InputError
 from slant.io.prepared import load_arrays
 from slant.nets.prior import SPACING, Prior, quantize
+from slant.sparse_votes import SparseVotes
 from slant.train.loss import IGNORED
-from slant.train.settings import GroupwiseSettings
+from slant.train.stage_settings import GroupwiseSettings
 from slant.volume import Volume
 
 SMOOTH_MM = 3.0
@@ -46,6 +47,8 @@ class LabelledScan:
         Channel of the nearest labelled voxel up to `NEAR` voxels away; None if all voxels are labelled.
     covered : (C,) bool tensor, optional
         Whether the labels cover each channel; None if they cover all regions.
+    earlier : SparseVotes, optional
+        Result of the earlier assembly, if the networks that are trained take one.
     """
 
     name: str
@@ -54,6 +57,7 @@ class LabelledScan:
     frequency: Tensor
     near: Tensor | None = None
     covered: Tensor | None = None
+    earlier: SparseVotes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,3 +265,8 @@ class TrainingScans:
     def prior(self) -> Prior:
         """The external prior, or else the prior of all training scans."""
         return self.external_prior or build_prior(self.training)
+
+    def prior_without(self, scan: LabelledScan) -> Prior:
+        """The external prior, or else the prior of all training scans except one; of this one if it is the only one."""
+        others = [other for other in self.training if other.name != scan.name]
+        return self.external_prior or build_prior(others or self.training)

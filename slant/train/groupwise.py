@@ -26,11 +26,12 @@ from slant.errors import TrainingError
 from slant.grid import Grid
 from slant.io.prepared import digest, kept
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
+from slant.nets.prior import Prior
 from slant.resample import IDENTITY
 from slant.syn import coarsened, parameters, register_syn
-from slant.train.data import load_stored
+from slant.train.data import Groupwise, LabelledScan, load_stored
 from slant.train.loss import IGNORED
-from slant.train.settings import GroupwiseSettings
+from slant.train.stage_settings import GroupwiseSettings
 from slant.volume import Volume
 
 MAX_VOTES = 255
@@ -191,3 +192,12 @@ def template_of(mean: Volume, votes: Tensor) -> GroupwiseTemplate:
     if largest > MAX_VOTES:
         counts = np.round(counts * (MAX_VOTES / largest))
     return GroupwiseTemplate(mean, counts.astype(np.uint8))
+
+
+def deformed_prior(groupwise: Groupwise, scan: LabelledScan) -> Prior:
+    """The deformable atlas prior of a scan, without the labels of all scans of the same subject."""
+    votes, own = groupwise.votes, groupwise.own[scan.name]
+    if own:
+        votes = votes - count_votes(list(own), votes.shape[-1]).to(votes.dtype)
+    template = template_of(groupwise.mean, votes)
+    return template.prior_at(groupwise.displacements[scan.name].numpy(), scan.image.numpy() > 0)

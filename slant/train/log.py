@@ -17,7 +17,7 @@ from slant.files import write_atomic
 from slant.train.checkpoint import State, identity_of, save_checkpoint
 from slant.train.context import StageContext
 from slant.train.loop import learning_rate
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 from slant.train.validate import held_out_dice
 
 SAVE_SECONDS = 120

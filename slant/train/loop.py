@@ -18,7 +18,7 @@ from slant.train.atlas import atlas_of
 from slant.train.checkpoint import State
 from slant.train.context import StageContext
 from slant.train.data import LabelledScan
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 from slant.train.step import step_loss
 
 WARM_UP = 20
@@ -41,7 +41,7 @@ def train_stage(state: State, context: StageContext, after_step: Callable[[State
             scans = tuple(_draw_scan(context, generator) for _ in range(scan_count))
             _optimizer_step(state, step_loss(state.net, scans, atlas, context.drawn(generator), generator), stage)
             if context.shared_weights is not None:
-                _move_towards(state, context.shared_weights, context.run.settings.tile.soft_sharing)
+                _move_towards(state, context.shared_weights, context.run.assembly.tile.soft_sharing)
             _update_average(state, min(stage.ema_decay, (1 + state.step) / (10 + state.step)))
             if not after_step(state):
                 break

@@ -1,11 +1,12 @@
 """Samples the small patches of a scan on which the loss is computed.
 
 On the whole brain, the last layers of a network and its 133 logits at 1 mm would take most of the time of a training
-step. A few hundred patches of 8 mm, a fraction of them class-balanced, train the network as well.
+step. A few hundred patches of 8 voxels, a fraction of them class-balanced, train the network as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +29,45 @@ class Patches:
     starts : (B, 3) int64
         First voxel of each patch in the crop; multiples of 4.
     crop_start : tuple of 3 int
-        First voxel of the crop, in template voxels.
+        First voxel of the crop, on the grid of the assembly.
+    voxel_mm : int
+        Edge length of a voxel of the crop in template voxels (1 mm).
     """
 
     starts: Tensor
     crop_start: Shape
+    voxel_mm: int = 1
+
+    def cells(self, spacing_mm: int, start: Shape) -> tuple[Tensor, int, tuple[Tensor, Tensor, Tensor]]:
+        """The blocks of cells from which values are interpolated linearly at the voxels of the patches.
+
+        Parameters
+        ----------
+        spacing_mm : int
+            Edge length of a cell in template voxels, a multiple of ``voxel_mm``; the first voxels of all patches must
+            be at the same place in their cells.
+        start : tuple of 3 int
+            First voxel of the crop on a grid that begins with a cell.
+
+        Returns
+        -------
+        first : (B, 3) int64
+            First cell of each block.
+        edge : int
+            Number of cells along each edge of a block.
+        weights : three (8, edge) float32
+            See `slant.nets.prior.interpolation_matrix`.
+        """
+        spacing = spacing_mm // self.voxel_mm
+        voxel = self.starts + torch.tensor(start)
+        phase = [int(p) for p in voxel[0] % spacing]
+        before = 0 if spacing == 1 else 1
+        edge = -(-EDGE // spacing) + 2 * before + any(phase)
+        x, y, z = (interpolation_matrix(before * spacing + p, EDGE, edge, spacing) for p in phase)
+        return voxel // spacing - before, edge, (x, y, z)
 
 
-def candidate_starts(crop_shape: Shape, margin: int = 2) -> Tensor:
+def candidate_starts(crop_shape: Sequence[int], margin: int = 2) -> Tensor:
     """(nx, ny, nz, 3) int64 first voxels of all patches that are at least ``margin`` voxels inside a crop."""
     axes = [torch.arange(SPACING, n - EDGE - margin + 1, SPACING) for n in crop_shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -112,18 +144,16 @@ def prior_logits(frequency: Tensor, own: Tensor | None, patches: Patches, floor:
     floor : float
         Minimum frequency.
     """
-    first = patches.starts + torch.tensor(patches.crop_start)
-    phase = [int(p) for p in first[0] % SPACING]
-    cells = flat_indices(first // SPACING - 1, 5, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
+    first, edge, weights = patches.cells(SPACING, patches.crop_start)
+    cells = flat_indices(first, edge, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
     cells = cells.to(frequency.device)
     channels = frequency.shape[-1]
     selected = frequency.reshape(-1, channels).index_select(0, cells)
     if own is not None:
         selected = selected - own.reshape(-1, channels).index_select(0, cells.to(own.device)).to(selected)
     selected = selected / selected.sum(dim=-1, keepdim=True).clamp(min=floor)
-    logs = torch.log(selected.clamp(min=floor)).reshape(-1, 5, 5, 5, channels)
-    x, y, z = (interpolation_matrix(SPACING + p, EDGE, 5).to(logs) for p in phase)
-    return interpolated(logs, (x, y, z))
+    logs = torch.log(selected.clamp(min=floor)).reshape(-1, edge, edge, edge, channels)
+    return interpolated(logs, weights)
 
 
 def interpolated(logs: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -136,7 +166,7 @@ def interpolated(logs: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor
     weights : (8, I), (8, J) and (8, K) float32
         Interpolation weights, see `slant.nets.prior.interpolation_matrix`.
     """
-    x, y, z = weights
+    x, y, z = (matrix.to(logs) for matrix in weights)
     logs = torch.einsum("bijkc,zk->bijzc", logs, z)
     logs = torch.einsum("bijzc,yj->biyzc", logs, y)
     return torch.einsum("biyzc,xi->bxyzc", logs, x).reshape(-1, logs.shape[-1])

@@ -32,10 +32,12 @@ from slant.train.data import (
     load_scans,
     load_stored,
 )
+from slant.train.earlier import with_earlier
 from slant.train.groupwise import ScanFiles, count_votes, load_deformed, load_mean, make_template, register_scans
 from slant.train.loss import IGNORED
-from slant.train.settings import GroupwiseSettings, TrainSettings
+from slant.train.settings import TrainSettings
 from slant.train.splits import auxiliary_names, read_table, split
+from slant.train.stage_settings import GroupwiseSettings
 from slant.volume import LabelMap
 
 
@@ -62,12 +64,14 @@ def prepare_scans(run: RunContext) -> None:
 
 
 def load_training(run: RunContext) -> TrainingScans:
-    """Load the prepared scans of a run.
+    """Load the prepared scans of a run, with the result of the earlier assembly if the networks take one.
 
     Raises
     ------
     InputError
         If a scan has not been prepared.
+    TrainingError
+        If the earlier assembly is not trained.
     """
     settings, protocol = run.settings, run.protocol
     manual = labelled_names(settings.data)
@@ -83,9 +87,9 @@ def load_training(run: RunContext) -> TrainingScans:
         names = auxiliary_names(settings, manual)
         auxiliary = load_scans(images, _labels_folder(settings, settings.auxiliary_dir), names, covered)
     scans = TrainingScans(training, auxiliary, validation, _external_prior(settings, protocol))
-    if settings.groupwise is None:
-        return scans
-    return replace(scans, groupwise=_load_groupwise(run, settings.groupwise, scans))
+    if settings.groupwise is not None:
+        scans = replace(scans, groupwise=_load_groupwise(run, settings.groupwise, scans))
+    return with_earlier(run, scans)
 
 
 def template_scans(settings: TrainSettings) -> list[str]:
@@ -107,7 +111,7 @@ def prepare_groupwise(settings: TrainSettings) -> None:
         return
     manual = labelled_names(settings.data)
     voting = template_scans(settings)
-    images, folder = settings.work_dir / "prepared", settings.run / "groupwise"
+    images, folder = settings.work_dir / "prepared", settings.split / "groupwise"
 
     def files(source: Path, name: str) -> ScanFiles:
         labels = _labels_folder(settings, source) / f"{name}.labels.npz"
@@ -124,7 +128,7 @@ def prepare_groupwise(settings: TrainSettings) -> None:
 
 def _load_groupwise(run: RunContext, groupwise: GroupwiseSettings, scans: TrainingScans) -> Groupwise:
     settings = run.settings
-    folder, subject = settings.run / "groupwise", read_table(settings.scans).subject
+    folder, subject = settings.split / "groupwise", read_table(settings.scans).subject
     names = [scan.name for scan in [*scans.training, *scans.held_out]]
     deformed = {name: load_deformed(folder, name) for name in names}
     voting = template_scans(settings)

@@ -9,9 +9,10 @@ from slant.report.curves import draw_curves
 from slant.train.context import RunContext, run_context
 from slant.train.export import export
 from slant.train.prepare import load_training, prepare_groupwise, prepare_scans
+from slant.train.second_round import first_model, pseudo_label, second_round, unlabelled_scans
 from slant.train.settings import TrainSettings
-from slant.train.stages import train_tiles, train_whole
-from slant.train.transfer import select_tiles
+from slant.train.stages import train_out_of_fold, train_tiles, train_whole
+from slant.train.transfer import check_tiles, select_tiles
 from slant.train.validate import evaluate, mean_by_subject
 
 STAGES = ("prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate")
@@ -22,25 +23,48 @@ def run_stages(
 ) -> bool:
     """Run the selected stages, all by default, in their order; whether all of them are finished.
 
+    With ``settings.unlabelled``, the model of the first round then labels these scans, and the same stages run again
+    with them in a second round.
+
+    The stages ``pretrain``, ``whole`` and ``tiles`` train one assembly of a cascade after the other.
+
     Parameters
     ----------
     stages : tuple of str
         Names from `STAGES`.
     tiles : tuple of str
-        Names of the tiles to fine-tune; all by default.
+        Names of the tiles to fine-tune, ``TILE`` or ``ASSEMBLY/TILE``; all by default.
     deadline : float, optional
         Value of `time.monotonic` at which training stops; another call resumes it.
     """
     selected = stages or STAGES
-    run = run_context(settings, deadline)
-    _check(run, tiles)
+    first = run_context(settings, deadline)
+    _check([first.at(assembly.name) for assembly in settings.cascade], tiles)
+    if not _run_round(first, selected, tiles):
+        return False
+    if settings.unlabelled is None:
+        return True
+    if not first_model(settings).is_dir():
+        sys.stdout.write(f"the second round begins when {first_model(settings)} is exported\n")
+        return True
+    folder = pseudo_label(settings, deadline)
+    return folder is not None and _run_round(run_context(second_round(first, folder), deadline), selected, tiles)
+
+
+def _run_round(first: RunContext, selected: tuple[str, ...], tiles: tuple[str, ...]) -> bool:
+    """Run the selected stages of one round; whether all of them are finished."""
+    settings = first.settings
+    runs = [first.at(assembly.name) for assembly in settings.cascade]
     if "prepare" in selected:
-        prepare_scans(run)
+        prepare_scans(first)
     if "groupwise" in selected:
         prepare_groupwise(settings)
-    needs_scans = not {"pretrain", "whole", "tiles", "export"}.isdisjoint(selected)
-    if needs_scans and not _train_and_export(run, selected, tiles):
+    training = tuple(name for name in ("pretrain", "whole", "tiles") if name in selected)
+    if training and not all(_train(run, training, tiles) for run in runs):
         return False
+    if "export" in selected:
+        for folder in export(runs, load_training(first)):
+            sys.stdout.write(f"model  {folder}\n")
     if "evaluate" in selected and settings.fold is not None:
         for folder in sorted(settings.run.glob("model-*")):
             means = mean_by_subject(evaluate(settings, folder))
@@ -49,31 +73,35 @@ def run_stages(
     return True
 
 
-def _train_and_export(run: RunContext, selected: tuple[str, ...], tiles: tuple[str, ...]) -> bool:
-    """Run the stages that need the prepared scans; whether all of them are finished."""
+def _train(run: RunContext, selected: tuple[str, ...], tiles: tuple[str, ...]) -> bool:
+    """Run the stages that train an assembly, unless only tiles of others are; whether all of them are finished."""
+    if tiles and not select_tiles(run.assembly, tiles):  # they belong to other assemblies
+        return True
     scans = load_training(run)
     try:
         for name in ("pretrain", "whole"):
             if name in selected and not train_whole(run, scans, name):
                 return False
-        if "tiles" in selected and not train_tiles(run, scans, tiles):
-            return False
+        later = [other for other in run.settings.cascade if other.earlier == run.assembly.name]
+        for folds in sorted({other.earlier_folds for other in later} - {0}):
+            if "whole" in selected and not train_out_of_fold(run, scans, folds):
+                return False
+        return "tiles" not in selected or train_tiles(run, scans, tiles)
     finally:
-        draw_curves(run.settings.run)
-    if "export" in selected:
-        for folder in export(run, scans):
-            sys.stdout.write(f"model  {folder}\n")
-    return True
+        draw_curves(run.folder)
 
 
-def _check(run: RunContext, tiles: tuple[str, ...]) -> None:
+def _check(runs: list[RunContext], tiles: tuple[str, ...]) -> None:
     """Check the settings before any work starts."""
-    settings = run.settings
-    if settings.groupwise is not None and not run.network.type.prior:
-        raise SettingsError(
-            f"[groupwise] makes a prior, but the network {run.network.kind!r} uses no prior; remove [groupwise] or "
-            "choose another kind"
-        )
-    select_tiles(settings.layout, tiles)
+    settings = runs[0].settings
+    for run in runs:
+        if settings.groupwise is not None and not run.network.type.prior:
+            raise SettingsError(
+                f"[groupwise] makes a prior, but the network {run.network.kind!r} uses no prior; remove [groupwise] or "
+                "choose another kind"
+            )
+    check_tiles(settings.cascade, tiles)
+    if settings.unlabelled is not None:
+        unlabelled_scans(settings.unlabelled)
     if not settings.data.is_dir():
         raise SettingsError(f"{settings.data} is not a folder; give the folder of labelled scans with --data FOLDER")

@@ -126,6 +126,23 @@ def split(settings: TrainSettings, names: list[str]) -> tuple[list[str], list[st
     return trained, held_out
 
 
+def subject_folds(settings: TrainSettings, names: list[str], count: int) -> list[list[str]]:
+    """The names of scans in folds; all scans of a subject are in one fold.
+
+    Raises
+    ------
+    SettingsError
+        If there are fewer subjects than folds.
+    """
+    table = read_table(settings.scans)
+    subjects = sorted({table.subject(name) for name in names})
+    if len(subjects) < count:
+        raise SettingsError(
+            f"earlier_folds = {count} needs at least {count} training subjects, found {len(subjects)}; use fewer folds"
+        )
+    return [[name for name in names if table.subject(name) in subjects[k::count]] for k in range(count)]
+
+
 def auxiliary_names(settings: TrainSettings, manual: list[str]) -> list[str]:
     """Sorted names of the auxiliary training scans.
 

@@ -16,7 +16,8 @@ from slant.train.data import TrainingScans
 from slant.train.log import logged_stage
 from slant.train.loop import train_stage
 from slant.train.prepare import load_training
-from slant.train.settings import TileSettings
+from slant.train.splits import subject_folds
+from slant.train.stage_settings import TileSettings
 from slant.train.transfer import (
     freeze,
     generations,
@@ -37,11 +38,22 @@ def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> b
     name : {"pretrain", "whole"}
         Name of the stage; ``whole`` is initialized from ``pretrain`` if there is one.
     """
-    stage = run.settings.pretrain if name == "pretrain" else run.settings.whole
+    stage = run.assembly.pretrain if name == "pretrain" else run.assembly.whole
     if stage is None:
         return True
     weights = initial_weights(run, name)
     return _train(whole_context(run, scans, stage), run.checkpoint(name), weights, stage.steps)
+
+
+def train_out_of_fold(run: RunContext, scans: TrainingScans, folds: int) -> bool:
+    """Train a whole-brain network without each fold of the training subjects; whether all of them are finished."""
+    stage = run.assembly.whole
+    for fold, names in enumerate(subject_folds(run.settings, [scan.name for scan in scans.manual], folds)):
+        others = replace(scans, manual=[scan for scan in scans.manual if scan.name not in names])
+        context = whole_context(run, others, stage)
+        if not _train(context, run.out_of_fold(folds, fold), initial_weights(run, "whole"), stage.steps):
+            return False
+    return True
 
 
 def train_tiles(run: RunContext, scans: TrainingScans, tiles: tuple[str, ...] = ()) -> bool:
@@ -59,11 +71,11 @@ def train_tiles(run: RunContext, scans: TrainingScans, tiles: tuple[str, ...] = 
     TrainingError
         If a tile needs another one that is not trained yet.
     """
-    settings = run.settings.tile
-    names = select_tiles(run.settings.layout, tiles)
+    settings, layout = run.assembly.tile, run.assembly.layout
+    names = select_tiles(run.assembly, tiles)
     if settings.init != "scratch":
         weights_of_whole(run)
-    groups = generations(run.settings.layout, names) if settings.init == "neighbour" else [names]
+    groups = generations(layout, names) if settings.init == "neighbour" else [names]
     return all(_train_group(run, scans, group, round_) for round_ in range(settings.rounds) for group in groups)
 
 
@@ -93,8 +105,8 @@ def _train_in_process(run: RunContext, names: list[str], round_: int, seconds: f
 
 def _train_on_device(run: RunContext, scans: TrainingScans, names: list[str], round_: int) -> bool:
     """Train some tiles on the first device of the run; whether all of them are finished."""
-    settings = run.settings.tile
-    tiles = {tile.name: tile for tile in run.settings.layout}
+    settings = run.assembly.tile
+    tiles = {tile.name: tile for tile in run.assembly.layout}
     steps = settings.steps * (round_ + 1) // settings.rounds
     for name in names:
         weights, path = initial_tile_weights(run, name), run.tile_checkpoint(name)

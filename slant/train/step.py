@@ -14,14 +14,15 @@ from torch.nn import functional
 from slant.nets.device import has_fast_bfloat16
 from slant.nets.network import Network
 from slant.train import anatomical, augment, patches
-from slant.train.atlas import Atlas, View
+from slant.train.atlas import Atlas, View, block_coordinates
 from slant.train.context import Regions, StageContext
 from slant.train.data import LabelledScan
+from slant.train.earlier import earlier_of_step
 from slant.train.loss import IGNORED, merge_unlabelled
 
 
 def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: torch.Generator) -> View:
-    """The scan after a random augmentation, with the prior that follows its deformation."""
+    """The scan after a random augmentation, with the prior and the earlier result that follow its deformation."""
     settings, regions = context.run.settings.augment, context.run.regions
     coordinates = augment.random_coordinates(context.seen, settings, generator)
     flip = settings.flip_probability > 0 and augment.uniform(generator) < settings.flip_probability
@@ -30,10 +31,14 @@ def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: 
     before = coordinates
     coordinates = anatomical.simulate_atrophy(coordinates, scan, regions.csf, settings, generator)
     prior = atlas.of_step(scan, coordinates, context, flip, generator)
+    earlier = None if scan.earlier is None else earlier_of_step(scan.earlier, coordinates, context, flip, generator)
     image = augment.sample_image(scan.image, coordinates)
     image = anatomical.fill_with_csf(image, scan, before, coordinates, regions.csf)
     image = anatomical.add_lesions(image, scan, coordinates, regions.white_matter, settings, generator)
-    return View(scan, augment.vary_intensity(image, settings, generator), coordinates, flip, prior)
+    image, r = augment.vary_intensity(image, settings, generator), context.run.assembly.resolution_mm
+    if r > 1:
+        image, coordinates = functional.avg_pool3d(image[None], r)[0], block_coordinates(coordinates, r)
+    return View(scan, image, coordinates, flip, prior, earlier)
 
 
 def step_loss(
@@ -59,20 +64,29 @@ def step_loss(
     view = view_of(scans[0], atlas, context, generator)
     drawn = view.draw_patches(context, net.halo, generator)
     parts, image, coordinates = [(view, 1.0)], view.image, view.prior.coordinates
+    earlier = _embedded(net, view, atlas.device)
     for scan in scans[1:]:
         second = view_of(scan, atlas, context, generator)
         weight = augment.mixup_weight(context.run.settings.augment, generator)
         image = torch.lerp(image, second.image, weight)
         coordinates = torch.lerp(coordinates, second.prior.coordinates, weight)
+        if earlier is not None and (other := _embedded(net, second, atlas.device)) is not None:
+            earlier = torch.lerp(earlier, other, weight)
         parts = [(view, 1 - weight), (second, weight)]
     with mixed_precision(atlas.device, context.run.settings.precision):
-        features = head_features_in_patches(net, image[None, None].to(atlas.device), coordinates, drawn.starts)
+        images = image[None, None].to(atlas.device)
+        features = head_features_in_patches(net, images, coordinates, drawn.starts, earlier)
         logits, task_logits = net.logits(features).float(), net.tasks(features)
     losses = []
     for part, weight in parts:
         with_prior = logits + atlas.logits(part, drawn, context.run.regions.mirrored) if net.prior else logits
         losses.append(weight * _view_loss(with_prior, task_logits, part, drawn, context))
     return torch.stack(losses).sum()
+
+
+def _embedded(net: Network, view: View, device: torch.device) -> Tensor | None:
+    """The earlier result of a view, embedded by the network; None if it takes none."""
+    return None if view.earlier is None else net.embed(*(part.to(device) for part in view.earlier))
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -90,19 +104,23 @@ def mixed_precision(device: torch.device, precision: str) -> AbstractContextMana
     return nullcontext()
 
 
-def head_features_in_patches(net: Network, image: Tensor, coordinates: Tensor, starts: Tensor) -> Tensor:
+def head_features_in_patches(
+    net: Network, image: Tensor, coordinates: Tensor, starts: Tensor, earlier: Tensor | None = None
+) -> Tensor:
     """(B * 512, M) features at the voxels of patches, with the decoder head computed on the patches only.
 
     Parameters
     ----------
     image : (1, 1, X, Y, Z) float tensor
-    coordinates : (1, 3, X/2, Y/2, Z/2) float tensor
+    coordinates : (1, 3, X/stride, Y/stride, Z/stride) float tensor
         Coordinate channels.
     starts : (B, 3) int64 tensor
         First voxels of the patches.
+    earlier : (1, E, X/stride, Y/stride, Z/stride) float tensor, optional
+        Result of the earlier assembly, embedded by the network.
     """
     m, edge = net.halo, patches.EDGE
-    features = net.backbone(image, coordinates)
+    features = net.backbone(image, coordinates, earlier)
     patch_features = patches.gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
     out = net.decoder_head(patch_features, patches.gather(image, starts - m, edge + 2 * m))
     out = out[:, :, m : m + edge, m : m + edge, m : m + edge]

@@ -9,27 +9,49 @@ from torch import Tensor
 
 from slant.errors import LayoutError, ModelError, SettingsError, TrainingError
 from slant.io.models import embedded_models, model_folder
+from slant.nets.assembly import own_tiles
 from slant.nets.network import Network
-from slant.nets.unet import CompactUNet
 from slant.nets.weights import read_model
 from slant.tiles import TileLayout
+from slant.train.assembly_settings import AssemblySettings
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext
+from slant.train.net2net import net2net_growth
 
 
-def select_tiles(layout: TileLayout, names: tuple[str, ...]) -> list[str]:
-    """The names of the given tiles, by default of all, in the order of the layout.
+def select_tiles(assembly: AssemblySettings, names: tuple[str, ...]) -> list[str]:
+    """The names of the given tiles of an assembly, by default of all with a network, in the order of the layout.
+
+    Parameters
+    ----------
+    names : tuple of str
+        ``TILE`` for any assembly, ``ASSEMBLY/TILE`` for one.
+    """
+    own = [tile.name for tile in own_tiles(assembly.layout, assembly.mirror)]
+    return [name for name in own if not names or name in names or f"{assembly.name}/{name}" in names]
+
+
+def check_tiles(cascade: tuple[AssemblySettings, ...], names: tuple[str, ...]) -> None:
+    """Check that tiles exist and have networks of their own.
+
+    Parameters
+    ----------
+    names : tuple of str
+        See `select_tiles`.
 
     Raises
     ------
     LayoutError
-        If the layout does not contain one of them.
+        If a tile does not; the message lists the tiles.
     """
-    known = [tile.name for tile in layout]
+    own = [(assembly.name, name) for assembly in cascade for name in select_tiles(assembly, ())]
+    known = {name for _, name in own} | {f"{assembly}/{name}" for assembly, name in own}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise LayoutError(f"no tile {', '.join(unknown)} in this layout; it has {', '.join(known)}")
-    return [name for name in known if not names or name in names]
+        shared = any(assembly.mirror == "shared" for assembly in cascade)
+        hint = "; those right of the middle use the networks of their mirror images" if shared else ""
+        listed = ", ".join(name if not assembly else f"{assembly}/{name}" for assembly, name in own)
+        raise LayoutError(f"no tile {', '.join(unknown)} to train; the tiles are {listed}{hint}")
 
 
 def neighbours(layout: TileLayout, name: str) -> list[str]:
@@ -78,26 +100,28 @@ def weights_of_whole(run: RunContext) -> dict[str, Tensor]:
     ModelError
         If it is not finished.
     """
-    return averaged_weights(run.checkpoint("whole"), run.settings.whole.steps)
+    return averaged_weights(run.checkpoint("whole"), run.assembly.whole.steps)
 
 
 def initial_weights(run: RunContext, stage: str) -> dict[str, Tensor] | None:
     """The initial weights of a whole-brain stage, ``pretrain`` or ``whole``; None for random ones.
 
-    The weights of ``init_from`` are expanded if the network of this run has more channels or layers.
+    The weights of ``init_from`` are expanded if the network of this run has more channels or layers, or sees more; see
+    `slant.train.net2net.net2net_growth`.
 
     Raises
     ------
     ModelError
         If the weights do not exist, or belong to a stage that is not finished.
     """
-    settings = run.settings
-    if stage == "whole" and settings.pretrain is not None:
-        return averaged_weights(run.checkpoint("pretrain"), settings.pretrain.steps)
-    if settings.init_from is None:
+    assembly = run.assembly
+    if stage == "whole" and assembly.pretrain is not None:
+        return averaged_weights(run.checkpoint("pretrain"), assembly.pretrain.steps)
+    source = assembly.init_from or run.settings.init_from
+    if source is None:
         return None
-    torch.manual_seed(settings.whole.seed)
-    return net2net_growth(_read_weights(settings.init_from), run.network.build())
+    torch.manual_seed(assembly.whole.seed)
+    return net2net_growth(_read_weights(source), run.network.build())
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -105,65 +129,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.is_file() or not (path.is_dir() or str(path) in embedded_models()):
         return averaged_weights(path)
     networks = read_model(model_folder(str(path)))
-    if not networks.shared:
+    first, *others = networks.assemblies
+    if others or not networks.shared():
+        names = ", ".join(assembly.name for assembly in networks.assemblies)
+        found = f"the assemblies {names}" if others else f"a separate network for each of its {len(first.layout)} tiles"
         raise ModelError(
-            f"{path} has a separate network for each of its {len(networks.layout)} tiles, expected a model with one "
-            "network; give a model-whole folder or a checkpoint"
+            f"{path} has {found}, expected a model with one network; give a model-whole folder or a checkpoint"
         )
-    return networks.network(networks.layout.tiles[0].name).state_dict()
-
-
-def net2net_growth(weights: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """Net2Net: the weights of a narrower or shallower network, expanded to those of this one (Chen et al. 2016).
-
-    A wider network starts with exactly the function of the narrow one: new channels have random weights, and no
-    existing channel reads them yet. A deeper one starts almost with it, see `slant.nets.unet.RefinementBlock`.
-
-    Parameters
-    ----------
-    network : Network
-        The larger network with random weights, in float32 on the CPU. Its new channels and layers keep these weights.
-
-    Returns
-    -------
-    dict of Tensor
-        The unchanged ``weights`` if this network is not larger, or is not a `CompactUNet` with at least the same
-        tensors and as many channels everywhere; loading them then reports what does not fit.
-    """
-    own = network.state_dict()
-    if not isinstance(network, CompactUNet):
-        return weights
-    weights = {name: tensor for name, tensor in own.items() if name.startswith("refine.")} | weights
-    if set(own) != set(weights) or not _wider(own, weights):
-        return weights
-    out = {}
-    for name, fresh in own.items():
-        old = weights[name]
-        inputs = torch.arange(old.shape[1] if old.ndim > 1 else 0)
-        if name == "mix.weight":  # its inputs are the channels upsampled from 2 mm, then those of the image
-            upsampled = weights["unfold.weight"].shape[0] // 8
-            inputs = inputs + (inputs >= upsampled) * (network.settings.upsampled - upsampled)
-        out[name] = _expanded(fresh, old, inputs)
-    return out
-
-
-def _wider(own: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
-    pairs = [(own[name].shape, weights[name].shape) for name in own]
-    return all(
-        len(new) == len(old) and new[2:] == old[2:] and all(a >= b for a, b in zip(new, old, strict=True))
-        for new, old in pairs
-    ) and any(new != old for new, old in pairs)
-
-
-def _expanded(fresh: Tensor, old: Tensor, inputs: Tensor) -> Tensor:
-    """The fresh tensor with the old one at the given inputs; the weights from new inputs to old outputs are 0."""
-    out, rows = fresh.clone(), old.shape[0]
-    if old.ndim == 1:
-        out[:rows] = old
-        return out
-    out[:rows] = 0
-    out[:rows, inputs] = old.to(out)
-    return out
+    return networks.network(first.layout.tiles[0].name).state_dict()
 
 
 def initial_tile_weights(run: RunContext, name: str) -> dict[str, Tensor] | None:
@@ -176,20 +149,20 @@ def initial_tile_weights(run: RunContext, name: str) -> dict[str, Tensor] | None
     ModelError
         If they are those of a stage that is not finished.
     """
-    settings = run.settings
-    if settings.tile.init == "scratch":
+    settings = run.assembly.tile
+    if settings.init == "scratch":
         return None
-    neighbour = parent(settings.layout, name) if settings.tile.init == "neighbour" else None
+    neighbour = parent(run.assembly.layout, name) if settings.init == "neighbour" else None
     if neighbour is None:
         return weights_of_whole(run)
-    in_rounds = settings.tile.rounds > 1
+    in_rounds = settings.rounds > 1
     path = snapshot(run, neighbour, 0) if in_rounds else run.tile_checkpoint(neighbour)
     if not path.is_file():
         raise TrainingError(
             f"tile {name} is initialized from its neighbour {neighbour}, which is not trained; train tile "
             f"{neighbour} first"
         )
-    return averaged_weights(path, 0 if in_rounds else settings.tile.steps)
+    return averaged_weights(path, 0 if in_rounds else settings.steps)
 
 
 def snapshot(run: RunContext, name: str, round_: int) -> Path:
@@ -205,17 +178,18 @@ def shared_weights(run: RunContext, name: str, round_: int) -> dict[str, Tensor]
     TrainingError
         If a neighbour is not trained up to the round before.
     """
-    settings = run.settings
-    if not settings.tile.soft_sharing:
+    settings, layout = run.assembly.tile, run.assembly.layout
+    if not settings.soft_sharing:
         return None
     if round_ == 0:
-        return None if settings.tile.init == "scratch" else weights_of_whole(run)
-    paths = [snapshot(run, other, round_ - 1) for other in neighbours(settings.layout, name)]
+        return None if settings.init == "scratch" else weights_of_whole(run)
+    own = select_tiles(run.assembly, ())  # with mirror = "shared", tiles beyond the middle have none
+    paths = [snapshot(run, other, round_ - 1) for other in neighbours(layout, name) if other in own]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise TrainingError(
             f"soft sharing of tile {name} in round {round_ + 1} needs its neighbours, but "
-            f"{settings.run / settings.name} does not contain {', '.join(missing)}; train these tiles up to round "
+            f"{run.tile_checkpoint(name).parent} does not contain {', '.join(missing)}; train these tiles up to round "
             f"{round_} first"
         )
     weights = [averaged_weights(path) for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,24 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from slant.decision import decide
 from slant.evaluation.settings import EvaluateSettings
 from slant.evaluation.statistics import bootstrap_interval
 from slant.files import write_atomic
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
+from slant.nets.earlier import block_mean
 from slant.nets.network import Network
-from slant.nets.predict import Predictor, label_tile, tile_votes
-from slant.nets.prior import Prior
+from slant.nets.predict import label_tile
 from slant.pipeline import segment
 from slant.train.context import StageContext
-from slant.train.data import Groupwise, LabelledScan, labelled_names
-from slant.train.groupwise import template_of
+from slant.train.data import LabelledScan, labelled_names
+from slant.train.earlier import predictor_of, votes_of
 from slant.train.loss import IGNORED
 from slant.train.settings import TrainSettings
 from slant.train.splits import split
 from slant.volume import LabelMap
 from slant.volumes import dice_per_region
-from slant.vote import VoteCounter
 
 
 def held_out_dice(network: Network, context: StageContext) -> float | None:
@@ -47,33 +48,16 @@ def held_out_dice(network: Network, context: StageContext) -> float | None:
 
 
 def _dice_of_scan(network: Network, scan: LabelledScan, context: StageContext) -> float:
-    groupwise, displacement, prior = context.scans.groupwise, None, context.prior
-    if groupwise is not None:
-        displacement, prior = groupwise.displacements[scan.name].numpy(), deformed_prior(groupwise, scan)
-    predictor = Predictor(
-        context.layout,
-        prior if network.prior else None,
-        lambda _: network,
-        displacement=displacement,
-        mirroring=context.run.mirroring if context.tile is None else None,
-    )
-    image, reference, device = scan.image.numpy(), scan.channels.numpy(), torch.device(context.device)
-    if context.tile is None:
-        return mean_dice_of(_voted(predictor, image, device), reference)
-    return mean_dice_of(label_tile(predictor, context.tile, image, device), reference[context.tile.box])
-
-
-def deformed_prior(groupwise: Groupwise, scan: LabelledScan) -> Prior:
-    """The deformable atlas prior of a scan."""
-    template = template_of(groupwise.mean, groupwise.votes)
-    return template.prior_at(groupwise.displacements[scan.name].numpy(), scan.image.numpy() > 0)
-
-
-def _voted(predictor: Predictor, image: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
-    votes = VoteCounter(predictor.layout)
-    for tile, channels in tile_votes(predictor, image, device, torch.get_num_threads()):
-        votes.aggregate(channels, tile)
-    return votes.finalize().channels
+    run = context.run
+    predictor = replace(predictor_of(run, context.scans, scan, lambda _: network), layout=context.layout)
+    r, device, reference = run.assembly.resolution_mm, torch.device(context.device), scan.channels.numpy()
+    if context.tile is not None:
+        tile, alone = context.tile, replace(predictor, mirroring=None)
+        labels = label_tile(alone, tile, block_mean(scan.image.numpy(), r), device)
+        voxels = tuple(slice(span.start * r, span.stop * r) for span in tile.box)
+        return mean_dice_of(labels.repeat(r, 0).repeat(r, 1).repeat(r, 2), reference[voxels])
+    x, y, z = reference.shape
+    return mean_dice_of(decide([votes_of(predictor, scan, device)], (x, y, z)).channels, reference)
 
 
 def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

@@ -120,7 +120,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "cuda:99"], "device 'cuda:99' was asked for, but"),
         (["--devices", "cpu", "--devices", "cuda:99"], "device 'cuda:99' was asked for, but"),
         (["--devices", "tpu"], "unknown device 'tpu'"),
-        (["--tiles", "9_9_9"], "no tile 9_9_9 in this layout; it has 1_1_1, 2_1_1"),
+        (["--tiles", "9_9_9"], "no tile 9_9_9 to train; the tiles are 1_1_1, 2_1_1"),
         (["--fold", "2"], "fold must be 0 to 1, found 2"),
         (["--stages", "wholes"], "wholes"),
     ],

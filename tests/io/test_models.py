@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -20,6 +19,7 @@ from slant.errors import ModelError, ProtocolError, SlantError
 from slant.io import models
 from slant.io.models import describe_models, embedded_models, load_inputs, load_model, manifest_of, model_folder
 from slant.io.resources import load_protocol
+from slant.nets.assembly import Assembly
 from slant.nets.inputs import InputScaling
 from slant.nets.prior import Prior
 from slant.nets.unet import CompactUNet
@@ -79,12 +79,12 @@ def test_an_unknown_model_is_rejected(embedded: Path, name: str) -> None:
 
 def test_a_loaded_model_has_all_settings_of_training() -> None:
     model = toy_model()
-    assert (model.name, model.licence, model.layout) == ("toy", "CC0", LAYOUT)
+    assert (model.name, model.licence, model.assemblies[0].layout) == ("toy", "CC0", LAYOUT)
     assert model.identity == hashlib.sha256((toy_model_folder() / "manifest.json").read_bytes()).hexdigest()
     assert model.protocol is load_protocol("braincolor")
     assert model.inputs.scaling == InputScaling()
     assert model.inputs.template.grid.shape == LAYOUT.shape
-    assert model.predictor(np.ones(LAYOUT.shape, np.float32)).layout == LAYOUT
+    assert model.cascade(np.ones(LAYOUT.shape, np.float32)).predictors[0].layout == LAYOUT
 
 
 def test_a_model_is_loaded_without_torchs_compiler() -> None:
@@ -105,12 +105,13 @@ def test_scaling_comes_from_the_manifest(changed: Callable[..., Path]) -> None:
 
 
 def test_mirroring_comes_from_the_manifest(changed: Callable[..., Path]) -> None:
-    assert load_model(str(toy_model_folder())).mirroring is None
-    model = load_model(str(changed(lambda m: m.update(mirror=True))))
-    assert model.mirroring is not None
-    assert model.mirroring.mirror_x == pytest.approx(2 * 86.095, abs=1e-3)
-    np.testing.assert_array_equal(model.mirroring.partners, load_protocol().mirrored_channels)
-    assert model.predictor(np.ones(LAYOUT.shape, np.float32)).mirroring is not None
+    image = np.ones(LAYOUT.shape, np.float32)
+    assert load_model(str(toy_model_folder())).cascade(image).predictors[0].mirroring is None
+    mirroring = load_model(str(changed(lambda m: m.update(mirror=True)))).cascade(image).predictors[0].mirroring
+    assert mirroring is not None
+    assert mirroring.mirror == "alternate"
+    assert mirroring.mirror_x == pytest.approx(2 * 86.095, abs=1e-3)
+    np.testing.assert_array_equal(mirroring.partners, load_protocol().mirrored_channels)
 
 
 @pytest.mark.parametrize(
@@ -141,17 +142,17 @@ def test_models_that_do_not_fit_are_rejected(
 
 def test_tiles_of_another_grid_are_rejected(tmp_path: Path) -> None:
     layout = TileLayout((20, 28, 24), (20, 28, 24), (1, 1, 1))
-    plain = {"layout": dataclasses.asdict(layout), "settings": SETTINGS.as_dict()}
+    assembly = Assembly("", layout, "compact", SETTINGS)
     prior = Prior(np.zeros((5, 7, 6, 133), np.uint8), layout.shape)
-    networks = {"1_1_1": CompactUNet(SETTINGS).state_dict()}
-    write_model(tmp_path, networks, prior, manifest_of("small", plain, load_protocol(), {}, "CC0"))
+    networks = [("1_1_1", CompactUNet(SETTINGS).state_dict())]
+    write_model(tmp_path, [networks], prior, manifest_of("small", [assembly], load_protocol(), {}, "CC0"))
     with pytest.raises(ModelError, match=r"cover \(20, 28, 24\) voxels, the template has \(172, 220, 156\)"):
         load_model(str(tmp_path))
 
 
 def test_manifest_is_json_and_complete() -> None:
-    plain = {"layout": {"shape": [1, 2, 3]}, "settings": SETTINGS.as_dict()}
-    manifest = manifest_of("mine", plain, load_protocol(), {"subjects": 15}, "CC BY-NC 3.0")
+    assembly = Assembly("", LAYOUT, "compact", SETTINGS)
+    manifest = manifest_of("mine", [assembly], load_protocol(), {"subjects": 15}, "CC BY-NC 3.0")
     assert json.loads(json.dumps(manifest)) == manifest
     assert manifest["protocol"]["ids"] == load_protocol().ids.tolist()
     assert manifest["network"] == {"kind": "compact", "settings": SETTINGS.as_dict()}

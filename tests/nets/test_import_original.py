@@ -116,12 +116,12 @@ def test_eight_corner_tiles_become_a_model(small: None, tmp_path: Path, capsys: 
     assert import_corners(tmp_path, "--name", "mine") == 0
     assert capsys.readouterr().out.startswith("wrote 8 tiles to ")
     model = load_model(str(tmp_path / "imported"))
-    assert (model.name, model.layout, model.networks.kind) == ("mine", LAYOUTS[8], "slant2018")
+    assert (model.name, model.assemblies[0].layout, model.assemblies[0].kind) == ("mine", LAYOUTS[8], "slant2018")
     assert model.protocol is load_protocol("braincolor")
     assert model.networks.prior is None
     scaling = model.inputs.scaling
     assert (scaling.mask_brain, scaling.tile_rescale, scaling.axes, scaling.min_value) == (False, (0, 255), "zxy", None)
-    for i, tile in enumerate(model.layout):  # tile 2_2_2 is 3_3_3 in the original, in the same order
+    for i, tile in enumerate(model.assemblies[0].layout):  # tile 2_2_2 is 3_3_3 in the original, in the same order
         stored, expected = model.networks.network(tile.name).state_dict(), weights(i)
         assert all(torch.equal(value, expected[name]) for name, value in stored.items()), tile.name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "original"]
@@ -232,6 +232,7 @@ def test_one_tile_of_full_size_is_labelled(tmp_path: Path, monkeypatch: pytest.M
         json.loads((tmp_path / "imported" / MANIFEST).read_text("utf-8"))["network"]["settings"] == settings.as_dict()
     )
     image = np.random.default_rng(0).random(LAYOUTS[8].shape, dtype=np.float32)
-    votes = label_tile(model.predictor(image), model.layout.tiles[0], image, torch.device("cpu"))
+    predictor = model.cascade(image).predictors[0]
+    votes = label_tile(predictor, predictor.layout.tiles[0], image, torch.device("cpu"))
     assert votes.shape == (96, 128, 88)
     assert len(np.unique(votes)) > 1

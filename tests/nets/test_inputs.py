@@ -65,7 +65,7 @@ def manifest_for(kind: str) -> dict[str, Any]:
 def test_a_residual_model_with_tasks_is_read_back(tmp_path: Path) -> None:
     prior = Prior(np.zeros((5, 7, 6, 5), np.uint8), LAYOUT.shape)
     networks = {tile.name: tiny("residual").state_dict() for tile in LAYOUT}
-    write_model(tmp_path, networks, prior, manifest_for("residual"))
+    write_model(tmp_path, [networks.items()], prior, manifest_for("residual"))
     found = read_model(tmp_path).network("1_1_1")
     assert found.settings == settings_of("residual", TINY["residual"])
     for name, value in tiny("residual").state_dict().items():
@@ -74,7 +74,7 @@ def test_a_residual_model_with_tasks_is_read_back(tmp_path: Path) -> None:
 
 def test_a_model_that_needs_a_prior_is_refused_without_one(tmp_path: Path) -> None:
     networks = {tile.name: tiny("residual").state_dict() for tile in LAYOUT}
-    write_model(tmp_path, networks, None, manifest_for("residual"))
+    write_model(tmp_path, [networks.items()], None, manifest_for("residual"))
     with pytest.raises(ModelError, match=rf"no {PRIOR}"):
         read_model(tmp_path)
 
@@ -84,7 +84,7 @@ def test_large_networks_have_one_file_per_tile_and_no_prior(tmp_path: Path, prec
     networks = ((tile.name, tiny("slant2018", i).state_dict()) for i, tile in enumerate(LAYOUT))
     write_shards(tmp_path, networks, manifest_for("slant2018"), precision)
     model = read_model(tmp_path)
-    assert (model.prior, model.kind) == (None, "slant2018")
+    assert (model.prior, model.assemblies[0].kind) == (None, "slant2018")
     assert sorted(model.manifest["files"]) == sorted(shard(tile.name) for tile in LAYOUT)
     for i, tile in enumerate(LAYOUT):
         found, exact = model.network(tile.name), precision == "float32"
@@ -122,6 +122,6 @@ def test_a_manifest_of_an_unknown_network_is_refused(tmp_path: Path, key: str, v
 
 def test_the_compact_toy_model_has_default_inputs() -> None:
     model = toy_model()
-    assert model.networks.kind == "compact"
+    assert model.assemblies[0].kind == "compact"
     assert model.networks.prior is not None
     assert model.inputs.scaling == InputScaling()

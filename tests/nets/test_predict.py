@@ -201,14 +201,14 @@ def model_folder(tmp_path):
         "network": {"kind": "compact", "settings": SETTINGS.as_dict()},
     }
     networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
-    write_model(tmp_path / "toy", networks, random_prior(), manifest)
+    write_model(tmp_path / "toy", [networks.items()], random_prior(), manifest)
     return tmp_path / "toy"
 
 
 def test_a_model_is_stored_in_half_precision(model_folder) -> None:
     model = read_model(model_folder)
-    assert model.layout == LAYOUT
-    assert model.settings == SETTINGS
+    assert model.assemblies[0].layout == LAYOUT
+    assert model.assemblies[0].settings == SETTINGS
     assert np.array_equal(model.prior.steps, random_prior().steps)
     for i, tile in enumerate(LAYOUT):
         stored = model.network(tile.name).state_dict()
@@ -223,9 +223,9 @@ def test_tensors_shared_by_all_tiles_are_stored_once(model_folder) -> None:
     for state in networks.values():
         state |= {name: networks["1_1_1"][name] for name in deep}
     before = (model_folder / WEIGHTS).stat().st_size
-    write_model(model_folder, networks, random_prior(), manifest)
+    write_model(model_folder, [networks.items()], random_prior(), manifest)
     model = read_model(model_folder)
-    assert not model.shared
+    assert not model.shared()
     saved = 2 * sum(networks["1_1_1"][name].numel() for name in deep) * (len(LAYOUT) - 1)
     assert (model_folder / WEIGHTS).stat().st_size < before - saved
     for tile in LAYOUT:
@@ -237,16 +237,17 @@ def test_tensors_shared_by_all_tiles_are_stored_once(model_folder) -> None:
 
 def test_one_network_for_all_tiles_is_detected(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
-    assert not read_model(model_folder).shared
-    write_model(model_folder, {tile.name: random_network().state_dict() for tile in LAYOUT}, random_prior(), manifest)
-    assert read_model(model_folder).shared
+    assert not read_model(model_folder).shared()
+    networks = [(tile.name, random_network().state_dict()) for tile in LAYOUT]
+    write_model(model_folder, [networks], random_prior(), manifest)
+    assert read_model(model_folder).shared()
 
 
 def test_the_identity_of_a_model_changes_with_its_weights(model_folder) -> None:
     before = read_model(model_folder).identity
     networks = {tile.name: random_network(9).state_dict() for tile in LAYOUT}
     manifest = json.loads((model_folder / MANIFEST).read_text())
-    write_model(model_folder, networks, random_prior(), manifest)
+    write_model(model_folder, [networks.items()], random_prior(), manifest)
     assert read_model(model_folder).identity != before
 
 
@@ -267,7 +268,7 @@ def test_missing_and_unexpected_tensors_are_all_named(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
     networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
     networks["9_9_9"] = networks.pop("1_1_1")
-    write_model(model_folder, networks, random_prior(), manifest)
+    write_model(model_folder, [networks.items()], random_prior(), manifest)
     with pytest.raises(ModelError, match=r"missing tensors: \['1_1_1/.*unexpected: \['9_9_9/"):
         read_model(model_folder)
 

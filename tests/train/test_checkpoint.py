@@ -14,7 +14,7 @@ from phantoms import NETWORK, OUTPUTS, STAGE, context_of, identity_of, phantom, 
 from slant.errors import ModelError, TrainingError
 from slant.train import loop
 from slant.train.checkpoint import averaged_weights, load_checkpoint, new_state, save_checkpoint, save_round
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 
 
 @pytest.fixture

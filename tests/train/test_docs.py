@@ -12,19 +12,16 @@ import pytest
 
 from slant.nets.network import MemorySettings
 from slant.tiles import TileLayout
+from slant.train.assembly_settings import AssemblySettings
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice
-from slant.train.settings import (
-    GroupwiseSettings,
-    PretrainSettings,
-    StageSettings,
-    TileSettings,
-    TrainSettings,
-)
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import GroupwiseSettings, PretrainSettings, StageSettings, TileSettings
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "training.md").read_text("utf-8")
-TABLES = ("layout", "network", "loss", "memory", "augment", "groupwise", "pretrain", "whole", "tile")
+IN_ASSEMBLIES = ("layout", "network", "pretrain", "whole", "tile")
+TABLES = (*IN_ASSEMBLIES, "loss", "memory", "augment", "groupwise", "assemblies")
 IN_STAGES = tuple(field.name for field in dataclasses.fields(StageSettings))
 
 
@@ -47,11 +44,12 @@ HEADINGS = (
     "### `[memory]`",
     "### `[pretrain]`, `[whole]` and `[tile]`",
     "### Only in `[tile]`",
+    "### `[[assemblies]]`",
     "### `[groupwise]`",
     "### `[augment]`",
     "## bfloat16",
 )
-TOP, LAYOUT, NETWORK, LOSS, MEMORY, STAGE, TILE, GROUPWISE, AUGMENT = (
+TOP, LAYOUT, NETWORK, LOSS, MEMORY, STAGE, TILE, ASSEMBLY, GROUPWISE, AUGMENT = (
     defaults_between(*ends) for ends in pairwise(HEADINGS)
 )
 
@@ -77,12 +75,13 @@ def expected(kind: type, without: tuple[str, ...] = ()) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("documented", "kind", "without"),
     [
-        (TOP, TrainSettings, TABLES),
+        (TOP, TrainSettings, (*TABLES, "round")),
         (LAYOUT, TileLayout, ()),
         (LOSS, LossSettings, ()),
         (MEMORY, MemorySettings, ()),
         (STAGE, StageSettings, ("auxiliary_probability",)),
         (TILE, TileSettings, IN_STAGES),
+        (ASSEMBLY, AssemblySettings, IN_ASSEMBLIES),
         (GROUPWISE, GroupwiseSettings, ("syn",)),
         (AUGMENT, AugmentSettings, ()),
     ],

@@ -34,13 +34,12 @@ from slant.train import prepare, run
 from slant.train.atlas import Atlas
 from slant.train.context import run_context
 from slant.train.data import Groupwise, LabelledScan
-from slant.train.groupwise import blocks, count_votes, inverted, template_of
+from slant.train.groupwise import blocks, count_votes, deformed_prior, inverted, template_of
 from slant.train.loss import IGNORED
 from slant.train.network import NetworkChoice
 from slant.train.patches import Patches, patch_coordinates
-from slant.train.settings import GroupwiseSettings, StageSettings
+from slant.train.stage_settings import GroupwiseSettings, StageSettings
 from slant.train.step import view_of
-from slant.train.validate import deformed_prior
 from slant.volume import Volume
 
 COARSE = tuple(n // 2 for n in SHAPE)
@@ -191,7 +190,7 @@ def test_the_template_is_made_of_training_scans_and_stored_in_the_model(tmp_path
     np.testing.assert_allclose(image, scans.groupwise.mean.data, atol=1e-3)
     assert GROUPWISE in loaded.manifest["files"]
     assert loaded.manifest["mirror"] is False
-    mirrored = replace(settings, mirror=True, augment=replace(settings.augment, flip_probability=0.5))
+    mirrored = replace(settings, mirror="alternate", augment=replace(settings.augment, flip_probability=0.5))
     assert read_model(export_models(mirrored)[0]).manifest["mirror"] is True
 
 

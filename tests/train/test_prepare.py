@@ -22,7 +22,8 @@ from slant.tiles import TileLayout
 from slant.train import prepare
 from slant.train.context import run_context
 from slant.train.loss import IGNORED
-from slant.train.settings import StageSettings, TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import StageSettings, TileSettings
 from slant.volume import LabelMap, Volume
 
 SHAPE = (14, 15, 16)

@@ -11,10 +11,12 @@ from slant.config import build, read_toml
 from slant.errors import SettingsError
 from slant.io.resources import load_protocol, resource
 from slant.tiles import TileLayout
+from slant.train.assembly_settings import assemblies_of
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice, network_of
-from slant.train.settings import PretrainSettings, StageSettings, TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import PretrainSettings, StageSettings, TileSettings
 
 SHAPE = (32, 40, 36)
 STAGE = StageSettings(6)
@@ -37,7 +39,7 @@ PLAIN = {
         ({"layout": TileLayout(SHAPE, (19, 24, 24), (2, 2, 2))}, "size must be even"),
         ({"layout": TileLayout(SHAPE, (8, 24, 24), (4, 2, 2))}, r"at least 16 .* found \(8, 24, 24\)"),
         ({"devices": ()}, "devices is empty"),
-        ({"mirror": True}, r"mirror = true requires .* \[augment\] flip_probability"),
+        ({"mirror": "alternate"}, r"mirror requires .* \[augment\] flip_probability"),
         ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] uses auxiliary scans"),
         ({"whole": StageSettings(2, auxiliary_probability=0.3)}, r"\[whole\] uses auxiliary scans"),
         ({"tile": TileSettings(2, auxiliary_probability=0.3)}, r"\[tile\] uses auxiliary scans"),
@@ -168,6 +170,52 @@ def test_unknown_keys_and_values_of_another_type_are_reported(table, values, mes
         build(TrainSettings, plain, "file.toml")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resolution": 2}, r"unknown key 'assemblies\.resolution' \(did you mean 'assemblies\.resolution_mm'\?\)"),
+        ({"whole": {"step": 2}}, r"'assemblies\.whole\.step' \(did you mean 'assemblies\.whole\.steps'\?\)"),
+        ({"network": {"width": [4]}}, r"did you mean 'assemblies\.network\.widths'"),
+        ({"whole": {}}, r"missing value .* \"assemblies\.whole\.steps\""),
+        ({"mirror": True}, r"file\.toml: assemblies\.mirror is true, expected 'alternate' or 'shared'"),
+        ({"resolution_mm": 3}, "the assembly 'first': resolution_mm must be 1 or 2, found 3"),
+        ({"earlier_dropout": 1.5}, "the assembly 'first': .* earlier_dropout from 0 to 1, found 1.0, 1.5"),
+        ({"layout": {**PLAIN["layout"], "size": [19, 24, 20]}}, r"\[assemblies\.layout of first\] size must be even"),
+        ({"name": ""}, "name must be a word .* found ''"),
+        ({"tile": {"steps": 2, "auxiliary_probability": 0.5}}, r"\[assemblies\.tile of first\] uses auxiliary scans"),
+    ],
+)
+def test_mistakes_in_an_assembly_are_named(values, message) -> None:
+    one = {key: value for key, value in PLAIN.items() if key != "name"}
+    plain = {"name": "toy", "assemblies": [{"name": "first", **one}]}
+    assert build(TrainSettings, plain, "file.toml").cascade[0].name == "first"
+    with pytest.raises(SettingsError, match=message):
+        build(TrainSettings, {**plain, "assemblies": [{"name": "first", **one, **values}]}, "file.toml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mirror": True}, r"file\.toml: mirror is true, expected 'alternate' or 'shared'"),
+        ({"assemblies": {"name": "first"}}, r"assemblies is one table, expected .* begin each with \[\[assemblies\]\]"),
+        (
+            {"assemblies": [{**PLAIN, "name": "first"}]},
+            r"found layout, whole, tile beside \[\[assemblies\]\]; move them",
+        ),
+    ],
+)
+def test_the_two_ways_to_give_assemblies_are_told_apart(values, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(TrainSettings, {**PLAIN, **values}, "file.toml")
+
+
+def test_without_assemblies_the_tables_of_one_are_needed() -> None:
+    with pytest.raises(
+        SettingsError, match=r"\[whole\], \[tile\] missing, expected \[layout\], .* or \[\[assemblies\]\]"
+    ):
+        build(TrainSettings, {"name": "toy", "layout": PLAIN["layout"]}, "file.toml")
+
+
 def test_everything_can_be_set_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "all.toml"
     path.write_text(
@@ -196,10 +244,10 @@ def _lobes() -> set[str]:
 def test_shipped_settings_are_complete(name: str) -> None:
     path = resource("configs", "train", name)
     settings = build(TrainSettings, {**read_toml(path), "auxiliary_dir": "aux"}, str(path))
-    network = network_of(settings.network, load_protocol(settings.protocol))
-    assert settings.layout.shape == (172, 220, 156)
-    assert network.settings.outputs == 133
-    assert network.kind in ("compact", "residual", "slant2018")
+    for assembly in assemblies_of(settings.cascade, load_protocol(settings.protocol)):
+        assert assembly.template_shape == (172, 220, 156)
+        assert assembly.settings.outputs == 133
+        assert assembly.kind in ("compact", "residual", "slant2018")
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])

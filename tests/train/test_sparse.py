@@ -38,7 +38,8 @@ from slant.tiles import TileLayout
 from slant.train import data, patches
 from slant.train.checkpoint import State
 from slant.train.loss import IGNORED
-from slant.train.settings import StageSettings, TrainSettings
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import StageSettings
 
 SLICES = (12, 17, 22)
 LONG_STAGE = StageSettings(45, learning_rate=2e-2, patches=10, ema_decay=0.9)

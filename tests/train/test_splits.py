@@ -12,8 +12,9 @@ from phantoms import write_pairs
 
 from slant.errors import InputError, SettingsError
 from slant.tiles import TileLayout
-from slant.train.settings import StageSettings, TileSettings, TrainSettings
+from slant.train.settings import TrainSettings
 from slant.train.splits import ScanTable, auxiliary_names, read_table, split
+from slant.train.stage_settings import StageSettings, TileSettings
 
 LAYOUT = TileLayout((32, 40, 36), (20, 24, 20), (2, 2, 2))
 SETTINGS = TrainSettings("toy", LAYOUT, StageSettings(6), TileSettings(6))

@@ -30,7 +30,7 @@ from slant.tiles import TileLayout
 from slant.train import log, loop
 from slant.train.checkpoint import averaged_weights
 from slant.train.network import NetworkChoice
-from slant.train.settings import PretrainSettings, StageSettings, TileSettings
+from slant.train.stage_settings import PretrainSettings, StageSettings, TileSettings
 from slant.train.validate import mean_dice_of
 from slant.vote import VoteCounter
 
@@ -57,14 +57,14 @@ def test_a_run_from_pretraining_to_a_model_segments_another_phantom(tmp_path: Pa
     assert train_whole(settings)
     assert train_tiles(settings)
     whole, tiled = export_models(settings)
-    assert len(read_model(whole).layout) == 1
+    assert len(read_model(whole).assemblies[0].layout) == 1
     model = read_model(tiled)
     assert model.manifest["training"]["subjects"] == ["p1", "p3"]
     assert model.manifest["training"]["auxiliary"] == ["a0", "a1", "a2"]
     assert model.manifest["training"]["steps"] == {"pretrain": 12, "whole": 30, "tile": 8}
     image, reference = phantom_arrays(2)
     predicted = np.zeros(SHAPE, np.uint8)
-    predictor = Predictor(model.layout, model.prior, model.network)
+    predictor = Predictor(model.assemblies[0].layout, model.prior, model.network)
     for tile, votes in tile_votes(predictor, image, torch.device("cpu"), 1):
         predicted[tile.box] += votes  # 0 outside its core
     assert min(dice(predicted, reference)) > 0.7
@@ -166,8 +166,8 @@ def test_a_stage_on_crops_gives_one_network_for_all_tiles(tmp_path: Path, monkey
         assert all(a >= 0 and a + n <= whole for a, n, whole in zip(start, size, SHAPE, strict=True))
     (folder,) = export_models(settings)
     model = read_model(folder)
-    assert model.layout == LAYOUT
-    assert model.shared
+    assert model.assemblies[0].layout == LAYOUT
+    assert model.shared()
     votes = VoteCounter(LAYOUT)
     image, reference = phantom_arrays(0)
     for tile, channels in tile_votes(Predictor(LAYOUT, model.prior, model.network), image, torch.device("cpu"), 1):
@@ -243,9 +243,9 @@ def test_additional_tasks_are_stored_in_the_model(tmp_path: Path, kind: str) -> 
     settings = toy_settings(tmp_path, subjects=2, network=choice)
     assert train_whole(settings)
     model = read_model(export_models(settings)[0])
-    assert model.kind == kind
+    assert model.assemblies[0].kind == kind
     assert set(model.network("1_1_1").heads) == {"tissue", "brain"}
-    predictor = Predictor(model.layout, model.prior, model.network)
+    predictor = Predictor(model.assemblies[0].layout, model.prior, model.network)
     ((_, predicted),) = tile_votes(predictor, phantom_arrays(0)[0], torch.device("cpu"), 1)
     assert predicted.shape == SHAPE
 
@@ -259,6 +259,6 @@ def test_the_original_network_trains_and_exports(tmp_path: Path) -> None:
     settings = toy_settings(tmp_path, subjects=2, network=choice, layout=layout, whole=stage, tile=tile)
     assert train_tiles(settings)
     model = read_model(export_models(settings)[0])
-    assert (model.kind, model.prior) == ("slant2018", None)
-    predictor = Predictor(model.layout, None, model.network)
+    assert (model.assemblies[0].kind, model.prior) == ("slant2018", None)
+    predictor = Predictor(model.assemblies[0].layout, None, model.network)
     assert len(list(tile_votes(predictor, phantom_arrays(0)[0], torch.device("cpu"), 1))) == 8

@@ -40,7 +40,7 @@ from slant.train.data import LabelledScan
 from slant.train.loop import train_stage
 from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
 from slant.train.network import NetworkChoice, NetworkSpec, task_classes
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 from slant.train.step import step_loss
 
 SWAPPED = {RIGHT: BLOCKS[LEFT][1], MIDDLE: BLOCKS[MIDDLE][1], LEFT: BLOCKS[RIGHT][1]}

@@ -23,8 +23,9 @@ from phantoms import LAYOUT, PAIR, SHAPE, toy_settings
 from slant.errors import LayoutError, SettingsError, TrainingError
 from slant.tiles import TileLayout
 from slant.train.checkpoint import averaged_weights
-from slant.train.settings import TileSettings, TrainSettings
-from slant.train.transfer import generations, neighbours, parent
+from slant.train.settings import TrainSettings
+from slant.train.stage_settings import TileSettings
+from slant.train.transfer import check_tiles, generations, neighbours, parent
 
 
 @pytest.fixture(autouse=True)
@@ -159,8 +160,8 @@ def test_the_central_tile_comes_first_and_parents_before_their_tiles() -> None:
 
 
 def test_unknown_tiles_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="no tile 9_9_9 in this layout; it has 1_1_1, "):
-        train_tiles(toy_settings(tmp_path, subjects=2, layout=LAYOUT), ("1_1_1", "9_9_9"))
+    with pytest.raises(LayoutError, match="no tile 9_9_9 to train; the tiles are 1_1_1, "):
+        check_tiles(toy_settings(tmp_path, subjects=2, layout=LAYOUT).cascade, ("1_1_1", "9_9_9"))
 
 
 def test_shared_layers_are_those_of_the_whole_brain_and_others_are_trained(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from slant.tiles import TileLayout
 from slant.train import augment, data, loop, patches
 from slant.train.checkpoint import load_checkpoint, new_state, save_checkpoint
 from slant.train.loss import region_loss
-from slant.train.settings import StageSettings
+from slant.train.stage_settings import StageSettings
 
 
 @pytest.fixture(scope="module")
