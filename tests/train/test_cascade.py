@@ -47,6 +47,7 @@ def votes_of(settings: TrainSettings, assembly: str = "first") -> dict[str, byte
     return {path.name: path.read_bytes() for path in sorted((settings.run / assembly / "votes").iterdir())}
 
 
+@pytest.mark.slow
 def test_a_cascade_learns_to_label_another_phantom(tmp_path: Path) -> None:
     stage = {"learning_rate": 2e-2, "patches": 10, "ema_decay": 0.8}
     whole = StageSettings(60, validate_every=30, crop=True, **stage)
