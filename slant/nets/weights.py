@@ -40,6 +40,8 @@ from slant.nets.registry import KINDS, build_network
 
 MANIFEST, WEIGHTS, PRIOR, GROUPWISE = "manifest.json", "weights.safetensors", "prior.npz", "groupwise.npz"
 
+_LISTED = 5  # tensors in an error message
+
 SHARED = "shared/"
 """Prefix of the names of tensors that all tiles share."""
 
@@ -193,11 +195,17 @@ def _check_tensors(folder: Path, files: set[str], assembly: Assembly) -> None:
         found |= {f"{tile.name}/{key.removeprefix(SHARED)}" for tile in assembly.networks}
         found.remove(key)
     if found != expected:
-        missing, unexpected = sorted(expected - found), sorted(found - expected)
+        missing, unexpected = _few(expected - found), _few(found - expected)
         where = f" for {assembly.title}" if assembly.name else ""
         raise ModelError(
             f"{folder} does not fit its manifest{where}; missing tensors: {missing}; unexpected: {unexpected}"
         )
+
+
+def _few(names: set[str]) -> str:
+    """The first names, and how many others there are."""
+    first = sorted(names)[:_LISTED]
+    return f"{first}" + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def write_model(

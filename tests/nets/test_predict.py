@@ -264,13 +264,17 @@ def test_a_folder_without_a_model_is_refused_with_the_missing_file(tmp_path) -> 
         read_model(tmp_path)
 
 
-def test_missing_and_unexpected_tensors_are_all_named(model_folder) -> None:
+def test_the_first_missing_and_unexpected_tensors_are_named(model_folder) -> None:
     manifest = json.loads((model_folder / MANIFEST).read_text())
     networks = {tile.name: random_network(i).state_dict() for i, tile in enumerate(LAYOUT)}
     networks["9_9_9"] = networks.pop("1_1_1")
     write_model(model_folder, [networks.items()], random_prior(), manifest)
     with pytest.raises(ModelError, match=r"missing tensors: \['1_1_1/.*unexpected: \['9_9_9/"):
         read_model(model_folder)
+    with pytest.raises(ModelError) as caught:
+        read_model(model_folder)
+    assert str(caught.value).count("1_1_1/") == 5
+    assert "more; unexpected" in str(caught.value)
 
 
 def test_a_manifest_that_is_not_json_is_refused(model_folder) -> None:
