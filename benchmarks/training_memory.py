@@ -62,7 +62,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
         labels = labels.repeat_interleave(4, axis)
     frequency = torch.rand(43, 55, 39, channels).half() / channels
     scan = LabelledScan("random", torch.rand(template) + 0.5, labels, frequency)
-    multiple = run.network.multiple
+    multiple = run.network.settings.multiple
     x, y, z = (-(-n // multiple) * multiple for n in size)
     a, b, c = ((whole - n) // 2 // 4 * 4 for whole, n in zip(template, (x, y, z), strict=True))
     seen = Field((a, b, c), (x, y, z), template, torch.arange(channels).numpy())

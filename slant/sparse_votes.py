@@ -61,10 +61,15 @@ class SparseVotes:
         """Shape of the grid in voxels."""
         return self.totals.shape
 
-    @property
-    def fractions(self) -> NDArray[np.float32]:
-        """(X, Y, Z, K) float32, votes for each channel divided by all votes for the voxel."""
-        return np.divide(self.counts, self.totals[..., None], dtype=np.float32)
+    def at(self, index: tuple[NDArray[np.intp], ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Channels (..., K) uint8 and their fractions of all votes (..., K) float32 at some voxels.
+
+        Parameters
+        ----------
+        index : tuple of 3 int arrays
+            Indices along each axis, which broadcast to the shape of the result.
+        """
+        return self.channels[index], np.divide(self.counts[index], self.totals[index][..., None], dtype=np.float32)
 
 
 def most_frequent(votes: NDArray[np.uint8], kept: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -55,8 +55,10 @@ def test_fractions_are_counts_divided_by_all_votes():
     votes = SparseVotes(
         np.array([[[[7, 1, 3, 5]]]], np.uint8), np.array([[[[3, 2, 2, 1]]]], np.uint8), np.full((1, 1, 1), 9, np.uint8)
     )
-    assert votes.fractions.dtype == np.float32
-    np.testing.assert_array_equal(votes.fractions[0, 0, 0], np.array([3, 2, 2, 1], np.float32) / np.float32(9))
+    channels, fractions = votes.at(np.ix_([0], [0], [0]))
+    assert channels.tolist() == votes.channels.tolist()
+    assert fractions.dtype == np.float32
+    np.testing.assert_array_equal(fractions[0, 0, 0], np.array([3, 2, 2, 1], np.float32) / np.float32(9))
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,8 @@ def votes_in_box(votes: SparseVotes, start: Shape, size: Shape, edge: int) -> tu
         np.clip((np.arange(n // edge) * edge + edge // 2 + s) // votes.voxel_mm, 0, count - 1)
         for s, n, count in zip(start, size, votes.channels.shape[:3], strict=True)
     ]
-    at = np.ix_(*index)
-    fractions = votes.counts[at] / votes.totals[at][..., None].astype(np.float32)
-    return torch.from_numpy(votes.channels[at]), torch.from_numpy(fractions)
+    channels, fractions = votes.at(np.ix_(*index))
+    return torch.from_numpy(channels), torch.from_numpy(fractions)
 
 
 def mirrored_votes(votes: SparseVotes, partners: NDArray[np.uint8]) -> SparseVotes:

@@ -174,14 +174,14 @@ class StageContext:
     @property
     def feature_mm(self) -> int:
         """Distance between features of the backbone in template voxels."""
-        return self.run.network.stride * self.run.assembly.resolution_mm
+        return self.run.network.settings.stride * self.run.assembly.resolution_mm
 
     def drawn(self, generator: torch.Generator) -> StageContext:
         """The context of one step: with ``stage.crop``, it sees a crop of the size of a tile, drawn anywhere."""
         if not self.stage.crop:
             return self
         r, layout = self.run.assembly.resolution_mm, self.run.assembly.layout
-        size = multiple_of(layout.size, self.run.network.multiple)
+        size = multiple_of(layout.size, self.run.network.settings.multiple)
         positions = [whole - n + 1 for whole, n in zip(layout.shape, size, strict=True)]
         x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in positions)
         return replace(self, seen=replace(self.seen, start=scaled_shape((x, y, z), r), shape=scaled_shape(size, r)))
@@ -191,7 +191,7 @@ def whole_context(run: RunContext, scans: TrainingScans, stage: StageSettings) -
     """The context of a whole-brain stage, on the first device of the run."""
     assembly, r = run.assembly, run.assembly.resolution_mm
     field = Field(WHOLE_START, WHOLE_SHAPE, scaled_shape(assembly.layout.shape, r), np.arange(len(run.protocol)))
-    seen = field.enlarged(run.network.multiple * r)
+    seen = field.enlarged(run.network.settings.multiple * r)
     layout = assembly.layout if stage.crop else whole_layout(assembly.layout)
     tile = None if stage.crop else layout.tiles[0]
     return StageContext(run, scans, stage, seen, layout, tile, _prior_of(run, scans), run.devices[0])
@@ -202,7 +202,7 @@ def tile_context(run: RunContext, scans: TrainingScans, tile: Tile) -> StageCont
     layout, r, prior = run.assembly.layout, run.assembly.resolution_mm, _prior_of(run, scans)
     channels = np.arange(len(run.protocol)) if prior is None else prior.possible(tile.start, tile.stop)
     field = Field(scaled_shape(tile.start, r), scaled_shape(layout.size, r), scaled_shape(layout.shape, r), channels)
-    seen = field.enlarged(run.network.multiple * r)
+    seen = field.enlarged(run.network.settings.multiple * r)
     return StageContext(run, scans, run.assembly.tile, seen, layout, tile, prior, run.devices[0])
 
 

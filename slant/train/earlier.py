@@ -194,10 +194,7 @@ def earlier_of_step(
     shape = torch.tensor(votes.channels.shape[:3])
     index = torch.minimum(index.clamp(min=0), shape - 1)
     x, y, z = index.numpy().transpose(3, 0, 1, 2)
-    channels, counts, totals = (
-        torch.from_numpy(part[x, y, z]) for part in (votes.channels, votes.counts, votes.totals)
-    )
-    fractions = counts * (0.0 if hidden else 1.0) / totals[..., None]
+    channels, fractions = map(torch.from_numpy, votes.at((x, y, z)))
     if flip:
         channels = augment.flip_labels(channels, context.run.regions.mirrored)
-    return channels, fractions
+    return channels, fractions * (0.0 if hidden else 1.0)

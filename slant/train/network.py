@@ -73,16 +73,6 @@ class NetworkSpec:
         return KINDS[self.kind].network
 
     @property
-    def stride(self) -> int:
-        """Distance between features of the backbone, in voxels of the image."""
-        return self.settings.stride
-
-    @property
-    def multiple(self) -> int:
-        """Number of which the size of an image along each axis must be a multiple."""
-        return self.settings.multiple
-
-    @property
     def plain(self) -> dict[str, Any]:
         """``kind`` and ``settings`` as plain values, for checkpoints and manifests."""
         return {"kind": self.kind, "settings": self.settings.as_dict()}

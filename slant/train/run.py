@@ -47,7 +47,7 @@ def run_stages(
     if not first_model(settings).is_dir():
         sys.stdout.write(f"the second round begins when {first_model(settings)} is exported\n")
         return True
-    folder = pseudo_label(settings, deadline)
+    folder = pseudo_label(settings, settings.unlabelled, deadline)
     return folder is not None and _run_round(run_context(second_round(first, folder), deadline), selected, tiles)
 
 

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from slant.config import SegmentSettings
-from slant.errors import InputError, OutputError, SettingsError, SlantError
+from slant.errors import InputError, OutputError, SlantError
 from slant.io.models import load_model
 from slant.io.read import read_scan
 from slant.io.write import write_image
@@ -48,8 +48,8 @@ def first_model(settings: TrainSettings) -> Path:
     return settings.run / f"model-{settings.name}"
 
 
-def pseudo_label(settings: TrainSettings, deadline: float | None) -> Path | None:
-    """Label the scans of ``settings.unlabelled`` with the model of the first round; None if the time is over before.
+def pseudo_label(settings: TrainSettings, unlabelled: Path, deadline: float | None) -> Path | None:
+    """Label the scans of a folder with the model of the first round; None if the time is over before.
 
     Finished scans are not labelled again by the same model; a scan that cannot be segmented is left out with a message.
     The returned folder has ``NAME_T1w.nii.gz`` (links) and ``NAME_dseg.nii.gz``.
@@ -61,9 +61,7 @@ def pseudo_label(settings: TrainSettings, deadline: float | None) -> Path | None
     ModelError
         If the model of the first round does not exist.
     """
-    if settings.unlabelled is None:
-        raise SettingsError("the settings name no folder of unlabelled scans")
-    model, scans = load_model(str(first_model(settings))), unlabelled_scans(settings.unlabelled)
+    model, scans = load_model(str(first_model(settings))), unlabelled_scans(unlabelled)
     folder = settings.run / f"pseudo-labels-{model.identity[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     threads = SegmentSettings(device=settings.devices[0], threads=torch.get_num_threads())
@@ -84,9 +82,7 @@ def pseudo_label(settings: TrainSettings, deadline: float | None) -> Path | None
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
     if not any(folder.glob("*_dseg.nii.gz")):
-        raise InputError(
-            f"none of the {len(scans)} scans in {settings.unlabelled} could be segmented; see the messages"
-        )
+        raise InputError(f"none of the {len(scans)} scans in {unlabelled} could be segmented; see the messages")
     return folder
 
 

@@ -139,6 +139,6 @@ def test_a_network_sees_the_same_in_training_and_inference(tmp_path: Path, name:
             return float((torch.log_softmax(logits, dim=1) - other).abs().max())
 
         # The prior of a model has 256 steps; coordinates at 1 mm are extrapolated at the border of the crop.
-        tolerance = 1e-4 if run.network.stride * run.assembly.resolution_mm > 1 else 0.02
+        tolerance = 1e-4 if run.network.settings.stride * run.assembly.resolution_mm > 1 else 0.02
         assert difference(0) < (0.05 if added else tolerance)
         assert difference(1) > (1 if added else 0.1)

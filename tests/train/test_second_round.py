@@ -122,7 +122,8 @@ def test_the_time_limit_also_ends_the_labelling(settings: TrainSettings, monkeyp
     with phantom_field():
         run_stages(replace(settings, unlabelled=None), STAGES, (), None)
         monkeypatch.setattr(second_round.time, "monotonic", lambda: 1e9)
-        assert second_round.pseudo_label(settings, 0.0) is None
+        assert settings.unlabelled is not None
+        assert second_round.pseudo_label(settings, settings.unlabelled, 0.0) is None
     assert not list(pseudo_labels(settings).iterdir())
 
 
