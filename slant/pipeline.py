@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slant.nets.inputs import Inputs
     from slant.nets.model import Model
     from slant.preprocess.intensity import LinearMap
+    from slant.vote import Channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,7 @@ def prepare(
     if inputs.groupwise is not None:
         with clock("deform"):
             deformation = deform(image, inputs.groupwise)
-        warnings.append(_deformation_warning(deformation))
+        warnings.append(deformation_warning(deformation))
     return Prepared(
         image,
         found.brain,
@@ -173,7 +174,7 @@ def prepare(
     )
 
 
-def _deformation_warning(deformation: Deformation) -> str:
+def deformation_warning(deformation: Deformation) -> str:
     """A warning if the deformation is not accepted, so that the prior stays affine; otherwise an empty string."""
     from slant.nets.groupwise import MIN_SIMILARITY
 
@@ -215,14 +216,33 @@ def label(
         cascade = model.cascade(prepared.image.data, prepared.deformation, dtype)
         vote = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
     with clock("resample labels"):
-        grid, ids = prepared.image.grid, model.protocol.ids_from_channels(vote.channels)
-        template_labels = LabelMap(ids.astype(np.min_scalar_type(int(ids.max()))), grid)
+        template_labels = labels_of(vote.channels, prepared.image.grid, model)
         template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
-        fraction, native_grid = Volume(vote.fraction, grid), prepared.native_grid
+        fraction, native_grid = Volume(vote.fraction, prepared.image.grid), prepared.native_grid
         labels, confidence = resample_labels(
             template_labels, fraction, native_grid, template_from_native, settings.interpolation
         )
+    return segmentation_of(prepared, template_labels, labels, confidence, model, clock)
+
+
+def labels_of(channels: Channels, grid: Grid, model: Model) -> LabelMap:
+    """Region ids of (X, Y, Z) channels of a model, in the smallest unsigned dtype."""
+    ids = model.protocol.ids_from_channels(channels)
+    return LabelMap(ids.astype(np.min_scalar_type(int(ids.max()))), grid)
+
+
+def segmentation_of(
+    prepared: Prepared, template_labels: LabelMap, labels: LabelMap, confidence: Volume, model: Model, clock: TimingLog
+) -> Segmentation:
+    """Measure the volumes of labels in native space.
+
+    Parameters
+    ----------
+    clock : TimingLog
+        Gets the step ``volumes``; its timings follow those of the preparation.
+    """
     with clock("volumes"):
+        template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
         intracranial_mm3 = intracranial_volume_mm3(model.inputs.template.intracranial_mm3, template_from_native)
         volumes = region_volumes(labels, model.protocol, intracranial_mm3)
     warnings = prepared.warnings + head_size_warning(volumes) + _missing_regions(volumes)

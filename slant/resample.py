@@ -195,9 +195,9 @@ class _Corners:
         padded = np.pad(labels.data, 1)
         padded_fraction = np.pad(vote_fraction.data, 1, constant_values=1)
         is_open = np.zeros(padded.shape, dtype=np.bool_)
-        is_open[:-1, :-1, :-1] = (
-            _over_corners(padded, np.minimum) != _over_corners(padded, np.maximum)
-        ) | ~_over_corners(padded_fraction == 1, np.logical_and)
+        is_open[:-1, :-1, :-1] = (over_corners(padded, np.minimum) != over_corners(padded, np.maximum)) | ~over_corners(
+            padded_fraction == 1, np.logical_and
+        )
         boxes = ndimage.find_objects((is_open | (padded != 0)).view(np.uint8))
         ends = [np.array([[span.start, span.stop] for span in spans]).T - 1 for spans in boxes]
         return cls(padded, padded_fraction, is_open, (ends[0][0], ends[0][1]) if ends else None)
@@ -242,7 +242,7 @@ def _fraction(coordinates: NDArray[np.float64], size: int) -> NDArray[np.float64
     return np.clip(np.round(coordinates + 1 - _cell(coordinates, size), 9), 0, 1)
 
 
-def _over_corners(array: NDArray[Any], combine: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+def over_corners(array: NDArray[Any], combine: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
     """Reduce the eight corners of every cell by a binary operation; the result is one smaller along each axis."""
     array = combine(array[1:], array[:-1])
     array = combine(array[:, 1:], array[:, :-1])

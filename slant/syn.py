@@ -39,8 +39,27 @@ RADIUS = 2
 STEP = 0.4
 """Largest step of an iteration, in voxels of the level."""
 
-UPDATE_SIGMA, TOTAL_SIGMA = 2.0, 0.4
-"""Standard deviations of the smoothing of each step and of the total half field, in voxels of the level."""
+
+@dataclass(frozen=True)
+class Regularization:
+    """How smooth the fields are.
+
+    Attributes
+    ----------
+    update_sigma, total_sigma : float
+        Standard deviations of the smoothing of each step and of the total half field, in voxels of the level.
+    full_step_gradient : float
+        Largest length of the smoothed gradient, per voxel, from which the largest step is `STEP`. Below it steps are
+        shorter, so that images of one subject converge instead of following their noise.
+    """
+
+    update_sigma: float = 2.0
+    total_sigma: float = 0.4
+    full_step_gradient: float = 1e-12
+
+
+BETWEEN_SUBJECTS, WITHIN_SUBJECT = Regularization(), Regularization(3.0, 0.8, 0.8)
+"""For images of different subjects and of one subject; docs/experiments.md says how the second was chosen."""
 
 _MIN_VARIANCE = 1e-6  # product of two variances in a cube below which the correlation is 0
 _MARGIN = 3  # voxels around the brains that are still interpolated
@@ -49,7 +68,11 @@ _MIN_PARALLEL_VOXELS = 30_000  # smaller levels are faster on one thread
 
 
 def register_syn(
-    fixed: Volume, moving: Volume, settings: SynSettings, device: str = "cpu"
+    fixed: Volume,
+    moving: Volume,
+    settings: SynSettings,
+    device: str = "cpu",
+    regularization: Regularization = BETWEEN_SUBJECTS,
 ) -> tuple[DisplacementField, DisplacementField]:
     """Register two images nonlinearly, in both directions.
 
@@ -59,6 +82,8 @@ def register_syn(
         Affinely aligned brains, 0 outside, on the same axis-aligned grid of cubic voxels.
     device : str, optional
         Device for the computation: cpu, cuda, cuda:N or mps. A CPU uses two threads, unless torch is set to one.
+    regularization : Regularization, optional
+        How smooth the warps are.
 
     Returns
     -------
@@ -85,7 +110,7 @@ def register_syn(
             parallel = torch_device.type == "cpu" and n_threads > 1 and pair[0].numel() >= _MIN_PARALLEL_VOXELS
             for_both = _for_both(pool if parallel else None)
             for _ in range(iterations):
-                halves = _updated(halves, pair, near, for_both)
+                halves = _updated(halves, pair, near, for_both, regularization)
             shrink_before = shrink
         voxel_mm = float(fixed.grid.voxel_size_mm[0])
         warps = for_both(lambda own, other: _through_midpoint(own, other, near) * voxel_mm, halves, halves[::-1])
@@ -108,8 +133,8 @@ def parameters(settings: SynSettings) -> dict[str, Any]:
         "radius": RADIUS,
         "iterations": list(settings.iterations),
         "step": STEP,
-        "update_sigma": UPDATE_SIGMA,
-        "total_sigma": TOTAL_SIGMA,
+        "update_sigma": BETWEEN_SUBJECTS.update_sigma,
+        "total_sigma": BETWEEN_SUBJECTS.total_sigma,
     }
 
 
@@ -224,7 +249,11 @@ def _through_midpoint(own: Tensor, other: Tensor, near: _NearBrain) -> Tensor:
 
 
 def _updated(
-    halves: list[Tensor], pair: list[Tensor], near: _NearBrain, for_both: Callable[..., list[Any]]
+    halves: list[Tensor],
+    pair: list[Tensor],
+    near: _NearBrain,
+    for_both: Callable[..., list[Any]],
+    regularization: Regularization,
 ) -> list[Tensor]:
     """Both half fields after one step of gradient ascent on the local correlation."""
 
@@ -239,18 +268,18 @@ def _updated(
     def updated(half: Tensor, own: _Side, other: _Side) -> Tensor:
         slope = other.deviation - joint.covariance / own.variance.clamp(min=1e-12) * own.deviation
         force = torch.stack(torch.gradient(own.image)) * (gain * slope)
-        return _stepped(half, force, near)
+        return _stepped(half, force, near, regularization)
 
     return for_both(updated, halves, sides, sides[::-1])
 
 
-def _stepped(half: Tensor, force: Tensor, near: _NearBrain) -> Tensor:
+def _stepped(half: Tensor, force: Tensor, near: _NearBrain, regularization: Regularization) -> Tensor:
     """The half field composed with a step along the smoothed force, and smoothed again."""
-    step = gaussian(force, UPDATE_SIGMA)
+    step = gaussian(force, regularization.update_sigma)
     longest = (step[0] * step[0]).addcmul_(step[1], step[1]).addcmul_(step[2], step[2]).amax().sqrt_()
-    step *= STEP / longest.clamp_(min=1e-12)
+    step *= STEP / longest.clamp_(min=regularization.full_step_gradient)
     near_step = near.of(step)
-    return gaussian(near.put(half + step, near_step + near.at(half, near_step)), TOTAL_SIGMA)
+    return gaussian(near.put(half + step, near_step + near.at(half, near_step)), regularization.total_sigma)
 
 
 def _shrunk(image: Tensor, factor: int) -> Tensor:

@@ -58,11 +58,13 @@ class VoteCounter:
         Edge length of a voxel of that grid in template voxels (1 mm); only noted in the sparse votes.
     sparse : bool
         Whether the result contains the `SparseVotes`, which take 9 bytes per voxel.
+    ballots : int
+        Number of votes of each tile for each voxel.
 
     Raises
     ------
     LayoutError
-        If more than 255 tiles vote for the same voxel.
+        If there are more than 255 votes for the same voxel.
 
     Examples
     --------
@@ -74,13 +76,14 @@ class VoteCounter:
     [7, 5, 5, 5]
     """
 
-    def __init__(self, layout: TileLayout, voxel_mm: int = 1, *, sparse: bool = False) -> None:
+    def __init__(self, layout: TileLayout, voxel_mm: int = 1, *, sparse: bool = False, ballots: int = 1) -> None:
         self._layout = layout
         self._voxel_mm = voxel_mm
         self._sparse = sparse
+        self._ballots = ballots
         self._pending: dict[str, Tile] = {tile.name: tile for tile in layout}
         self._known = frozenset(self._pending.values())
-        self._cells = _cells(layout)
+        self._cells = _cells(layout, ballots)
         self._votes: dict[_Cell, list[Channels]] = {}
         kept = KEPT if sparse else 1
         self._channels: Channels = np.zeros((*layout.shape, kept), dtype=np.uint8)
@@ -92,8 +95,9 @@ class VoteCounter:
 
         Parameters
         ----------
-        channels : array of the layout's tile size, uint8
-            Channel of every voxel of the tile, axes x, y, z. It is copied, so the caller may overwrite it afterwards.
+        channels : (B, X, Y, Z) uint8 array
+            Ballots for every voxel of the tile, of the layout's tile size; a single one may be (X, Y, Z). They are
+            copied, so the caller may overwrite them afterwards.
 
         Raises
         ------
@@ -104,22 +108,25 @@ class VoteCounter:
             raise LayoutError(f"tile {tile.name} from {tile.start} to {tile.stop} is not a tile of {self._layout}")
         if tile.name not in self._pending:
             raise LayoutError(f"tile {tile.name} was added twice; each tile votes once")
-        if channels.shape != self._layout.size or channels.dtype != np.uint8:
+        shape = (self._ballots, *self._layout.size)
+        if self._ballots == 1 and channels.shape == self._layout.size:
+            channels = channels[None]
+        if channels.shape != shape or channels.dtype != np.uint8:
             found = f"{channels.dtype} of shape {channels.shape}"
-            raise LayoutError(f"tile {tile.name} must be uint8 of shape {self._layout.size}, found {found}")
+            raise LayoutError(f"tile {tile.name} must be uint8 of shape {shape}, found {found}")
         del self._pending[tile.name]
         for cell in self._cells[tile.name]:
             held = self._votes.setdefault(cell, [])
-            held.append(channels[cell.within(tile)].copy())
-            if len(held) == cell.voters:
+            held.extend(channels[:, *cell.within(tile)].copy())
+            if len(held) == cell.votes:
                 self._count(cell, self._votes.pop(cell))
 
     def _count(self, cell: _Cell, votes: list[Channels]) -> None:
         """Store the most frequent channels of the voxels of a cell and their numbers of votes."""
         channels, counts = self._channels[cell.box], self._counts[cell.box]
         channels[..., 0] = votes[0]
-        counts[..., 0] = cell.voters
-        self._totals[cell.box] = cell.voters
+        counts[..., 0] = cell.votes
+        self._totals[cell.box] = cell.votes
         disputed = np.zeros(votes[0].shape, dtype=np.bool_)
         for other in votes[1:]:
             disputed |= other != votes[0]
@@ -150,11 +157,11 @@ class VoteCounter:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A box of voxels (first, and one past the last, along each axis) and the number of tiles that vote in it."""
+    """A box of voxels (first, and one past the last, along each axis) and the number of votes for each of them."""
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
-    voters: int
+    votes: int
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -165,7 +172,12 @@ class _Cell:
         return tuple(slice(a - s, b - s) for a, b, s in zip(self.start, self.stop, tile.start, strict=True))
 
 
-def _cells(layout: TileLayout) -> dict[str, list[_Cell]]:
+def most_voters(layout: TileLayout) -> int:
+    """Largest number of tiles that vote for one voxel."""
+    return max(cell.votes for cells in _cells(layout, 1).values() for cell in cells)
+
+
+def _cells(layout: TileLayout, ballots: int) -> dict[str, list[_Cell]]:
     """The cells in which each tile votes, by the name of the tile."""
     tiles = layout.tiles
     borders = [sorted({edge for t in tiles for edge in (t.core_start[a], t.core_stop[a])}) for a in range(3)]
@@ -178,12 +190,13 @@ def _cells(layout: TileLayout) -> dict[str, list[_Cell]]:
             if all(a <= b for a, b in zip(tile.core_start, start, strict=True))
             and all(a >= b for a, b in zip(tile.core_stop, stop, strict=True))
         ]
-        if len(voters) > MOST_VOTES:
+        votes = len(voters) * ballots
+        if votes > MOST_VOTES:
             raise LayoutError(
-                f"{len(voters)} tiles vote for voxel {start} of {layout}, expected at most {MOST_VOTES}; use fewer or "
-                "smaller tiles"
+                f"{votes} votes for voxel {start} of {layout}, expected at most {MOST_VOTES}; use fewer or smaller "
+                "tiles"
             )
-        cell = _Cell(start, stop, len(voters))
+        cell = _Cell(start, stop, votes)
         for name in voters:
             cells[name].append(cell)
     return cells

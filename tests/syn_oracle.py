@@ -11,7 +11,7 @@ from scipy import ndimage
 from slant.config import SynSettings
 from slant.displacement import DisplacementField
 from slant.errors import GeometryError
-from slant.syn import RADIUS, STEP, TOTAL_SIGMA, UPDATE_SIGMA
+from slant.syn import BETWEEN_SUBJECTS, RADIUS, STEP
 from slant.volume import Volume
 
 Array = NDArray[np.float32]
@@ -147,10 +147,10 @@ def _updated(halves: Array, pair: tuple[Array, Array], near: _NearBrain) -> Arra
     updated = []
     for image, half, slope in zip((a, b), halves, slopes, strict=True):
         force = np.stack(np.gradient(image)) * (gain * slope)
-        step = _smoothed(force.astype(np.float32), UPDATE_SIGMA)
+        step = _smoothed(force.astype(np.float32), BETWEEN_SUBJECTS.update_sigma)
         longest = float(np.sqrt((step * step).sum(axis=0).max()))
         step *= np.float32(STEP / max(longest, 1e-12))
-        updated.append(_smoothed(step + near.composed(half, step), TOTAL_SIGMA))
+        updated.append(_smoothed(step + near.composed(half, step), BETWEEN_SUBJECTS.total_sigma))
     return np.stack(updated)
 
 

@@ -16,7 +16,15 @@ from slant.displacement import CompositeTransform, DisplacementField, sample_lin
 from slant.errors import GeometryError, SettingsError
 from slant.grid import axis_aligned_grid
 from slant.resample import resample
-from slant.syn import coarsened, local_correlation, register_syn
+from slant.syn import (
+    BETWEEN_SUBJECTS,
+    WITHIN_SUBJECT,
+    Regularization,
+    coarsened,
+    local_correlation,
+    parameters,
+    register_syn,
+)
 from slant.volume import Volume
 
 SHAPE = (38, 44, 32)
@@ -184,3 +192,58 @@ def test_a_coarsened_image_is_smooth_and_covers_the_same_box() -> None:
     assert found.grid.same_as(GRID.with_voxels_mm(8.0))
     assert found.data.mean() == pytest.approx(image.data.mean(), rel=0.05)
     assert found.data.std() < resample(image, found.grid).data.std()
+
+
+# Regularization
+
+
+def noisy(seed: int) -> Volume:
+    image = phantom()
+    noise = np.random.default_rng(seed).normal(0, 0.05, SHAPE).astype(np.float32)
+    return Volume(np.where(image > 0, image + noise, 0), GRID)
+
+
+def longest_mm(warp: DisplacementField) -> float:
+    return float(np.linalg.norm(warp.displacement_mm, axis=0).max())
+
+
+def test_the_default_is_the_regularization_between_subjects(
+    warps: tuple[DisplacementField, DisplacementField],
+) -> None:
+    found = register_syn(*pair(), SynSettings(resolution_mm=4.0), regularization=Regularization())
+    assert [w.displacement_mm.tobytes() for w in found] == [w.displacement_mm.tobytes() for w in warps]
+    used = parameters(SynSettings(resolution_mm=4.0))
+    assert (used["update_sigma"], used["total_sigma"]) == (2.0, 0.4)
+    assert Regularization() == BETWEEN_SUBJECTS != WITHIN_SUBJECT
+
+
+def test_within_a_subject_noise_deforms_less() -> None:
+    images, settings = (noisy(0), noisy(1)), SynSettings(4.0, (0, 20, 10))
+    between, within = (
+        register_syn(*images, settings, regularization=chosen)[0] for chosen in (BETWEEN_SUBJECTS, WITHIN_SUBJECT)
+    )
+    assert longest_mm(within) < longest_mm(between) / 3
+
+
+def test_within_a_subject_a_copy_is_not_deformed() -> None:
+    warps = register_syn(pair()[0], pair()[0], SynSettings(4.0), regularization=WITHIN_SUBJECT)
+    assert max(map(longest_mm, warps)) < 1e-3
+
+
+def test_within_a_subject_exchanged_images_exchange_the_warps_bit_by_bit() -> None:
+    fixed, moving = pair()
+    one = register_syn(fixed, moving, SynSettings(4.0), regularization=WITHIN_SUBJECT)
+    other = register_syn(moving, fixed, SynSettings(4.0), regularization=WITHIN_SUBJECT)
+    assert np.array_equal(one[0].displacement_mm, other[1].displacement_mm)
+    assert np.array_equal(one[1].displacement_mm, other[0].displacement_mm)
+    # a real deformation is still found, if only in part
+    assert -9 < one[0].displacement_mm[0, 18, 22, 16] < -2
+
+
+def test_a_larger_gradient_for_the_full_step_deforms_less() -> None:
+    found = [
+        longest_mm(register_syn(*pair(), SynSettings(4.0), regularization=Regularization(full_step_gradient=least))[0])
+        for least in (1e-12, 10.0, 1e3)
+    ]
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.2

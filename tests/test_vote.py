@@ -9,7 +9,7 @@ import pytest
 from slant.errors import LayoutError
 from slant.sparse_votes import KEPT
 from slant.tiles import Tile, TileLayout
-from slant.vote import Vote, VoteCounter
+from slant.vote import Vote, VoteCounter, most_voters
 
 LAYOUT = TileLayout((7, 8, 9), (4, 5, 6), (3, 2, 3))
 SLANT_27 = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
@@ -158,7 +158,7 @@ def test_a_tile_added_twice_is_refused():
 )
 def test_arrays_of_another_shape_or_dtype_are_refused(votes):
     counter = VoteCounter(LAYOUT)
-    with pytest.raises(LayoutError, match=r"tile 1_1_1 must be uint8 of shape \(4, 5, 6\), found"):
+    with pytest.raises(LayoutError, match=r"tile 1_1_1 must be uint8 of shape \(1, 4, 5, 6\), found"):
         counter.aggregate(votes, LAYOUT.tiles[0])
     assert _held_bytes(counter) == 0
 
@@ -173,10 +173,65 @@ def test_at_most_255_votes_for_a_voxel():
     layout = TileLayout((554, 1, 1), (300, 1, 1), (255, 1, 1))
     votes = {tile.name: np.full(layout.size, 8, np.uint8) for tile in layout}
     assert (_count(layout, votes, list(layout)).fraction == 1).all()
-    with pytest.raises(
-        LayoutError, match=r"256 tiles vote for voxel \(255, 0, 0\) of TileLayout.*, expected at most 255"
-    ):
+    with pytest.raises(LayoutError, match=r"256 votes for voxel \(255, 0, 0\) of TileLayout.*, expected at most 255"):
         VoteCounter(TileLayout((555, 1, 1), (300, 1, 1), (256, 1, 1)))
+
+
+# Several ballots
+
+
+@pytest.mark.parametrize("ballots", [2, 5])
+@pytest.mark.parametrize("overlap", ["vote", "core"])
+def test_several_ballots_count_as_as_many_tiles(overlap, ballots):
+    layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
+    rounds = [_votes(layout, seed=seed) for seed in range(ballots)]
+    counter = VoteCounter(layout, sparse=True, ballots=ballots)
+    for tile in layout:
+        counter.aggregate(np.stack([votes[tile.name] for votes in rounds]), tile)
+    result = counter.finalize()
+    table = sum(_table(layout, votes) for votes in rounds)
+    np.testing.assert_array_equal(result.channels, table.argmax(axis=0))
+    np.testing.assert_array_equal(result.sparse.totals, table.sum(axis=0))
+    np.testing.assert_array_equal(result.sparse.counts, np.moveaxis(-np.sort(-table, axis=0)[:KEPT], 0, -1))
+    np.testing.assert_array_equal(result.fraction, (table.max(axis=0) / table.sum(axis=0)).astype(np.float32))
+
+
+def test_a_single_ballot_may_have_an_axis_of_its_own():
+    votes = _votes(LAYOUT)
+    counter = VoteCounter(LAYOUT)
+    for tile in LAYOUT:
+        counter.aggregate(votes[tile.name][None], tile)
+    assert counter.finalize().channels.tobytes() == _count(LAYOUT, votes, list(LAYOUT)).channels.tobytes()
+
+
+def test_another_number_of_ballots_is_refused():
+    counter = VoteCounter(LAYOUT, ballots=3)
+    for shape in ((4, 5, 6), (1, 4, 5, 6), (2, 4, 5, 6)):
+        with pytest.raises(LayoutError, match=r"must be uint8 of shape \(3, 4, 5, 6\), found uint8 of shape"):
+            counter.aggregate(np.zeros(shape, np.uint8), LAYOUT.tiles[0])
+
+
+def test_at_most_255_ballots_for_a_voxel():
+    assert most_voters(LAYOUT) == 18
+    VoteCounter(LAYOUT, ballots=14)
+    with pytest.raises(LayoutError, match=r"270 votes for voxel \(3, 3, 3\) of .*, expected at most 255"):
+        VoteCounter(LAYOUT, ballots=15)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (TileLayout((4, 4, 4), (4, 4, 4), (1, 1, 1)), 1),
+        (TileLayout((5, 1, 1), (3, 1, 1), (3, 1, 1)), 3),
+        (TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, "core"), 1),
+        (SLANT_27, 27),
+    ],
+)
+def test_the_largest_number_of_tiles_that_vote_for_a_voxel(layout, expected):
+    votes = {tile.name: np.zeros(layout.size, np.uint8) for tile in layout}
+    assert most_voters(layout) == expected
+    if layout is not SLANT_27:
+        assert _count(layout, votes, list(layout), sparse=True).sparse.totals.max() == expected
 
 
 def test_the_published_tiles_give_the_published_vote_in_every_voxel(data_dir):

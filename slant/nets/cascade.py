@@ -14,7 +14,13 @@ from slant.nets.assembly import Assembly
 from slant.nets.earlier import block_mean
 from slant.nets.predict import Predictor, tile_votes
 from slant.sparse_votes import SparseVotes
-from slant.vote import Vote, VoteCounter
+from slant.vote import Vote, VoteCounter, most_voters
+
+BALLOTS = 32
+"""Number of ballots for a voxel where most tiles overlap, see `Cascade.sparse_votes`.
+
+With 27 tiles that overlap, as in `slant27`, each tile has one ballot: many tiles vote for a voxel.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +62,52 @@ class Cascade:
             Told of the fraction of the tiles that have voted.
         """
         sole = len(self.assemblies) == 1 and self.assemblies[0].resolution_mm == 1
-        results: dict[str, SparseVotes] = {}
+        votes = self._votes(image, device, threads, advance, sparse=not sole)
+        if sole:
+            return votes[self.assemblies[0].name]
+        voting = [votes[assembly.name].sparse for assembly in self.assemblies if assembly.vote]
+        x, y, z = image.shape
+        return decide([sparse for sparse in voting if sparse is not None], (x, y, z))
+
+    def sparse_votes(
+        self,
+        image: NDArray[np.float32],
+        device: torch.device,
+        threads: int,
+        advance: Callable[[float], None] = lambda _: None,
+    ) -> SparseVotes:
+        """The votes of the last assembly that votes, on its grid; arguments as for `vote`.
+
+        A tile has about `BALLOTS` / (number of tiles that vote for a voxel) ballots, which it divides between the two
+        most likely channels, so that the fractions follow the probabilities of the networks.
+        """
+        last = [assembly for assembly in self.assemblies if assembly.vote][-1]
+        sparse = self._votes(image, device, threads, advance, sparse=True, divided=last.name)[last.name].sparse
+        if sparse is None:
+            raise AssertionError("the counter keeps sparse votes")
+        return sparse
+
+    def _votes(
+        self,
+        image: NDArray[np.float32],
+        device: torch.device,
+        threads: int,
+        advance: Callable[[float], None],
+        *,
+        sparse: bool,
+        divided: str | None = None,
+    ) -> dict[str, Vote]:
+        """The vote of each assembly by its name; the tiles of the assembly ``divided`` have several ballots."""
+        votes: dict[str, Vote] = {}
         done = 0
         for assembly, predictor in zip(self.assemblies, self.predictors, strict=True):
-            ready = predictor
-            if assembly.earlier is not None:
-                ready = replace(predictor, earlier=results[assembly.earlier])
-            counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=not sole)
+            ballots = max(1, BALLOTS // most_voters(assembly.layout)) if assembly.name == divided else 1
+            earlier = None if assembly.earlier is None else votes[assembly.earlier].sparse
+            ready = replace(predictor, earlier=earlier, ballots=ballots)
+            counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=sparse, ballots=ballots)
             for tile, channels in tile_votes(ready, block_mean(image, assembly.resolution_mm), device, threads):
                 counter.aggregate(channels, tile)
                 done += 1
                 advance(done / self.tile_count)
-            vote = counter.finalize()
-            if vote.sparse is None:
-                return vote
-            results[assembly.name] = vote.sparse
-        voting = [results[assembly.name] for assembly in self.assemblies if assembly.vote]
-        x, y, z = image.shape
-        return decide(voting, (x, y, z))
+            votes[assembly.name] = counter.finalize()
+        return votes

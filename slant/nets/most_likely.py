@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slant.grid import Shape
 from slant.nets.network import Network
 from slant.nets.prior import Prior
 
@@ -24,32 +23,32 @@ EDGE, GPU_EDGE = 16, 48
 Box = tuple[slice, ...]
 
 
-def most_likely(
+def cast_ballots(
     network: Network,
     features: Tensor,
     box: Box,
-    start: Shape,
     prior: Prior | None = None,
     partners: NDArray[np.uint8] | None = None,
+    ballots: int = 1,
 ) -> NDArray[np.uint8]:
-    """The channel with the largest sum of logit and log-frequency at each voxel, (X, Y, Z) uint8.
+    """Channels with the largest sums of logit and log-frequency at each voxel, (B, X, Y, Z) uint8.
 
     Parameters
     ----------
     features : (X, Y, Z, F) float32 tensor
         Features of the decoder head of a box of a tile.
     box : 3 slices
-        The box, in voxels of the tile.
-    start : tuple of 3 int
-        First voxel of the tile in the template.
+        The box, in voxels of the grid of the assembly.
     prior : Prior, optional
         The channels of a block are those with more than the smallest frequency near it (default: all).
     partners : (C,) uint8 array, optional
         Channels of the network that stand for the channels of the labels (default: the same).
+    ballots : int
+        Number B of ballots of each voxel, which are divided between the two most likely channels in proportion to their
+        probabilities; the most likely one comes first. A single ballot is for the most likely one.
     """
-    labels = np.zeros(features.shape[:3], np.uint8)
-    template_box = [slice(s.start + first, s.stop + first) for s, first in zip(box, start, strict=True)]
-    for block, within in _blocks(template_box, EDGE if features.device.type == "cpu" else GPU_EDGE):
+    labels = np.zeros((ballots, *features.shape[:3]), np.uint8)
+    for block, within in _blocks(box, EDGE if features.device.type == "cpu" else GPU_EDGE):
         if prior is None:
             channels = np.arange(network.settings.outputs)
         else:
@@ -60,12 +59,21 @@ def most_likely(
         logs = None if prior is None else prior.of_box(block, channels, features.device).flatten(0, 2)
         outputs = torch.from_numpy(channels if partners is None else partners[channels].astype(np.int64))
         logits = network.logits_of(inputs.flatten(0, 2), outputs.to(features.device), logs)
-        labels[within] = channels[logits.argmax(dim=1).cpu().numpy()].reshape(inputs.shape[:3])
+        chosen = logits.argmax(dim=1)[None] if ballots == 1 else _divided(logits, ballots)
+        labels[:, *within] = channels[chosen.cpu().numpy()].reshape(ballots, *inputs.shape[:3])
     return labels
 
 
-def _blocks(box: list[slice], edge: int) -> Iterator[tuple[list[slice], Box]]:
-    """The blocks of a box of the template, and their slices in the box; their borders are multiples of the edge."""
+def _divided(logits: Tensor, ballots: int) -> Tensor:
+    """Index (B, N) of the channel of each ballot, from (N, C) logits of at least two channels."""
+    values, index = logits.topk(2, dim=1)
+    second = (torch.sigmoid(values[:, 1] - values[:, 0]) * ballots).round().long()
+    is_second = torch.arange(ballots, device=logits.device)[:, None] >= ballots - second
+    return torch.where(is_second, index[:, 1], index[:, 0])
+
+
+def _blocks(box: Box, edge: int) -> Iterator[tuple[list[slice], Box]]:
+    """The blocks of a box of the grid, and their slices in the box; their borders are multiples of the edge."""
     axes = []
     for span in box:
         borders = [span.start, *range((span.start // edge + 1) * edge, span.stop, edge), span.stop]

@@ -23,7 +23,7 @@ from slant.grid import scaled_shape
 from slant.nets.assembly import Mirror, own_tiles
 from slant.nets.earlier import mirrored_votes, votes_in_box
 from slant.nets.inputs import InputScaling
-from slant.nets.most_likely import most_likely
+from slant.nets.most_likely import Box, cast_ballots
 from slant.nets.network import Network, channels_last
 from slant.nets.prior import Prior
 from slant.nets.unet import box_coordinate_channels
@@ -36,8 +36,6 @@ SLAB = 32
 
 FOREGROUND_MARGIN = 8
 """Voxels (1 mm) around the box of the non-zero voxels of a tile; everything beyond is background."""
-
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +83,8 @@ class Predictor:
         Edge length of the voxels of the assembly, in template voxels (1 mm).
     earlier : SparseVotes, optional
         Result of the earlier assembly, if the networks take one.
+    ballots : int
+        Number of ballots of each tile for each voxel, see `slant.nets.most_likely.cast_ballots`.
     """
 
     layout: TileLayout
@@ -96,14 +96,14 @@ class Predictor:
     dtype: torch.dtype = torch.float32
     resolution_mm: int = 1
     earlier: SparseVotes | None = None
+    ballots: int = 1
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
 
     def ready(self, name: str, device: torch.device) -> Network:
         """The network of a tile by name, on the device, in the right memory format and data type.
 
-        Each network is moved once: tiles may share a network, and its weights must not move while another thread
-        computes with them.
+        Each is moved once: tiles may share it, and its weights must not move while another thread computes with them.
         """
         network = self.network(name)
         if self.dtype != torch.float32 and network.half_precision:
@@ -117,7 +117,7 @@ class Predictor:
 def tile_votes(
     predictor: Predictor, image: NDArray[np.float32], device: torch.device, threads: int
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Yield each tile with its winning channels, (X, Y, Z) uint8 in its core and 0 elsewhere, in no fixed order.
+    """Yield each tile with its ballots, (B, X, Y, Z) uint8 channels in its core and 0 elsewhere, in no fixed order.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def tile_votes(
     if device.type != "cpu":
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for tile in predictor.layout:
-                yield tile, label_tile(predictor, tile, image, device, tile.core_within)
+                yield tile, tile_ballots(predictor, tile, image, device, tile.core_within)
         return
     with SINGLE_THREAD, ThreadPoolExecutor(threads) as pool:
         waiting = list(predictor.layout)
@@ -137,17 +137,24 @@ def tile_votes(
         while waiting or running:
             while waiting and len(running) < threads:
                 tile = waiting.pop(0)
-                running[pool.submit(label_tile, predictor, tile, image, device, tile.core_within)] = tile
+                running[pool.submit(tile_ballots, predictor, tile, image, device, tile.core_within)] = tile
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 
 
-@torch.inference_mode()
 def label_tile(
     predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device, region: Box | None = None
 ) -> NDArray[np.uint8]:
-    """Most likely channel of each voxel of one tile, (X, Y, Z) uint8.
+    """Most likely channel of each voxel of one tile, (X, Y, Z) uint8; arguments as for `tile_ballots`."""
+    return np.asarray(tile_ballots(predictor, tile, image, device, region)[0], dtype=np.uint8)
+
+
+@torch.inference_mode()
+def tile_ballots(
+    predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device, region: Box | None = None
+) -> NDArray[np.uint8]:
+    """Ballots of each voxel of one tile, (B, X, Y, Z) uint8: its most likely channel or, with several, channels.
 
     The layers at 1 mm, which take most of the time, run only where they are needed.
 
@@ -167,7 +174,7 @@ def label_tile(
     size = predictor.layout.size[0]
     flipped = (slice(size - region[0].stop, size - region[0].start), *region[1:])
     tile_input = _mirrored(predictor, mirroring, partner, image)
-    return np.ascontiguousarray(_labelled(predictor, tile_input, device, flipped)[::-1])
+    return np.ascontiguousarray(_labelled(predictor, tile_input, device, flipped)[:, ::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +215,16 @@ def _mirrored(predictor: Predictor, mirroring: Mirroring, partner: Tile, image: 
 
 
 def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
-    labels, tile = np.zeros(predictor.layout.size, np.uint8), tile_input.tile
+    labels, tile = np.zeros((predictor.ballots, *predictor.layout.size), np.uint8), tile_input.tile
     boxes = [box for slab in _slabs(tile, region) if (box := _foreground_box(tile_input.image[tile.box], slab))]
     if boxes:
         network = predictor.ready(tile.name, device)
         image, backbone = _backbone(predictor, network, tile_input, device)
         for box in boxes:
             features = _head(predictor, network, backbone, image, box)
-            labels[box] = most_likely(network, features, box, tile.start, tile_input.prior, tile_input.partners)
+            of_grid = tuple(slice(s.start + a, s.stop + a) for s, a in zip(box, tile.start, strict=True))
+            others = tile_input.prior, tile_input.partners, predictor.ballots
+            labels[:, *box] = cast_ballots(network, features, of_grid, *others)
     return labels
 
 

@@ -39,7 +39,7 @@ def correct_bias(volume: Volume, mask: LabelMap) -> tuple[Volume, Volume]:
     """
     inside = mask.data != 0
     sampled = (slice(STRIDE // 2, None, STRIDE),) * 3
-    grid = _coarse_grid(volume.grid, volume.data[sampled].shape)
+    grid = strided_grid(volume.grid, volume.data[sampled].shape, STRIDE)
     field = load_ants().n4_bias_field_correction(
         to_ants(Volume(volume.data[sampled], grid)),
         mask=to_ants(LabelMap((inside & (volume.data > 0))[sampled].astype(np.uint8), grid)),
@@ -48,16 +48,16 @@ def correct_bias(volume: Volume, mask: LabelMap) -> tuple[Volume, Volume]:
         return_bias_field=True,
     )
     logs = np.pad(np.log(np.maximum(field.numpy(), 1e-3), dtype=np.float32), 1, mode="edge")
-    fine = resample(Volume(logs, _coarse_grid(volume.grid, logs.shape, margin=1)), volume.grid).data
+    fine = resample(Volume(logs, strided_grid(volume.grid, logs.shape, STRIDE, margin=1)), volume.grid).data
     bias = np.exp(fine - fine[inside].mean())
     corrected = np.where(inside, volume.data / bias, np.float32(0))
     return Volume(corrected, volume.grid), Volume(bias, volume.grid)
 
 
-def _coarse_grid(grid: Grid, shape: tuple[int, ...], margin: int = 0) -> Grid:
-    """The grid of the sampled voxels, extended by ``margin`` of them before the first."""
-    first = STRIDE // 2 - margin * STRIDE
-    matrix = grid.ras_from_voxel @ np.diag([STRIDE, STRIDE, STRIDE, 1.0])
+def strided_grid(grid: Grid, shape: tuple[int, ...], stride: int, margin: int = 0) -> Grid:
+    """The grid of every ``stride``-th voxel, from the middle of the first stride, extended by ``margin`` before it."""
+    first = stride // 2 - margin * stride
+    matrix = grid.ras_from_voxel @ np.diag([stride, stride, stride, 1.0])
     matrix[:3, 3] = (grid.ras_from_voxel @ [first, first, first, 1.0])[:3]
     x, y, z = shape
     return Grid((x, y, z), matrix)

@@ -147,7 +147,7 @@ class _CoarseScore:
         brain = np.argwhere(template.brain.data)
         return cls(
             transform_points(template.image.grid.ras_from_voxel, index[inside]),
-            _standardized(smooth[points][inside]),
+            standardized(smooth[points][inside]),
             transform_points(template.image.grid.ras_from_voxel, brain).mean(axis=0),
             ndimage.gaussian_filter(moving.data, COARSE_FACTOR / 2),
             moving.grid.voxel_from_ras,
@@ -165,10 +165,11 @@ class _CoarseScore:
     def __call__(self, parameters: NDArray[np.float64]) -> float:
         coordinates = transform_points(self.voxel_from_ras @ self.matrix(parameters), self.coordinates)
         values = ndimage.map_coordinates(self.moving, coordinates.T, order=1)
-        return -float(np.mean(_standardized(values) * self.values))
+        return -float(np.mean(standardized(values) * self.values))
 
 
-def _standardized(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def standardized(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Values with mean 0 and standard deviation 1, float64; a constant becomes 0."""
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-9), dtype=np.float64)
 
 
@@ -194,4 +195,4 @@ def _ants_affine(moving: Volume, template: Template, moving_from_template: Matri
 def _similarity(moving: Volume, template: Template, moving_from_template: Matrix) -> float:
     resampled = resample(moving, template.image.grid, source_from_target=moving_from_template)
     inside = ndimage.binary_erosion(template.brain.data, iterations=DEPTH)
-    return float(np.mean(_standardized(resampled.data[inside]) * _standardized(template.image.data[inside])))
+    return float(np.mean(standardized(resampled.data[inside]) * standardized(template.image.data[inside])))

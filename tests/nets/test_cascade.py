@@ -16,19 +16,19 @@ from slant.decision import decide
 from slant.io.models import embedded_models, load_model
 from slant.nets import predict
 from slant.nets.assembly import Assembly, manifest_entries
-from slant.nets.cascade import Cascade
+from slant.nets.cascade import BALLOTS, Cascade
 from slant.nets.earlier import block_mean, prior_at
 from slant.nets.inputs import InputScaling
 from slant.nets.model import Model
 from slant.nets.network import Network
-from slant.nets.predict import Mirroring, Predictor, label_tile, tile_votes
+from slant.nets.predict import Mirroring, Predictor, label_tile, tile_ballots, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import build_network
 from slant.nets.unet import UNetSettings
 from slant.nets.weights import read_model, write_model
 from slant.sparse_votes import SparseVotes
 from slant.tiles import TileLayout
-from slant.vote import Vote, VoteCounter
+from slant.vote import Vote, VoteCounter, most_voters
 
 CPU = torch.device("cpu")
 PARTNERS = np.array([0, 2, 1, 3, 4], np.uint8)
@@ -122,6 +122,46 @@ def test_one_assembly_labels_as_the_vote_of_its_tiles_whether_or_not_it_has_a_na
         np.testing.assert_array_equal(found.fraction, expected.fraction)
 
 
+def votes_of_the_last(*assemblies: Assembly) -> SparseVotes:
+    """Sparse votes of the last assembly that votes, whose tiles have several ballots, one tile after the other."""
+    last = [assembly for assembly in assemblies if assembly.vote][-1]
+    results: dict[str, SparseVotes] = {}
+    for assembly in assemblies:
+        ballots = BALLOTS // most_voters(assembly.layout) if assembly is last else 1
+        ready = replace(predictor(assembly), earlier=results.get(assembly.earlier or "none"), ballots=ballots)
+        counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=True, ballots=ballots)
+        for tile in assembly.layout:
+            counter.aggregate(tile_ballots(ready, tile, block_mean(image(), assembly.resolution_mm), CPU), tile)
+        results[assembly.name] = counter.finalize().sparse
+    return results[last.name]
+
+
+@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sparse_votes_are_those_of_the_last_assembly_that_votes(name: str, threads: int) -> None:
+    told: list[float] = []
+    used, expected = cascade(*CASCADES[name]), votes_of_the_last(*CASCADES[name])
+    found = used.sparse_votes(image(), CPU, threads, told.append)
+    for part in ("channels", "counts", "totals"):
+        np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+    last = [assembly for assembly in CASCADES[name] if assembly.vote][-1]
+    assert (found.voxel_mm, found.shape) == (last.resolution_mm, last.layout.shape)
+    assert found.totals.max() == BALLOTS
+    assert told[-1] == pytest.approx(1)
+    assert len(told) == used.tile_count
+
+
+def test_fractions_of_sparse_votes_follow_the_probabilities() -> None:
+    """The winners are hardly others than those of single votes, but most fractions lie between."""
+    found, single = cascade(ALONE).sparse_votes(image(), CPU, 1), cascade(ALONE).vote(image(), CPU, 1)
+    assert (found.channels[..., 0] == single.channels).mean() > 0.8
+    one_tile = found.totals == found.totals.min()
+    assert (single.fraction[one_tile] == 1).all()
+    assert 0.1 < (found.counts[..., 0] < found.totals)[one_tile].mean() < 1
+    no_tie = one_tile & (found.counts[..., 0] > found.counts[..., 1])
+    np.testing.assert_array_equal(found.channels[..., 0][no_tie], single.channels[no_tie])
+
+
 def test_every_assembly_changes_the_result() -> None:
     alone = cascade(FIRST).vote(image(), CPU, 1).channels
     both = cascade(FIRST, SECOND).vote(image(), CPU, 1).channels
@@ -184,9 +224,9 @@ def test_tiles_beyond_the_middle_label_as_their_partners_label_the_mirror_image(
 def test_the_prior_of_the_mirror_image_is_on_the_grid_of_the_assembly() -> None:
     layout = TileLayout(COARSE.shape, (6, 10, 6), (2, 1, 1))
     ready = predictor(replace(FIRST, layout=layout, mirror="shared"))
-    with patch.object(predict, "most_likely", wraps=predict.most_likely) as called:
+    with patch.object(predict, "cast_ballots", wraps=predict.cast_ballots) as called:
         label_tile(ready, layout.tiles[1], block_mean(image(), 2), CPU)
-    used = called.call_args.args[4]
+    used = called.call_args.args[3]
     assert (used.shape, used.spacing, used.voxel_mm) == (COARSE.shape, 2, 2)
     np.testing.assert_array_equal(used.steps, prior().steps[::-1])
 

@@ -93,17 +93,19 @@ def inferred(run: RunContext, scans: TrainingScans, net: Network, tile: Tile) ->
     """(X, Y, Z, C) logits with the prior when the tile is labelled; NaN where it is not computed."""
     logits = torch.full((*run.assembly.layout.size, OUTPUTS), torch.nan)
 
-    def everywhere(network: Network, features: Tensor, box, start, prior: Prior, _: object) -> np.ndarray:
+    def everywhere(network: Network, features: Tensor, box, prior: Prior, *_: object) -> np.ndarray:
         channels = np.arange(OUTPUTS)
-        logs = prior.of_box([slice(s.start + n, s.stop + n) for s, n in zip(box, start, strict=True)], channels, CPU)
+        logs = prior.of_box(list(box), channels, CPU)
         added = logs.flatten(0, 2) if network.prior else None
         values = network.logits_of(features.flatten(0, 2), torch.from_numpy(channels), added)
-        logits[box] = values.reshape(*features.shape[:3], -1)
-        return np.zeros(features.shape[:3], np.uint8)
+        logits[tuple(slice(s.start - n, s.stop - n) for s, n in zip(box, tile.start, strict=True))] = values.reshape(
+            *features.shape[:3], -1
+        )
+        return np.zeros((1, *features.shape[:3]), np.uint8)
 
     (scan,) = scans.manual
     predictor = predictor_of(run, scans, scan, lambda _: net)
-    with patch.object(predict, "most_likely", everywhere):
+    with patch.object(predict, "cast_ballots", everywhere):
         predict.label_tile(predictor, tile, block_mean(scan.image.numpy(), run.assembly.resolution_mm), CPU)
     return logits
 
