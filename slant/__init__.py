@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slant.pipeline import Prepared, Segmentation, label, prepare, segment
     from slant.tiles import TileLayout
     from slant.volume import LabelMap, Volume
+    from slant.within_subject.subject import segment_visits
 
 __all__ = [
     "Grid",
@@ -47,6 +48,7 @@ __all__ = [
     "read_dicom",
     "read_scan",
     "segment",
+    "segment_visits",
 ]
 
 _MODULES = {
@@ -62,6 +64,7 @@ _MODULES = {
     "slant.pipeline": ("Prepared", "Segmentation", "label", "prepare", "segment"),
     "slant.tiles": ("TileLayout",),
     "slant.volume": ("LabelMap", "Volume"),
+    "slant.within_subject.subject": ("segment_visits",),
 }
 
 
