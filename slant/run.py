@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from slant.config import RunReportSettings, SegmentSettings
 from slant.errors import errors_with
@@ -16,28 +17,69 @@ if TYPE_CHECKING:
     from slant.io.read import Scan
     from slant.io.results import Result
     from slant.nets.model import Model
-    from slant.pipeline import Prepared, Segmentation
+    from slant.pipeline import Segmentation
     from slant.volume import LabelMap
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Request:
-    """Requested segmentation and reports; ``volume`` is the volume of 4D files, counted from 0."""
+    """Requested segmentation and reports.
+
+    Attributes
+    ----------
+    volume : int, optional
+        Index of the volume of 4D files, counted from 0.
+    together_with : tuple of str
+        SHA-256 of the files of all visits of the subject that are segmented together, sorted; empty if the scan is
+        segmented by itself.
+    """
 
     settings: SegmentSettings
     volume: int | None = None
     reports: RunReportSettings = field(default_factory=RunReportSettings)
+    together_with: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """What the entry ``requested`` of a record holds: the settings as given and, if any, the visits."""
+        values = {**asdict(self.settings), "volume": self.volume}
+        return values | ({"longitudinal": {"visits": list(self.together_with)}} if self.together_with else {})
+
+    def made(self, record: Mapping[str, Any], model_sha256: str) -> bool:
+        """Whether a record says that model, volume, settings and visits were these.
+
+        The device counts only if one is requested.
+
+        Parameters
+        ----------
+        record : mapping
+            Plain values of the record of a scan or of a subject.
+        """
+        requested, used, expected = record.get("requested"), record.get("settings"), self.plain()
+        if not isinstance(requested, dict) or not isinstance(used, dict):
+            return False
+        return (
+            record.get("model", {}).get("sha256") == model_sha256
+            and all(requested.get(key) == expected.get(key) for key in ("volume", "longitudinal"))
+            and self.settings.device in ("auto", used.get("device"))
+            and all(
+                requested.get(option.name, option.default) == expected[option.name]
+                for option in fields(SegmentSettings)
+                if option.name not in ("model", "threads", "device")
+            )
+        )
 
 
-class Labeller(Protocol):
+class Networks(Protocol):
     """Runs the networks elsewhere, for example on a GPU server."""
 
     @property
     def device(self) -> str:
         """Device of the networks."""
 
-    def label(self, prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
-        """As `slant.pipeline.label`, with the model given by its name or folder."""
+    def run(self, work: Callable[[Model, SegmentSettings], T], model: str, settings: SegmentSettings) -> T:
+        """The result of a picklable function, called there with the model of this name or folder."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +90,30 @@ class Compute:
     ----------
     threads : int, optional
         CPU threads, if the settings do not give a number (default: all available).
-    labeller : Labeller, optional
+    networks : Networks, optional
         Runs the networks (default: this process runs them).
     """
 
     threads: int | None = None
-    labeller: Labeller | None = None
+    networks: Networks | None = None
+
+    def resolved(self, requested: SegmentSettings) -> SegmentSettings:
+        """Settings with the device and the number of threads.
+
+        Raises
+        ------
+        DeviceError
+            If the device, or the precision on it, is not available.
+        """
+        from slant.nets.device import choose_device, inference_dtype
+
+        if self.networks is None:
+            chosen = choose_device(requested.device)
+            inference_dtype(requested.precision, chosen)  # an error before the work, not after the preparation
+            device = str(chosen)
+        else:
+            device = self.networks.device
+        return replace(requested, threads=requested.threads or self.threads or requested.thread_count, device=device)
 
 
 @dataclass(frozen=True)
@@ -106,16 +166,9 @@ def run_scan(
     SlantError
         If the scan cannot be segmented, or a file cannot be written; existing results are then unchanged.
     """
-    from slant.io.results import write_results
-
     clock = clock or TimingLog()
     result = segment_scan(scan, model, request, compute, clock)
-    with Threads(int(result.record.settings["threads"])) as threads:
-        with clock("overlay and reports"):
-            drawings = draw(result, request.reports, threads)
-        with clock("write files"):
-            drawings |= {kind: encode(result.labels) for kind, encode in output.encoders.items()}
-            return result, write_results(result, output.folder, drawings, output.unfinished, threads)
+    return result, write_scan(result, request.reports, output, clock)
 
 
 def segment_scan(
@@ -123,33 +176,58 @@ def segment_scan(
 ) -> Result:
     """Segment and grade a scan, in memory; SlantError if that is not possible."""
     from slant import pipeline
-    from slant.io.results import make_result
-    from slant.nets.device import choose_device, inference_dtype
 
-    clock, requested, labeller = clock or TimingLog(), request.settings, compute.labeller
-    if labeller is None:
-        chosen = choose_device(requested.device)
-        inference_dtype(requested.precision, chosen)  # an error before the work, not after the preparation
-        device = str(chosen)
-    else:
-        device = labeller.device
-    n_threads = requested.threads or compute.threads or requested.thread_count
-    settings = replace(requested, threads=n_threads, device=device)
+    clock, settings = clock or TimingLog(), compute.resolved(request.settings)
     with errors_with(scan.warnings):
-        if labeller is None:
+        if compute.networks is None:
             segmentation = pipeline.segment(scan.volume, model, settings, clock.listener)
         else:
             prepared = pipeline.prepare(scan.volume, model.inputs, settings, clock.listener)
-            segmentation = labeller.label(prepared, settings.model, settings)
+            segmentation = compute.networks.run(partial(pipeline.label, prepared), settings.model, settings)
+    return grade_scan(scan, segmentation, model, request, settings, clock)
+
+
+def grade_scan(
+    scan: Scan, segmentation: Segmentation, model: Model, request: Request, settings: SegmentSettings, clock: TimingLog
+) -> Result:
+    """The graded result of a segmentation; its record has the timings of the clock.
+
+    Parameters
+    ----------
+    settings : SegmentSettings
+        Settings as they were used, see `Compute.resolved`.
+    clock : TimingLog
+        Gets the timings of the segmentation and of the grading.
+    """
+    from slant.io.results import make_result
+
     clock.add(segmentation.timings)
     settings = replace(settings, skull_stripped=segmentation.prepared.skull_stripped)
     with clock("quality"):
         from slant.quality.grade import grade
 
-        result = make_result(scan, segmentation, model, settings, {**asdict(requested), "volume": request.volume})
+        result = make_result(scan, segmentation, model, settings, request.plain())
         with Threads(settings.thread_count) as threads:
-            quality = grade(result, requested.model, threads)
+            quality = grade(result, request.settings.model, threads)
     return replace(result, record=replace(result.record, quality=quality, timings=clock.timings))
+
+
+def write_scan(result: Result, reports: RunReportSettings, output: Output, clock: TimingLog) -> dict[str, Path]:
+    """Draw the overlay and the reports of a graded result, and write all files; returns their paths by kind.
+
+    Raises
+    ------
+    SlantError
+        If a file cannot be written; existing results are then unchanged.
+    """
+    from slant.io.results import write_results
+
+    with Threads(int(result.record.settings["threads"])) as threads:
+        with clock("overlay and reports"):
+            drawings = draw(result, reports, threads)
+        with clock("write files"):
+            drawings |= {kind: encode(result.labels) for kind, encode in output.encoders.items()}
+            return write_results(result, output.folder, drawings, output.unfinished, threads)
 
 
 def draw(result: Result, reports: RunReportSettings, threads: Threads = ONE_THREAD) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,6 +123,15 @@ def intracranial_volume_mm3(template_mm3: float, template_from_native: Matrix) -
     if not scaling > _MIN_DETERMINANT:
         raise GeometryError(f"the determinant of the affine is {scaling:.3g}; it must be invertible to scale a volume")
     return template_mm3 / scaling
+
+
+def match_volumes(
+    tables: Sequence[Sequence[VolumeRow]],
+) -> tuple[tuple[VolumeRow, tuple[float, ...]], ...]:
+    """Rows of several tables of volumes by level and name, and their volumes in mm3; nan in tables without the row."""
+    by_key = [{(row.level, row.name): row for row in table} for table in tables]
+    rows = {key: row for table in reversed(by_key) for key, row in table.items()}
+    return tuple((row, tuple(t[key].volume_mm3 if key in t else math.nan for t in by_key)) for key, row in rows.items())
 
 
 def head_volumes_cm3(volumes: Iterable[VolumeRow]) -> dict[str, float]:

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 # each module adds its commands
-from slant.cli import about, cohort, evaluate, legacy, multiatlas, phantoms, quality, report, segment, train  # noqa: F401
+from slant.cli import (  # noqa: F401
+    about,
+    cohort,
+    evaluate,
+    legacy,
+    longitudinal,
+    multiatlas,
+    phantoms,
+    quality,
+    report,
+    segment,
+    train,
+)
 from slant.cli.app import main
 
 __all__ = ["main"]

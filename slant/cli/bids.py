@@ -19,6 +19,8 @@ from slant.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from slant.cohort.bids import Selection
+    from slant.cohort.run import Cohort
+    from slant.longitudinal.cohort import LongitudinalCohort
 
 app = App(
     name="slant-bids",
@@ -71,10 +73,17 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment the images."""
+    """How to segment the images.
+
+    Attributes
+    ----------
+    longitudinal : bool
+        Segment the sessions of each participant together, one image per session.
+    """
 
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS
     reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS
+    longitudinal: Annotated[bool, _option("longitudinal", flag=True)] = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ def bids(
     output_dir : Path
         Output directory, which becomes a BIDS derivatives dataset (created if missing).
     level : str
-        participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html.
+        participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html, with
+        --longitudinal also longitudinal.tsv.
     """
     settings = segmentation.settings
     if run.boilerplate:
@@ -149,28 +159,57 @@ def bids(
         )
     from slant.cohort.bids import list_bids_jobs
     from slant.cohort.bids_dataset import write_dataset
-    from slant.cohort.run import make_cohort, segment_cohort, tabulate_dataset
+    from slant.cohort.run import make_cohort
     from slant.run import Request
 
     out = absolute(output_dir)
-    resources = run.resources
     job_list = list_bids_jobs(bids_dir, out, images.selection)
-    say_notes(job_list.notes)
     request = Request(settings, reports=segmentation.reports)
-    cohort = make_cohort(job_list, out, request, resources, force=run.force)
+    scans = make_cohort(job_list, out, request, run.resources, force=run.force)
+    cohort: Cohort | LongitudinalCohort = scans
+    if segmentation.longitudinal:
+        from slant.longitudinal.cohort import make_longitudinal
+
+        cohort = make_longitudinal(scans, bids_dir, images.session_label)
+    say_notes(cohort.workload.job_list.notes)
     model = _model(settings)
     write_dataset(out, bids_dir, model, mask_brain=bool(model.get("input", {}).get("mask_brain", True)))
     if level == "group":
-        group = tabulate_dataset(cohort.workload, bids_dir / "participants.tsv")
-        say_common_reasons(group.common_reasons)
-        say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}")
-        say(f"{group.failures} scan(s) without results: {out / 'failures.tsv'}")
-        say(f"overview: {out / 'group.html'}")
+        _tabulate(cohort, bids_dir / "participants.tsv")
         return
-    summary = segment_cohort(cohort)
+    others = {"model": settings.model, "longitudinal": segmentation.longitudinal, "work_dir": run.work_dir}
+    _run_participants(cohort, out, _group_command(bids_dir, output_dir, images, others))
+
+
+def _tabulate(cohort: Cohort | LongitudinalCohort, participants: Path) -> None:
+    from slant.cohort.run import Cohort, tabulate_dataset
+
+    out = cohort.workload.layout.out
+    if isinstance(cohort, Cohort):
+        group = tabulate_dataset(cohort.workload, participants)
+    else:
+        from slant.longitudinal.cohort import tabulate_longitudinal
+
+        summary = tabulate_longitudinal(cohort, participants)
+        group = summary.group
+        say(f"visits of {summary.subjects} participant(s): {out / 'longitudinal.tsv'}")
+    say_common_reasons(group.common_reasons)
+    say(f"volumes of {group.scans} scan(s): {out / 'volumes.tsv'}")
+    say(f"{group.failures} scan(s) without results: {out / 'failures.tsv'}")
+    say(f"overview: {out / 'group.html'}")
+
+
+def _run_participants(cohort: Cohort | LongitudinalCohort, out: Path, group_command: str) -> None:
+    from slant.cohort.run import Cohort, segment_cohort
+
+    if isinstance(cohort, Cohort):
+        summary, what = segment_cohort(cohort), "scan(s)"
+    else:
+        from slant.longitudinal.cohort import segment_longitudinal
+
+        summary, what = segment_longitudinal(cohort), "participant(s) and single scan(s)"
     say_failures(summary.failed)
-    say(f"{len(summary.done)} scan(s) segmented, {len(summary.kept)} already done, {len(summary.failed)} failed")
-    group_command = _group_command(bids_dir, output_dir, images, {"model": settings.model, "work_dir": run.work_dir})
+    say(f"{len(summary.done)} {what} segmented, {len(summary.kept)} already done, {len(summary.failed)} failed")
     say(f"results: {out}; the group level writes the tables: {group_command}")
     if summary.failed:
         sys.exit(1)
@@ -187,7 +226,7 @@ def _group_command(bids_dir: Path, output_dir: Path, images: ImageOptions, other
 
     from slant.cohort.command import option_words, path_word
 
-    defaults = {**vars(_IMAGES), **vars(_DEFAULTS), **vars(_RUN)}
+    defaults = {**vars(_IMAGES), **vars(_SEGMENTATION), **vars(_DEFAULTS), **vars(_RUN)}
     options = option_words({**vars(images), **others}, defaults)
     return shlex.join(["slant-bids", path_word(bids_dir), path_word(output_dir), "group", *options])
 

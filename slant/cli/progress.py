@@ -1,4 +1,4 @@
-"""Progress of `slant segment` on stderr: one line that is redrawn in a terminal, one line per finished step in a log.
+"""Progress of a run on stderr: one line that is redrawn in a terminal, one line per finished step in a log.
 
 The remaining time is estimated from the typical durations of the steps and from how long those of this run have taken.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from slant.timing import Listener, StepProgress, Timing
 
@@ -54,12 +54,13 @@ class RunningStep:
 
 @dataclass(frozen=True)
 class RunState:
-    """Steps of a run at a time; ``last`` is the latest started step of `STEPS`."""
+    """Steps of a run at a time; ``steps`` are the expected ones, ``last`` is the latest of them that started."""
 
     start_s: float
     ended: tuple[Timing, ...] = ()
     running: tuple[RunningStep, ...] = ()
     last: str = ""
+    steps: Mapping[str, tuple[str, float]] = field(default_factory=lambda: STEPS)
 
     def after(self, progress: StepProgress, now_s: float) -> RunState:
         """The state after a start, progress or end of a step."""
@@ -71,12 +72,12 @@ class RunState:
             step = replace(before[progress.name], fraction=progress.fraction, updated_s=now_s)
             return replace(self, running=tuple(step if old.name == progress.name else old for old in self.running))
         step = RunningStep(progress.name, now_s, progress.fraction, now_s)
-        return replace(self, running=(*others, step), last=progress.name if progress.name in STEPS else self.last)
+        return replace(self, running=(*others, step), last=progress.name if progress.name in self.steps else self.last)
 
 
-def typical_durations(threads: int) -> dict[str, float]:
+def typical_durations(threads: int, steps: Mapping[str, tuple[str, float]] = STEPS) -> dict[str, float]:
     """Typical seconds of each step; more threads make the networks faster, and little else."""
-    return {name: seconds / (threads if name == NETWORKS else 1) for name, (_, seconds) in STEPS.items()}
+    return {name: seconds / (threads if name.endswith(NETWORKS) else 1) for name, (_, seconds) in steps.items()}
 
 
 def remaining_s(state: RunState, now_s: float, typical_s: Mapping[str, float]) -> float:
@@ -102,7 +103,7 @@ def remaining_s(state: RunState, now_s: float, typical_s: Mapping[str, float]) -
 def progress_text(state: RunState, now_s: float, left_s: float, columns: int, block: str = "#") -> str:
     """The line for a terminal: step, bar, elapsed and remaining time; it fits into this number of columns."""
     name = state.running[-1].name if state.running else state.last
-    title, elapsed_s = STEPS.get(name, (name, 0.0))[0], now_s - state.start_s
+    title, elapsed_s = state.steps.get(name, (name, 0.0))[0], now_s - state.start_s
     bar = (block * int(_BAR * elapsed_s / max(elapsed_s + left_s, 1.0))).ljust(_BAR)
     times = f"{elapsed_s:.0f} s, {_left(left_s)}"
     widest = f"{title} |{bar}| {times}"
@@ -119,12 +120,14 @@ def _left(seconds: float) -> str:
 
 
 @contextmanager
-def shown_progress(threads: int, *, quiet: bool = False) -> Iterator[Listener | None]:
+def shown_progress(
+    threads: int, *, quiet: bool = False, steps: Mapping[str, tuple[str, float]] = STEPS
+) -> Iterator[Listener | None]:
     """Context manager that yields the listener of a run, which shows its progress on stderr; None if ``quiet``."""
     if quiet or sys.stderr is None:
         yield None
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _live_line(threads) as listener:
+        with _live_line(threads, steps) as listener:
             yield listener
     else:
         yield _log_line
@@ -136,10 +139,10 @@ def _log_line(progress: StepProgress) -> None:
 
 
 @contextmanager
-def _live_line(threads: int) -> Iterator[Listener]:
+def _live_line(threads: int, steps: Mapping[str, tuple[str, float]]) -> Iterator[Listener]:
     """Redraw the line at each call of the listener and every second; at the end, also by an error, erase it."""
-    state, typical_s, block = RunState(time.perf_counter()), typical_durations(threads), _block()
-    lock, stopped = threading.Lock(), threading.Event()
+    state, typical_s = RunState(time.perf_counter(), steps=steps), typical_durations(threads, steps)
+    block, lock, stopped = _block(), threading.Lock(), threading.Event()
 
     def draw() -> None:
         now_s = time.perf_counter()

@@ -64,7 +64,7 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
         with clock("read"):
             loaded = _read(scan, volume, dicom)
             if name is not None:
-                loaded = replace(loaded, name=_file_name(name))
+                loaded = replace(loaded, name=file_name(name, "--name"))
             _check_output(out, loaded.name, force=force)
         with clock("load model"):
             from slant.io.models import load_model
@@ -74,7 +74,7 @@ def segment(  # noqa: PLR0913 (the options of a scan and its results)
             encoders = {"dicom_seg": _seg_encoder(loaded, model)} if dicom.dicom_seg else {}
         request, output = Request(settings, volume, reports), Output(out, encoders=encoders)
         result, files = run_scan(loaded, model, request, output, clock=clock)
-    _warn(result.record)
+    warn(result.record)
     if not quiet:
         _say_files(files, result.record)
         say(f"done in {time.perf_counter() - start:.0f} s")
@@ -108,18 +108,21 @@ def _seg_encoder(scan: Scan, model: Model) -> Callable[[LabelMap], bytes]:
     return partial(seg_bytes, seg_target(scan, model))
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str, option: str) -> str:
+    """The name, if it can begin the names of files; otherwise a SettingsError about the option."""
     if name.startswith(".") or set(name) & set("/\\\0\n") or not name:
-        raise SettingsError(f"--name {name!r} cannot begin file names; expected no slash and no leading dot")
+        raise SettingsError(f"{option} {name!r} cannot begin file names; expected no slash and no leading dot")
     return name
 
 
-def _warn(record: Record) -> None:
+def warn(record: Record, name: str = "") -> None:
+    """Print the warnings of a run and the checks that are not passed to stderr, with the name of the scan if given."""
+    prefix = f"{name}: " if name else ""
     for warning in record.warnings:
-        sys.stderr.write(f"slant: warning: {warning}\n")
+        sys.stderr.write(f"slant: warning: {prefix}{warning}\n")
     if record.quality is not None:
         for check in record.quality.problems:
-            sys.stderr.write(f"slant: {check.grade}: {check.text}\n")
+            sys.stderr.write(f"slant: {check.grade}: {prefix}{check.text}\n")
 
 
 def _say_files(files: dict[str, Path], record: Record) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slant._version import __version__
+from slant.cohort.bids_files import IGNORE_FILE
 from slant.cohort.left_out import DESCRIPTION
 from slant.engine.failures import write_text
 from slant.engine.layout import absolute
@@ -25,6 +26,8 @@ failures.tsv
 group.html
 group_data.js
 group_thumbnails/
+longitudinal.tsv
+longitudinal.json
 desc-confidence_map.json
 **/*_desc-confidence_map.nii.gz
 **/*_volumes.tsv
@@ -33,6 +36,9 @@ desc-confidence_map.json
 **/*_report.html
 **/*_report.pdf
 **/*_xfm.mat
+**/*_longitudinal.html
+**/*_longitudinal.json
+**/*_desc-template_T1w.nii.gz
 """
 
 _SIDECARS: dict[str, dict[str, Any]] = {
@@ -117,12 +123,25 @@ def write_dataset(out: Path, bids_dir: Path, model: dict[str, Any], *, mask_brai
     except OSError as error:
         raise OutputError(f"cannot create {out}: {error.strerror}; check free space and write permission") from error
     write_text(path, json_text(description))
-    for name, text in (("README", _readme(model)), (".bidsignore", _IGNORED)):
-        if not (out / name).exists():
-            write_text(out / name, text)
+    if not (out / "README").exists():
+        write_text(out / "README", _readme(model))
+    _ignore(out / IGNORE_FILE)
     for name, values in _SIDECARS.items():
         skull_stripped = {"SkullStripped": mask_brain} if name.endswith("_T1w.json") else {}
         write_text(out / name, json.dumps(values | skull_stripped, indent=2) + "\n")
+
+
+def _ignore(path: Path) -> None:
+    """Add the lines that are missing in ``.bidsignore``, which an older version, or the user, may have written."""
+    try:
+        lines = read_text(path).splitlines()
+    except FileNotFoundError:
+        lines = []
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot read {path}: {error}; expected one pattern per line in UTF-8") from error
+    missing = [line for line in _IGNORED.splitlines() if line not in lines]
+    if missing:
+        write_text(path, "\n".join([*lines, *missing]) + "\n")
 
 
 def _check_made_by_slant(path: Path) -> None:
@@ -158,7 +177,8 @@ Each folder `anat` has the label map (`_seg-BrainCOLOR_dseg.nii.gz`) with its lo
 transform for ANTs, an overlay of the outlines (`_overlay.png`), and a record of how the results were made
 (`_record.json`). The page "Outputs" of the documentation of slant describes each file. `slant-bids ... group` writes
 `volumes.tsv` with one row per image, `volumes.json`, `failures.tsv`, and the dashboard `group.html`. `logs/` has one
-log per image.
+log per image. Participants whose sessions were segmented together (`--longitudinal`) also have a table of volumes, a
+page and a record in their own folder `sub-LABEL`, and rows in `longitudinal.tsv`.
 
 Not a medical device; for research only. Licence of the weights: {model["licence"]}.
 """

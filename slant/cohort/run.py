@@ -18,7 +18,7 @@ from slant.engine.failures import TABLE, Failure, all_failures, write_failures, 
 from slant.engine.job import Job, JobList, Workload
 from slant.engine.layout import absolute
 from slant.engine.pools import choose_pool
-from slant.engine.resources import Resources
+from slant.engine.resources import WORKER_GIB, Resources
 from slant.engine.run import Summary, run_jobs, unfinished
 from slant.io.staging import json_text
 from slant.run import Request
@@ -26,11 +26,18 @@ from slant.run import Request
 
 @dataclass(frozen=True)
 class Cohort:
-    """Scans to segment, the task that does it (also in the workload), and the resources for it."""
+    """Scans to segment, the task that does it (also in the workload), and the resources for it.
+
+    Attributes
+    ----------
+    worker_gib : float
+        Peak resident memory of a worker in GiB.
+    """
 
     workload: Workload
     task: SegmentTask
     resources: Resources
+    worker_gib: float = WORKER_GIB
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,13 @@ def segment_cohort(cohort: Cohort) -> Summary:
         If the workers cannot continue.
     """
     settings = cohort.task.settings
-    start_server = partial(start_gpu_server, settings.device)
-    pool = choose_pool(cohort.workload, cohort.resources, threads=settings.threads, start_server=start_server)
+    pool = choose_pool(
+        cohort.workload,
+        cohort.resources,
+        threads=settings.threads,
+        worker_gib=cohort.worker_gib,
+        start_server=partial(start_gpu_server, settings.device),
+    )
     return run_jobs(cohort.workload, pool)
 
 
@@ -132,8 +144,14 @@ def tabulate(
     return GroupSummary(len(results.rows), len(failures), common_reasons(results))
 
 
-def tabulate_dataset(workload: Workload, participants: Path) -> GroupSummary:
-    """As `tabulate`, for a BIDS dataset, which is not segmented here; a scan without results counts as a failure."""
+def tabulate_dataset(workload: Workload, participants: Path, known: Iterable[Failure] = ()) -> GroupSummary:
+    """As `tabulate`, for a BIDS dataset, which is not segmented here; a scan without results counts as a failure.
+
+    Parameters
+    ----------
+    known : iterable of Failure, optional
+        Failures whose reasons are known.
+    """
     workload.layout.make()
     missing = [
         Failure(job.id, "not segmented; run the participant level", str(job.scan), "")
@@ -141,4 +159,5 @@ def tabulate_dataset(workload: Workload, participants: Path) -> GroupSummary:
         if not (job.folder / workload.task.names(job).record).is_file()
     ]
     unreadable = [Failure(folder, reason, folder, "") for folder, reason in workload.job_list.unreadable.items()]
-    return tabulate(workload, missing + unreadable, participants, bids=True)
+    failed = {failure.name: failure for failure in [*missing, *unreadable, *known]}
+    return tabulate(workload, failed.values(), participants, bids=True)

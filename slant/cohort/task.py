@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slant.config import RunReportSettings, SegmentSettings
 from slant.engine.gpu_server import GpuClient, GpuServer
@@ -22,7 +22,8 @@ from slant.timing import TimingLog
 
 if TYPE_CHECKING:
     from slant.nets.model import Model
-    from slant.pipeline import Prepared, Segmentation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,8 @@ class SegmentTask:
         return ResultNames(job.name)
 
     def fits(self, _: Job, record: Mapping[str, Any]) -> bool:
-        """Whether model, volume and settings are the same; the device counts only if one is requested."""
-        settings, requested, used = self.settings, record.get("requested"), record.get("settings")
-        if not isinstance(requested, dict) or not isinstance(used, dict):
-            return False
-        return (
-            record.get("model", {}).get("sha256") == self.model_sha256
-            and requested.get("volume") == self.volume
-            and settings.device in ("auto", used.get("device"))
-            and all(
-                requested.get(option.name, option.default) == getattr(settings, option.name)
-                for option in fields(SegmentSettings)
-                if option.name not in ("model", "threads", "device")
-            )
-        )
+        """Whether model, volume and settings are the same, see `slant.run.Request.made`."""
+        return self._request.made(record, self.model_sha256)
 
     def scan_sha256(self, record: Mapping[str, Any]) -> str:
         """SHA-256 of the segmented file."""
@@ -85,20 +74,27 @@ class SegmentTask:
             scan = replace(read_scan(job.scan, volume=self.volume), name=job.name)
         check_output(job.folder, self.names(job), force=True)
         with clock("load model"):
-            model = _model(self.settings.model, self.model_sha256)
-        request = Request(self.settings, self.volume, self.reports)
-        labeller = None if worker.gpu is None else GpuLabeller(worker.gpu, self.model_sha256)
-        compute = Compute(worker.threads, labeller)
-        result, _ = run_scan(scan, model, request, Output(job.folder, staging), compute, clock)
+            model = loaded_model(self.settings.model, self.model_sha256)
+        compute = compute_of(worker, self.model_sha256)
+        result, _ = run_scan(scan, model, self._request, Output(job.folder, staging), compute, clock)
         for warning in result.record.warnings:
             sys.stderr.write(f"warning: {warning}\n")
         for timing in clock.timings:
             sys.stderr.write(f"{timing}\n")
 
+    @property
+    def _request(self) -> Request:
+        return Request(self.settings, self.volume, self.reports)
+
+
+def compute_of(worker: Worker, model_sha256: str) -> Compute:
+    """What a worker computes with: its threads, and the networks of this model on the GPU server if there is one."""
+    return Compute(worker.threads, None if worker.gpu is None else GpuNetworks(worker.gpu, model_sha256))
+
 
 @dataclass(frozen=True)
-class GpuLabeller:
-    """Runs the networks on the GPU server, see `slant.run.Labeller`, with the model of this SHA-256."""
+class GpuNetworks:
+    """Runs the networks on the GPU server, see `slant.run.Networks`, with the model of this SHA-256."""
 
     client: GpuClient
     model_sha256: str
@@ -108,10 +104,10 @@ class GpuLabeller:
         """Device of the server."""
         return self.client.device
 
-    def label(self, prepared: Prepared, model: str, settings: SegmentSettings) -> Segmentation:
-        """Segment a preprocessed scan on the server."""
-        segmentation: Segmentation = self.client.call(prepared, model, self.model_sha256, settings)
-        return segmentation
+    def run(self, work: Callable[[Model, SegmentSettings], T], model: str, settings: SegmentSettings) -> T:
+        """Call a picklable function on the server."""
+        result: T = self.client.call(work, model, self.model_sha256, settings)
+        return result
 
 
 def start_gpu_server(device: str) -> GpuServer | None:
@@ -127,14 +123,12 @@ def start_gpu_server(device: str) -> GpuServer | None:
     from slant.nets.device import choose_device
 
     chosen = choose_device(device)
-    return None if chosen.type == "cpu" else GpuServer(str(chosen), _label)
+    return None if chosen.type == "cpu" else GpuServer(str(chosen), _call)
 
 
-def _label(prepared: Prepared, model: str, identity: str, settings: SegmentSettings) -> Segmentation:
-    """Label a preprocessed scan on the server."""
-    from slant.pipeline import label
-
-    return label(prepared, _model(model, identity), settings)
+def _call(work: Callable[[Model, SegmentSettings], T], model: str, identity: str, settings: SegmentSettings) -> T:
+    """Call a function with the model on the server."""
+    return work(loaded_model(model, identity), settings)
 
 
 def model_sha256(name_or_folder: str) -> str:
@@ -151,8 +145,8 @@ def model_sha256(name_or_folder: str) -> str:
 
 
 @cache
-def _model(name_or_folder: str, identity: str) -> Model:
-    """The model, loaded once per process."""
+def loaded_model(name_or_folder: str, identity: str) -> Model:
+    """The model, loaded once per process; ModelError if it cannot be loaded or does not have this SHA-256."""
     from slant.io.models import load_model
 
     model = load_model(name_or_folder)

@@ -122,7 +122,7 @@ def _record(
     return Record(
         InputRecord(os.fspath(scan.path), scan.sha256, None if scan.source is None else scan.source.plain()),
         ModelRecord(model.name, model.identity, model.licence),
-        {"slant": __version__, **{name: version(name) for name in _PACKAGES}},
+        software_versions(),
         {**asdict(settings), "threads": settings.thread_count},
         requested,
         scan.warnings + segmentation.warnings,
@@ -141,6 +141,11 @@ def _record(
         None,
         segmentation.timings,
     )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of slant and of the packages that the labels depend on."""
+    return {"slant": __version__, **{name: version(name) for name in _PACKAGES}}
 
 
 def write_results(

@@ -21,5 +21,8 @@ def read_user_table(path: Path) -> pd.DataFrame:
         If it is not such a table.
     """
     table = pd.read_csv(io.StringIO(read_text(path)), sep="\t", dtype=str, keep_default_na=False)
+    numbered = isinstance(table.index, pd.RangeIndex)  # otherwise the first cells of the lines became an index
+    if not numbered:
+        raise ValueError("some lines have more columns than the header")
     table.columns = table.columns.str.strip()
     return table.fillna("").map(str.strip)

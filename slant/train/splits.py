@@ -61,8 +61,6 @@ def read_table(path: Path | None) -> ScanTable:
         table = read_user_table(path)
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the table of scans {path}: {error}; expected a TSV file") from error
-    if not isinstance(table.index, pd.RangeIndex):
-        raise SettingsError(f"cannot read the table of scans {path}: some lines have more columns than the header")
     unknown = [c for c in table.columns if c not in _COLUMNS]
     if "name" not in table.columns or unknown:
         raise SettingsError(

@@ -143,8 +143,11 @@ def test_the_dataset_describes_its_origin(bids_dir: Path, tmp_path: Path) -> Non
     preproc = json.loads((out / "space-MNI305_desc-preproc_T1w.json").read_text())
     assert preproc["SkullStripped"] is True
     (out / "README").write_text("mine")
+    ignored = (out / ".bidsignore").read_text()
+    (out / ".bidsignore").write_text("mine/\n" + ignored.replace("logs/\n", ""))
     write_dataset(out, bids_dir, MODEL, mask_brain=False)
     assert (out / "README").read_text() == "mine"
+    assert (out / ".bidsignore").read_text() == "mine/\n" + ignored.replace("logs/\n", "") + "logs/\n"
     assert json.loads((out / "space-MNI305_desc-preproc_T1w.json").read_text())["SkullStripped"] is False
 
 

@@ -15,7 +15,7 @@ import pytest
 from fake_task import fake_task, make_jobs
 
 from slant.cohort import task
-from slant.cohort.task import GpuLabeller, SegmentTask, model_sha256, start_gpu_server
+from slant.cohort.task import GpuNetworks, SegmentTask, model_sha256, start_gpu_server
 from slant.config import SegmentSettings
 from slant.engine.gpu_server import GpuServer
 from slant.engine.job import JobList, Worker, Workload
@@ -24,6 +24,7 @@ from slant.engine.pools import LocalPool
 from slant.engine.resources import WorkerPlan
 from slant.engine.run import run_jobs
 from slant.errors import DeviceError, InputError, ModelError, OutputError, SlantError
+from slant.pipeline import label
 
 
 def answer(word: str) -> tuple[str, int]:
@@ -88,8 +89,8 @@ def test_a_worker_sends_the_preprocessed_scan(scan: Path, tmp_path: Path, monkey
     job.folder.mkdir(parents=True)
     recorder: Any = Recorder()
     SegmentTask(SegmentSettings(model=folder), model_sha256(folder))(job, tmp_path / "staging", Worker(2, recorder))
-    prepared, model, identity, settings = received
-    assert prepared is toy_prepared()
+    work, model, identity, settings = received
+    assert (work.func, *work.args) == (label, toy_prepared())
     assert (model, identity, settings.device, settings.threads) == (folder, model_sha256(folder), "cuda:1", 2)
     assert (job.folder / "a_record.json").is_file()
 
@@ -115,13 +116,14 @@ def test_the_server_of_a_cohort_runs_the_networks() -> None:
     from toy import toy_found, toy_model_folder, toy_prepared
 
     folder = str(toy_model_folder())
-    server = GpuServer("cpu", task._label)
+    server = GpuServer("cpu", task._call)
     try:
-        labeller, settings = GpuLabeller(server.client, model_sha256(folder)), SegmentSettings(device="cpu", threads=1)
-        found = labeller.label(toy_prepared(), folder, settings)
-        other = GpuLabeller(server.client, "0" * 64)
+        networks, settings = GpuNetworks(server.client, model_sha256(folder)), SegmentSettings(device="cpu", threads=1)
+        work = partial(label, toy_prepared())
+        found = networks.run(work, folder, settings)
+        other = GpuNetworks(server.client, "0" * 64)
         with pytest.raises(ModelError, match="it changed since the run began"):
-            other.label(toy_prepared(), folder, settings)
+            other.run(work, folder, settings)
     finally:
         server.stop()
     assert np.array_equal(found.labels.data, toy_found().labels.data)

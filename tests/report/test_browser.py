@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsers import OpenPage
 from PIL import Image
 from toy import voted_result
 
@@ -30,25 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # pipes of the driver, closed at the end of the process
 ]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-NO_GPU = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 WARNING = "the field of view truncates the brain at the top (9 cm2); regions there are incomplete"
-WAIT_MS = 120_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Function that starts a browser with extra arguments; skips the test if there is none."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    with playwright.sync_playwright() as driver:
-        if path is None and not Path(driver.chromium.executable_path).exists():
-            pytest.skip(
-                "Chromium is not installed: install the Debian package chromium, or run playwright install chromium"
-            )
-        yield lambda *arguments: driver.chromium.launch(executable_path=path, args=[*NO_GPU, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -68,39 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Visit:
-    """An open report with its console messages and requests."""
-
-    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
-        self.messages: list[str] = []
-        self.requests: list[str] = []
-        opened = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
-        self.page = opened.new_page()
-        self.page.set_default_timeout(WAIT_MS)
-        self.page.on("console", lambda m: self.messages.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on(
-            "request", lambda r: self.requests.append(r.url) if not r.url.startswith(("data:", "blob:")) else None
-        )
-        self.page.goto(path.as_uri())
-        self.address = path.as_uri()
-
-    def check(self) -> None:
-        """Check that there is no console message, and no request except for the report."""
-        assert self.messages == []
-        assert self.requests == [self.address]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: Any) -> Iterator[Any]:
-    found = chromium()
-    yield found
-    found.close()
-
-
 @pytest.fixture
-def scan(browser: Any, folder: Path) -> Iterator[Visit]:
-    visit = Visit(browser, folder / "scan.html")
+def scan(browser: Any, folder: Path) -> Iterator[OpenPage]:
+    visit = OpenPage(browser, folder / "scan.html")
     yield visit
     visit.page.context.close()
 
@@ -109,7 +61,7 @@ def names(page: Any) -> list[str]:
     return [text.strip() for text in page.locator("#region-table tbody tr:visible th").all_text_contents()]
 
 
-def test_the_report_opens_without_console_messages(scan: Visit) -> None:
+def test_the_report_opens_without_console_messages(scan: OpenPage) -> None:
     assert scan.page.title() == "toy · slant report"
     assert WARNING in scan.page.locator(".warnings").inner_text()
     assert scan.page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
@@ -117,7 +69,7 @@ def test_the_report_opens_without_console_messages(scan: Visit) -> None:
     scan.check()
 
 
-def test_the_table_sorts_and_searches(scan: Visit) -> None:
+def test_the_table_sorts_and_searches(scan: OpenPage) -> None:
     page = scan.page
     before = names(page)
     assert len(before) == 132
@@ -139,7 +91,7 @@ def test_the_table_sorts_and_searches(scan: Visit) -> None:
     scan.check()
 
 
-def test_controls_change_the_slices(scan: Visit) -> None:
+def test_controls_change_the_slices(scan: OpenPage) -> None:
     page = scan.page
     opacity = "getComputedStyle(document.querySelector('.mosaic.on .{}')).opacity"
     assert float(page.evaluate(opacity.format("lines"))) == pytest.approx(0.9)
@@ -158,7 +110,7 @@ def test_controls_change_the_slices(scan: Visit) -> None:
     scan.check()
 
 
-def test_a_region_is_highlighted_from_the_table_and_named_in_the_slice(scan: Visit) -> None:
+def test_a_region_is_highlighted_from_the_table_and_named_in_the_slice(scan: OpenPage) -> None:
     page = scan.page
     page.get_by_role("button", name="Left Cerebral White Matter").click()
     assert page.locator("#highlighted").inner_text().startswith("Highlighted in white: Left Cerebral White Matter, in ")
@@ -173,7 +125,7 @@ def test_a_region_is_highlighted_from_the_table_and_named_in_the_slice(scan: Vis
     scan.check()
 
 
-def test_registration_blinks_unless_reduced_motion_is_requested(scan: Visit, browser: Any, folder: Path) -> None:
+def test_registration_blinks_unless_reduced_motion_is_requested(scan: OpenPage, browser: Any, folder: Path) -> None:
     page = scan.page
     show = page.locator("#registration").get_attribute
     assert show("data-show") == "scan"
@@ -186,7 +138,7 @@ def test_registration_blinks_unless_reduced_motion_is_requested(scan: Visit, bro
     page.get_by_role("checkbox", name="edges").uncheck()
     assert not page.locator("#registration .scan_edges").first.is_visible()
     scan.check()
-    reduced = Visit(browser, folder / "scan.html", reduced_motion="reduce")
+    reduced = OpenPage(browser, folder / "scan.html", reduced_motion="reduce")
     assert not reduced.page.locator("#blink").is_visible()
     assert reduced.page.locator("#still").is_visible()
     reduced.page.context.close()
@@ -199,7 +151,7 @@ def colored_fraction(page: Any) -> float:
     return float((np.ptp(pixels, axis=-1) > 40).mean())
 
 
-def test_the_3d_view_draws_and_names_positions(scan: Visit) -> None:
+def test_the_3d_view_draws_and_names_positions(scan: OpenPage) -> None:
     page = scan.page
     page.locator("#view3d").scroll_into_view_if_needed()
     page.wait_for_selector("#view3d-canvas[data-ready]")
@@ -215,7 +167,7 @@ def test_the_3d_view_draws_and_names_positions(scan: Visit) -> None:
 
 def test_without_webgl_the_slices_are_shown(chromium: Any, folder: Path) -> None:
     browser = chromium("--disable-gpu", "--disable-3d-apis", "--disable-webgl", "--disable-webgl2")
-    visit = Visit(browser, folder / "scan.html")
+    visit = OpenPage(browser, folder / "scan.html")
     visit.page.locator("#view3d").scroll_into_view_if_needed()
     visit.page.get_by_text("This browser does not support WebGL 2").wait_for()
     assert not visit.page.locator("#view3d-canvas").is_visible()
@@ -225,14 +177,14 @@ def test_without_webgl_the_slices_are_shown(chromium: Any, folder: Path) -> None
 
 
 def test_without_javascript_slices_and_tables_are_shown(browser: Any, folder: Path) -> None:
-    visit = Visit(browser, folder / "scan.html", java_script_enabled=False)
+    visit = OpenPage(browser, folder / "scan.html", java_script_enabled=False)
     assert visit.page.locator("img.base:visible").count() >= 34
     assert visit.page.locator("#region-table tbody tr:visible").count() == 132
     visit.page.context.close()
 
 
 def test_the_report_works_on_a_phone_and_with_a_screen_reader(browser: Any, folder: Path) -> None:
-    visit = Visit(browser, folder / "scan.html")
+    visit = OpenPage(browser, folder / "scan.html")
     visit.page.set_viewport_size({"width": 390, "height": 800})
     assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     unnamed = """() => [...document.querySelectorAll('input, select, button, canvas, [role=img], [role=region]')]
@@ -250,7 +202,7 @@ def test_the_report_works_on_a_phone_and_with_a_screen_reader(browser: Any, fold
 def test_reports_print_on_two_pages(browser: Any, folder: Path, tmp_path: Path, name: str) -> None:
     import pypdfium2
 
-    visit = Visit(browser, folder / f"{name}.html")
+    visit = OpenPage(browser, folder / f"{name}.html")
     visit.page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
     document = pypdfium2.PdfDocument(tmp_path / "page.pdf")
     assert len(document) == 2
@@ -261,7 +213,7 @@ def test_reports_print_on_two_pages(browser: Any, folder: Path, tmp_path: Path, 
 
 
 def test_the_comparison_names_both_labels_and_shows_the_differences(browser: Any, folder: Path) -> None:
-    visit = Visit(browser, folder / "comparison.html")
+    visit = OpenPage(browser, folder / "comparison.html")
     page = visit.page
     assert "Only in A: Right Hippocampus." in page.locator("ul.summary").inner_text()
     page.get_by_role("button", name="Dice").click()
