@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from slant.engine.gpu_server import GpuServer, start_child
 from slant.engine.job import Pool, Worker, Workload
-from slant.engine.resources import Resources, WorkerPlan, plan
+from slant.engine.resources import WORKER_GIB, Resources, WorkerPlan, plan
 
 _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
@@ -27,6 +27,7 @@ def choose_pool(
     *,
     threads: int | None = None,
     default_jobs: int | None = None,
+    worker_gib: float = WORKER_GIB,
     start_server: Callable[[], GpuServer | None] = lambda: None,
 ) -> Pool:
     """The pool that the resources ask for: workers of a dask scheduler, SLURM jobs, or processes on this machine.
@@ -37,6 +38,8 @@ def choose_pool(
         Number of threads per worker on this machine (default: the cores are divided among the workers).
     default_jobs : int, optional
         Number of workers on this machine if the resources do not give it (default: as many as fit).
+    worker_gib : float, optional
+        Peak resident memory of a worker in GiB.
     start_server : callable, optional
         Starts the GPU server of the workers on this machine, or returns None.
 
@@ -55,7 +58,7 @@ def choose_pool(
         return DaskPool(resources.scheduler or read_cluster(Path(str(resources.cluster))), temporary)
     scans = len(workload.job_list.jobs)
     jobs = default_jobs if resources.jobs is None else resources.jobs
-    worker_plan = plan(scans, jobs=jobs, mem_gb=resources.mem_gb, threads=threads)
+    worker_plan = plan(scans, jobs=jobs, mem_gb=resources.mem_gb, threads=threads, worker_gib=worker_gib)
     return LocalPool(worker_plan, temporary, start_server)
 
 

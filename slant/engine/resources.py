@@ -61,7 +61,14 @@ class WorkerPlan:
     threads: int
 
 
-def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, threads: int | None = None) -> WorkerPlan:
+def plan(
+    scans: int,
+    *,
+    jobs: int | None = None,
+    mem_gb: float | None = None,
+    threads: int | None = None,
+    worker_gib: float = WORKER_GIB,
+) -> WorkerPlan:
     """Choose the numbers of workers and threads.
 
     Parameters
@@ -72,6 +79,8 @@ def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, th
         Memory for all workers in GiB (default: the available memory, which does not limit a given ``jobs``).
     threads : int, optional
         Number of threads per worker (default: the cores are divided among the workers).
+    worker_gib : float, optional
+        Peak resident memory of a worker in GiB.
 
     Raises
     ------
@@ -82,10 +91,10 @@ def plan(scans: int, *, jobs: int | None = None, mem_gb: float | None = None, th
 
     if jobs is not None and jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, found {jobs}")
-    if mem_gb is not None and not mem_gb >= WORKER_GIB:
-        raise SettingsError(f"--mem-gb must be at least {WORKER_GIB:g}, the memory of one worker, found {mem_gb:g}")
+    if mem_gb is not None and not mem_gb >= worker_gib:
+        raise SettingsError(f"--mem-gb must be at least {worker_gib:g}, the memory of one worker, found {mem_gb:g}")
     cores = int(cpu_count())
-    fit_in_memory = int((available_gib() if mem_gb is None else mem_gb) / WORKER_GIB)
+    fit_in_memory = int((available_gib() if mem_gb is None else mem_gb) / worker_gib)
     workers = cores // (threads or 1) if jobs is None else jobs
     if jobs is None or mem_gb is not None:
         workers = min(workers, fit_in_memory)
