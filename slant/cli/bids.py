@@ -150,7 +150,7 @@ def bids(
     """
     settings = segmentation.settings
     if run.boilerplate:
-        say(_boilerplate(settings))
+        say(_boilerplate(settings, longitudinal=segmentation.longitudinal))
         return
     if bids_dir is None or output_dir is None or level is None:
         found = sum(argument is not None for argument in (bids_dir, output_dir, level))
@@ -246,8 +246,10 @@ def _model(settings: SegmentSettings) -> dict[str, Any]:
     return {"name": None, "licence": None, **manifest, "sha256": model_sha256(settings.model)}
 
 
-def _boilerplate(settings: SegmentSettings) -> str:
-    from slant.cohort.bids_dataset import BOILERPLATE
+def _boilerplate(settings: SegmentSettings, *, longitudinal: bool) -> str:
+    from slant.cohort.bids_dataset import BOILERPLATE, LONGITUDINAL, LONGITUDINAL_REFERENCES
 
     model = _model(settings)
-    return BOILERPLATE.format(version=__version__, model=model["name"], sha256=model["sha256"]).strip()
+    added = (LONGITUDINAL, LONGITUDINAL_REFERENCES) if longitudinal else ("", "")
+    values = dict(zip(("longitudinal", "references"), added, strict=True), version=__version__)
+    return BOILERPLATE.format(**values, model=model["name"], sha256=model["sha256"]).strip()

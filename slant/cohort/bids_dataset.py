@@ -67,7 +67,7 @@ the MNI305 template with ANTs [4]. Intensity inhomogeneity was corrected with N4
 to a common reference. Each voxel was then labelled by networks that were trained for overlapping tiles of the brain,
 and the labels of overlapping tiles were combined by voting. The labels were resampled to the native space of each
 image, where regional volumes were computed. The total intracranial volume was estimated from the affine
-registration [6].
+registration [6].{longitudinal}
 
 1. Huo et al. (2018). Spatially localized atlas network tiles enables 3D whole brain segmentation from limited data.
    MICCAI, 698-705.
@@ -80,6 +80,16 @@ registration [6].
 5. Tustison et al. (2010). N4ITK: improved N3 bias correction. IEEE Transactions on Medical Imaging 29, 1310-1320.
 6. Buckner et al. (2004). A unified approach for morphometric and functional data analysis in young, old, and demented
    adults using automated atlas-based head size normalization. NeuroImage 23, 724-738.
+{references}"""
+
+LONGITUDINAL = """ The sessions of each participant were segmented together. They were aligned rigidly [7], with one
+scaling for all, and their brightness was equalized [8]. Each was registered nonlinearly to their mean, through which
+the deformed atlas and the votes of the networks were carried to the other sessions."""
+
+LONGITUDINAL_REFERENCES = """\
+7. Reuter et al. (2010). Highly accurate inverse consistent registration: a robust approach. NeuroImage 53, 1181-1196.
+8. Lewis and Fox (2004). Correction of differential intensity inhomogeneity in longitudinal MR images. NeuroImage 23,
+   75-83.
 """
 
 

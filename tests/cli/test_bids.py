@@ -269,6 +269,11 @@ def test_version_and_boilerplate(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert f"slant {slant.__version__} (model slant8," in text
     assert "NeuroImage" in text
+    assert "sessions" not in text
+    assert app("--boilerplate", "--longitudinal") == 0
+    text = capsys.readouterr().out
+    assert "The sessions of each participant were segmented together." in text
+    assert "8. Lewis and Fox" in text
 
 
 @pytest.mark.slow
