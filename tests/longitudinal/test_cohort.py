@@ -197,7 +197,7 @@ def test_changed_ages_only_change_the_files_of_the_subject(bids_dir: Path, tmp_p
     assert [visit["time"]["age"] for visit in record["visits"]] == [70, 71]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_any_pool_of_workers(bids_dir: Path, tmp_path: Path, workers: int) -> None:
     out, request = tmp_path / "out", Request(SegmentSettings(model=str(toy_model_folder()), device="cpu", threads=1))
     images = list_bids_jobs(bids_dir, out, Selection(participants=("1", "2")))
