@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NOISE_PERCENT = 1.0
 """Assumed mean absolute difference of the volumes of a region in two scans of one subject on one day.
 
-It lies between what was measured: 0.3 % for simulated scans that are segmented together, 2.1 % for real scans that are
+It lies between what was measured: 0.2 % for simulated scans that are segmented together, 2.1 % for real scans that are
 segmented one by one (docs/explanation/accuracy.md).
 """
 
