@@ -244,7 +244,7 @@ def test_votes_of_odd_tiles_do_not_depend_on_the_number_of_threads(kind: str) ->
     predictor = Predictor(layout, prior if network.prior else None, lambda _: network, ORIGINAL)
     image = np.random.default_rng(1).random(layout.shape, dtype=np.float32)
     one, two = (
-        {tile.name: votes for tile, votes in tile_votes(predictor, image, torch.device("cpu"), threads)}
+        {tile.name: votes for tile, (votes,) in tile_votes(predictor, image, torch.device("cpu"), threads)}
         for threads in (1, 2)
     )
     assert {votes.shape for votes in one.values()} == {layout.size}

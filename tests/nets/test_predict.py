@@ -42,7 +42,7 @@ def random_image(seed: int = 0) -> np.ndarray:
 def votes(threads: int) -> dict[str, np.ndarray]:
     network = random_network()
     predictor = Predictor(LAYOUT, random_prior(), lambda _: network)
-    return {t.name: v for t, v in tile_votes(predictor, random_image(), torch.device("cpu"), threads)}
+    return {t.name: v for t, (v,) in tile_votes(predictor, random_image(), torch.device("cpu"), threads)}
 
 
 def test_space_to_depth_turns_blocks_into_channels_and_depth_to_space_is_its_inverse() -> None:
@@ -180,7 +180,7 @@ def test_tiles_of_odd_size_are_labelled_completely() -> None:
     layout = TileLayout((20, 28, 24), (11, 16, 13), (2, 2, 2))
     network = random_network()
     counter = VoteCounter(layout)
-    for tile, labels in tile_votes(
+    for tile, (labels,) in tile_votes(
         Predictor(layout, random_prior(), lambda _: network), random_image(), torch.device("cpu"), 1
     ):
         counter.aggregate(labels, tile)

@@ -61,7 +61,7 @@ def sparse(seed: int, slices: tuple[int, ...] = SLICES) -> data.LabelledScan:
 def predict(state: State, trained_on: list[data.LabelledScan], image: torch.Tensor) -> np.ndarray:
     network = state.average.requires_grad_(False)
     predictor = Predictor(TileLayout(SHAPE, SHAPE, (1, 1, 1)), data.build_prior(trained_on), lambda _: network)
-    ((_, predicted),) = tile_votes(predictor, image.numpy(), torch.device("cpu"), 1)
+    ((_, (predicted,)),) = tile_votes(predictor, image.numpy(), torch.device("cpu"), 1)
     return predicted
 
 

@@ -65,7 +65,7 @@ def test_a_run_from_pretraining_to_a_model_segments_another_phantom(tmp_path: Pa
     image, reference = phantom_arrays(2)
     predicted = np.zeros(SHAPE, np.uint8)
     predictor = Predictor(model.assemblies[0].layout, model.prior, model.network)
-    for tile, votes in tile_votes(predictor, image, torch.device("cpu"), 1):
+    for tile, (votes,) in tile_votes(predictor, image, torch.device("cpu"), 1):
         predicted[tile.box] += votes  # 0 outside its core
     assert min(dice(predicted, reference)) > 0.7
 
@@ -246,7 +246,7 @@ def test_additional_tasks_are_stored_in_the_model(tmp_path: Path, kind: str) -> 
     assert model.assemblies[0].kind == kind
     assert set(model.network("1_1_1").heads) == {"tissue", "brain"}
     predictor = Predictor(model.assemblies[0].layout, model.prior, model.network)
-    ((_, predicted),) = tile_votes(predictor, phantom_arrays(0)[0], torch.device("cpu"), 1)
+    ((_, (predicted,)),) = tile_votes(predictor, phantom_arrays(0)[0], torch.device("cpu"), 1)
     assert predicted.shape == SHAPE
 
 

@@ -67,7 +67,7 @@ def test_training_learns_the_regions_of_phantoms(scans) -> None:
     assert np.mean(state.losses[-10:]) < 0.8 * np.mean(state.losses[:5])
     network = state.average.requires_grad_(False)
     predictor = Predictor(TileLayout(SHAPE, SHAPE, (1, 1, 1)), data.build_prior(scans[:3]), lambda _: network)
-    ((_, found),) = tile_votes(predictor, scans[3].image.numpy(), torch.device("cpu"), 1)
+    ((_, (found,)),) = tile_votes(predictor, scans[3].image.numpy(), torch.device("cpu"), 1)
     assert min(dice(found, scans[3].channels.numpy())) > 0.8
 
 
