@@ -59,6 +59,7 @@ def test_a_prepared_scan_contains_the_deformation() -> None:
     assert toy_prepared().deformation is None
 
 
+@pytest.mark.slow
 def test_the_prior_follows_the_displacement(monkeypatch: pytest.MonkeyPatch) -> None:
     """A displacement by one cell gives each cell the prior of its neighbour."""
     priors = []

@@ -55,6 +55,7 @@ def test_python_warnings_that_are_asked_for_are_shown(tmp_path, options, environ
     assert "UserWarning: a warning" in stderr_of(CHATTER, tmp_path, *options, **environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"MPLCONFIGDIR": os.devnull}])
 def test_an_overlay_is_drawn_silently_where_there_is_no_folder_for_caches(tmp_path, environment) -> None:
     (tmp_path / "temporary").mkdir()

@@ -56,6 +56,7 @@ def test_the_mask_of_a_head_is_extracted(skull_stripped, extracted) -> None:
     assert (found.skull_stripped, found.warnings, len(extracted)) == (False, (), 1)
 
 
+@pytest.mark.slow
 def test_the_image_is_zero_outside_the_mask_unless_told() -> None:
     with quick_stages():
         masked = align_brain(head(), toy_model().inputs.template, TimingLog(), skull_stripped=None)

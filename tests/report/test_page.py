@@ -252,6 +252,7 @@ def test_the_last_colour_marks_a_vote_fraction_of_one_half(result: Result) -> No
     assert not steps[result.labels.data != 47].any()
 
 
+@pytest.mark.slow
 def test_the_files_do_not_depend_on_the_number_of_threads(result: Result, tmp_path: Path) -> None:
     drawn = {}
     for n in (1, 3):

@@ -162,6 +162,7 @@ def settings_with(tmp_path: Path, subjects: int = 5, **changes: object):
     return toy_settings(tmp_path, subjects=subjects, groupwise=groupwise, fold=0, **changes)
 
 
+@pytest.mark.slow
 def test_the_template_is_made_of_training_scans_and_stored_in_the_model(tmp_path: Path) -> None:
     settings = settings_with(
         tmp_path, whole=StageSettings(4, learning_rate=1e-2, patches=4, ema_decay=0.5, validate_every=2)

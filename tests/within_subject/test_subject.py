@@ -85,7 +85,9 @@ def content(subject: Subject, index: int, segmentation: Segmentation) -> dict[st
 # Unbiased
 
 
-@pytest.mark.parametrize(("order", "deformable"), [((2, 0, 1), False), ((1, 0), True)])
+@pytest.mark.parametrize(
+    ("order", "deformable"), [((2, 0, 1), False), pytest.param((1, 0), True, marks=pytest.mark.slow)]
+)
 def test_neither_the_order_of_the_visits_nor_the_number_of_threads_changes_anything(
     order: tuple[int, ...], deformable: bool
 ) -> None:
