@@ -9,7 +9,7 @@ import numpy as np
 
 from slant.config import SegmentSettings
 from slant.preprocess import bias, intensity
-from slant.preprocess.alignment import align_brain
+from slant.preprocess.alignment import AlignedBrain, align_brain
 from slant.preprocess.ants import load_ants
 from slant.preprocess.brain import fov_truncation_warning
 from slant.preprocess.intensity_range import robust_intensities
@@ -142,11 +142,7 @@ def prepare(
     settings = settings or SegmentSettings()
     clock = TimingLog(listener)
     scaling, mask_brain, template = inputs.scaling, inputs.scaling.mask_brain, inputs.template
-    with clock("robust intensities"):
-        robust, intensities = robust_intensities(scan)
-    with Threads(settings.thread_count) as threads:
-        threads.start(load_ants)  # while the networks of brain extraction run, which need one thread
-        found = align_brain(robust, template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain)
+    found, found_warnings = find_brain(scan, inputs, settings, clock)
     mask = found.template_mask
     with clock("bias"):
         everywhere = LabelMap(np.ones(mask.grid.shape, np.uint8), mask.grid)
@@ -155,7 +151,7 @@ def prepare(
         normalized, line = intensity.normalize_intensity(corrected, mask, inputs.reference, mask_brain=mask_brain)
         image = Volume(scaling(normalized.data, mask.data != 0), template.grid)
         line = line.then(intensity.LinearMap(scaling.scale, scaling.offset * scaling.scale))
-    deformation, warnings = None, [*intensities.warnings, *found.warnings, fov_truncation_warning(found.brain)]
+    deformation, warnings = None, list(found_warnings)
     if inputs.groupwise is not None:
         with clock("deform"):
             deformation = deform(image, inputs.groupwise)
@@ -172,6 +168,25 @@ def prepare(
         line,
         deformation,
     )
+
+
+def find_brain(
+    scan: Volume, inputs: Inputs, settings: SegmentSettings, clock: TimingLog
+) -> tuple[AlignedBrain, tuple[str, ...]]:
+    """Make the intensities of a scan robust, and extract and register its brain; with all warnings.
+
+    Errors as `prepare`. The clock gets the steps ``robust intensities``, ``brain`` and ``register``.
+    """
+    mask_brain = inputs.scaling.mask_brain
+    with clock("robust intensities"):
+        robust, intensities = robust_intensities(scan)
+    with Threads(settings.thread_count) as threads:
+        threads.start(load_ants)  # while the networks of brain extraction run, which need one thread
+        found = align_brain(
+            robust, inputs.template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain
+        )
+    warnings = (*intensities.warnings, *found.warnings, fov_truncation_warning(found.brain))
+    return found, tuple(warning for warning in warnings if warning)
 
 
 def deformation_warning(deformation: Deformation) -> str:

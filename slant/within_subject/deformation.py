@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from slant.config import SynSettings
+from slant.nets.groupwise import SPACING
 from slant.syn import WITHIN_SUBJECT, coarsened, register_syn
 
 if TYPE_CHECKING:
     from slant.nets.groupwise import Deformation
     from slant.volume import Volume
-
-SPACING = 2
-"""Edge length of a cell of the fields, in template voxels (1 mm)."""
 
 SETTINGS = SynSettings(float(SPACING), (0, 20, 10))
 """The visits are aligned already, so that the coarsest level is not needed."""

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slant.config import SegmentSettings
-from slant.preprocess.alignment import align_brain
-from slant.preprocess.ants import load_ants
-from slant.preprocess.brain import fov_truncation_warning
-from slant.preprocess.intensity_range import robust_intensities
-from slant.threads import Threads
+from slant.pipeline import find_brain
 from slant.timing import Listener, Timing, TimingLog
 
 if TYPE_CHECKING:
@@ -64,20 +60,13 @@ def align_visit(
     RegistrationError
         If the registration to the template fails.
     """
-    settings, clock, mask_brain = settings or SegmentSettings(), TimingLog(listener), inputs.scaling.mask_brain
-    with clock("robust intensities"):
-        robust, intensities = robust_intensities(scan)
-    with Threads(settings.thread_count) as threads:
-        threads.start(load_ants)  # while the networks of brain extraction run, which need one thread
-        found = align_brain(
-            robust, inputs.template, clock, skull_stripped=settings.skull_stripped, mask_brain=mask_brain
-        )
-    warnings = (*intensities.warnings, *found.warnings, fov_truncation_warning(found.brain))
+    clock = TimingLog(listener)
+    found, warnings = find_brain(scan, inputs, settings or SegmentSettings(), clock)
     return AlignedVisit(
         found.brain,
         found.skull_stripped,
         found.registration.native_from_template,
         found.registration.similarity,
-        tuple(warning for warning in warnings if warning),
+        warnings,
         clock.timings,
     )

@@ -173,7 +173,7 @@ def test_a_subject_that_fails_is_one_failure(
     failures = table(out / "failures.tsv").set_index("name")["reason"]
     assert failures["sub-2"] == "not of one subject"
     assert list(failures.index) == ["sub-2", *IDS[3:5]]
-    assert (out / ".slant/work/sub-2").is_dir(), "what was aligned is kept"
+    assert (out / ".slant" / "work" / "sub-2").is_dir(), "what was aligned is kept"
     with fake_visits(tmp_path / "again") as fakes:
         assert app(bids_dir, out, "participant", "--longitudinal") == 0
         assert not any(line.startswith("align_visit") for line in fakes.lines())
