@@ -221,8 +221,10 @@ def build(kind: type[T], values: dict[str, Any], source: str) -> T:
         return dacite.from_dict(kind, values, config)
     except dacite.WrongTypeError as error:
         value = repr(error.value).replace("True", "true").replace("False", "false")
+        near = difflib.get_close_matches(str(error.value), _choices(error.field_type), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise SettingsError(
-            f"{source}: {error.field_path} is {value}, expected {_expected(error.field_type)}"
+            f"{source}: {error.field_path} is {value}{hint}, expected {_expected(error.field_type)}"
         ) from error
     except dacite.DaciteError as error:
         raise SettingsError(f"{source}: {error}") from error
@@ -254,6 +256,13 @@ _KINDS: dict[object, str] = {
     str: "a text",
     Path: "a path",
 }
+
+
+def _choices(kind: object) -> list[str]:
+    """The texts between which a field of this type chooses; none if any text can be given."""
+    if get_origin(kind) is Literal:
+        return [choice for choice in get_args(kind) if isinstance(choice, str)]
+    return [choice for part in get_args(kind) for choice in _choices(part)]
 
 
 def _expected(kind: object) -> str:

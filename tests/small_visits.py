@@ -19,7 +19,8 @@ from slant.nets.assembly import Assembly, manifest_entries
 from slant.nets.groupwise import GroupwiseTemplate
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
-from slant.nets.unet import CompactUNet, UNetSettings
+from slant.nets.unet import CompactUNet
+from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import read_model, write_model
 from slant.sparse_votes import KEPT, SparseVotes, most_frequent
 from slant.template import Template

@@ -17,6 +17,11 @@ TINY: dict[str, dict[str, Any]] = {
     "compact": {"outputs": 5, "widths": [4, 6, 8], "tasks": {"tissue": 4, "brain": 2}},
     "residual": {"outputs": 5, "widths": [4, 6, 8], "tasks": {"tissue": 4, "brain": 2}},
     "slant2018": {"outputs": 5, "widths": [2, 4, 4, 6, 6]},
+    "slicewise": {"outputs": 5, "widths": [4, 6, 8], "tasks": {"tissue": 4, "brain": 2}},
+    "anisotropic": {"outputs": 5, "widths": [4, 6, 8], "tasks": {"tissue": 4, "brain": 2}},
+    "orthogonal": {"outputs": 5, "widths": [3, 4, 6]},
+    "adapted": {"outputs": 5, "widths": [4, 6], "slice_widths": [2, 4, 6]},
+    "fusion": {"outputs": 5, "widths": [4, 6], "slice_widths": [2, 4, 6], "score_channels": 2},
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: (kind, {}) for kind in TINY},
@@ -24,6 +29,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "residual without blocks": ("residual", {"stem": 1}),
     "compact with an earlier result": ("compact", {"earlier_channels": 3}),
     "residual with both": ("residual", {"stem": 1, "earlier_channels": 3}),
+    "residual with basic blocks": ("residual", {"widths": [4, 6, 8, 8], "encoder": "resnet18"}),
+    "residual with bottleneck blocks": ("residual", {"widths": [4, 8, 8, 8], "encoder": "resnet50"}),
+    "sagittal slices": ("slicewise", {"plane": "sagittal", "stem": 1, "head_layers": 1}),
+    "thick coronal slices": ("anisotropic", {"plane": "coronal", "earlier_channels": 3}),
+    "orthogonal without neighbours": ("orthogonal", {"slice_radius": 0, "stem": 1}),
+    "adapted with an earlier result": ("adapted", {"earlier_channels": 3}),
+    "fusion without blocks": ("fusion", {"stem": 1}),
 }
 """Kind of network, and settings that differ from `TINY`, by description."""
 SHAPE = (16, 24, 16)

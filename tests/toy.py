@@ -37,7 +37,8 @@ from slant.io.templates import load_template
 from slant.nets.assembly import Assembly
 from slant.nets.model import Model
 from slant.nets.prior import SPACING, Prior
-from slant.nets.unet import CompactUNet, UNetSettings
+from slant.nets.unet import CompactUNet
+from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import write_model
 from slant.pipeline import Prepared, Segmentation, label, prepare
 from slant.preprocess.register import Registration

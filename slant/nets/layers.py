@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Kernel = tuple[int, int, int]
+"""Edge lengths of a convolution kernel along x, y, z; 1 along an axis: the slices across it are independent."""
+
+CUBE: Kernel = (3, 3, 3)
+
 
 def fast_inference(x: Tensor) -> bool:
     """Whether an input is of inference on a CPU, with the library oneDNN."""
@@ -51,12 +56,18 @@ def _channel_sums(x: Tensor) -> Tensor:
     return x.sum(dim=(3, 4), dtype=torch.float32).sum(dim=(0, 2))
 
 
-class ConvBlock(nn.Sequential):
-    """3 x 3 x 3 convolution, instance normalization and leaky ReLU."""
+def same_conv(inputs: int, outputs: int, kernel: Kernel = CUBE, *, bias: bool = True) -> Conv3d:
+    """A convolution with an odd kernel whose output has the size of its input."""
+    x, y, z = kernel
+    return Conv3d(inputs, outputs, kernel, padding=(x // 2, y // 2, z // 2), bias=bias)
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+
+class ConvBlock(nn.Sequential):
+    """Convolution, instance normalization and leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Kernel = CUBE) -> None:
         super().__init__(
-            Conv3d(inputs, outputs, 3, padding=1, bias=False),
+            same_conv(inputs, outputs, kernel, bias=False),
             InstanceNorm(outputs, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         )
@@ -65,19 +76,17 @@ class ConvBlock(nn.Sequential):
 class PlainEncoder(nn.Sequential):
     """Two convolution blocks in sequence."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
+    def __init__(self, inputs: int, outputs: int, kernel: Kernel = CUBE) -> None:
+        super().__init__(ConvBlock(inputs, outputs, kernel), ConvBlock(outputs, outputs, kernel))
 
 
 class ResidualEncoder(nn.Module):
     """A residual block (He et al. 2016) of two convolutions; a 1 x 1 x 1 shortcut matches the channels if necessary."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: Kernel = CUBE) -> None:
         super().__init__()
-        self.first = ConvBlock(inputs, outputs)
-        self.second = nn.Sequential(
-            Conv3d(outputs, outputs, 3, padding=1, bias=False), InstanceNorm(outputs, affine=True)
-        )
+        self.first = ConvBlock(inputs, outputs, kernel)
+        self.second = nn.Sequential(same_conv(outputs, outputs, kernel, bias=False), InstanceNorm(outputs, affine=True))
         self.shortcut = nn.Identity() if inputs == outputs else Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,11 +100,11 @@ class RefinementBlock(nn.Sequential):
     Before it is trained it only multiplies negative features, already small after a leaky ReLU, by 0.01 again.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: Kernel = CUBE) -> None:
         super().__init__(
-            Conv3d(channels, channels, 3, padding=1),
+            same_conv(channels, channels, kernel),
             nn.LeakyReLU(0.01, inplace=True),
-            Conv3d(channels, channels, 3, padding=1),
+            same_conv(channels, channels, kernel),
         )
         with torch.no_grad():
             for parameter in self[2].parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
@@ -55,6 +55,11 @@ class NetworkSettings:
         """Number of channels in which the network sees the result of an earlier assembly; 0 if it takes none."""
         return 0
 
+    @property
+    def slicewise(self) -> Mapping[str, NetworkSettings]:
+        """Settings of the networks of kind ``slicewise`` whose weights this one takes over, by plane; usually none."""
+        return {}
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values for a manifest, without a `later_setting` that has its default."""
         omitted = {f.name for f in fields(self) if f.metadata.get(UNCHANGED) and getattr(self, f.name) == f.default}
@@ -91,11 +96,14 @@ class Network(nn.Module):
         Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
         Whether inference may run in half precision: float16 on a GPU, bfloat16 on a CPU.
+    frozen : tuple of str
+        Prefixes of the names of tensors that training leaves as `take_over` has set them.
     memory : MemorySettings
         How activations are stored for the backward pass; can be set at any time and does not change results.
     """
 
     prior: ClassVar[bool]
+    frozen: ClassVar[tuple[str, ...]] = ()
     half_precision: ClassVar[bool] = True
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -117,6 +125,22 @@ class Network(nn.Module):
     def halo(self) -> int:
         """Voxels around a box that the decoder head needs for correct values inside the box; a multiple of `stride`."""
         raise NotImplementedError
+
+    def take_over(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Load the weights of trained 2D networks into this one.
+
+        Parameters
+        ----------
+        weights : mapping of str to mapping of str to Tensor
+            By plane, the weights of networks with the settings ``settings.slicewise``.
+
+        Raises
+        ------
+        ValueError
+            If this kind of network has no 2D parents.
+        """
+        del weights
+        raise ValueError(f"this {type(self).__name__} takes over no weights of 2D networks")
 
     def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
         """(N, C, X/stride, Y/stride, Z/stride) features of a (N, 1, X, Y, Z) image.

@@ -8,9 +8,15 @@ from typing import Any
 
 from slant.config import build
 from slant.errors import SettingsError
+from slant.nets.adapted import AdaptedSettings, AdaptedUNet
+from slant.nets.anisotropic import AnisotropicSettings, AnisotropicUNet
+from slant.nets.fusion import FusionNet, FusionSettings
 from slant.nets.network import Network, NetworkSettings
+from slant.nets.orthogonal import OrthogonalSettings, OrthogonalUNet
+from slant.nets.planes import SlicewiseSettings, SlicewiseUNet
 from slant.nets.slant2018 import Slant2018, Slant2018Settings
-from slant.nets.unet import CompactUNet, ResidualUNet, UNetSettings
+from slant.nets.unet import CompactUNet, ResidualSettings, ResidualUNet
+from slant.nets.voxel_head import UNetSettings
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,13 @@ class Kind:
 
 KINDS = {
     "compact": Kind(UNetSettings, CompactUNet),
-    "residual": Kind(UNetSettings, ResidualUNet),
+    "residual": Kind(ResidualSettings, ResidualUNet),
     "slant2018": Kind(Slant2018Settings, Slant2018),
+    "slicewise": Kind(SlicewiseSettings, SlicewiseUNet),
+    "anisotropic": Kind(AnisotropicSettings, AnisotropicUNet),
+    "orthogonal": Kind(OrthogonalSettings, OrthogonalUNet),
+    "adapted": Kind(AdaptedSettings, AdaptedUNet),
+    "fusion": Kind(FusionSettings, FusionNet),
 }
 
 

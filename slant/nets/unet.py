@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,194 +20,126 @@ from torch.nn import functional
 from slant.errors import SettingsError
 from slant.grid import Shape
 from slant.nets.groupwise import displacement_at
-from slant.nets.layers import (
-    Conv3d,
-    ConvBlock,
-    PlainEncoder,
-    RefinementBlock,
-    ResidualEncoder,
-    concatenate_coarse_and_fine,
-    space_to_depth,
-)
-from slant.nets.network import Network, NetworkSettings, later_setting, require_positive, run_level
+from slant.nets.layers import CUBE, Conv3d, ConvBlock, Kernel, PlainEncoder, ResidualEncoder
+from slant.nets.network import UNCHANGED, MemorySettings, run_level
+from slant.nets.resnet import BLOCKS, ResNetName, resnet_level
+from slant.nets.voxel_head import UNetSettings, VoxelNetwork
 
 
 @dataclass(frozen=True)
-class UNetSettings(NetworkSettings):
-    """Settings that define a `CompactUNet` or a `ResidualUNet`.
+class ResidualSettings(UNetSettings):
+    """Settings that define a `ResidualUNet`.
 
     Attributes
     ----------
-    outputs : int
-        Number of output channels.
-    widths : tuple of int
-        Channels of the levels at ``stem``, ``2 * stem``, ``4 * stem``, ... voxels of the image.
-    image_channels : int
-        Channels computed from the image at its voxels.
-    upsampled_channels : int, optional
-        Channels at the voxels of the image after depth-to-space of the features (default: ``image_channels``).
-    head_channels : int
-        Channels of the last 3 x 3 x 3 layers.
-    head_layers : int
-        Residual blocks of two 3 x 3 x 3 layers at the voxels of the image before the logits.
-    tasks : dict of str to int
-        Number of classes of each auxiliary task, learned from the same features, for example ``{"tissue": 4}``.
-    stem : {2, 1}
-        Edge in voxels of the blocks of the image that space-to-depth turns into channels of the first level; 1: none.
-    earlier_channels : int
-        Channels of the learned linear embedding of the result of an earlier assembly; 0: the network takes none.
+    encoder : {"resnet10", "resnet18", "resnet34", "resnet50"}, optional
+        Residual blocks of the four levels of the encoder, see `slant.nets.resnet`; by default one block per level.
     """
 
-    widths: tuple[int, ...] = (24, 32, 48, 64)
-    image_channels: int = 8
-    head_channels: int = 16
-    tasks: dict[str, int] = field(default_factory=dict)
-    upsampled_channels: int | None = None
-    head_layers: int = 0
-    stem: int = later_setting(2)
-    earlier_channels: int = later_setting(0)
+    encoder: ResNetName | None = field(default=None, metadata={UNCHANGED: True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (("head_layers", self.head_layers), ("earlier_channels", self.earlier_channels)):
-            if value < 0:
-                raise SettingsError(f"{name} must be at least 0, found {value}")
-        if self.stem not in (1, 2):
+        if self.encoder is not None and len(self.widths) != len(BLOCKS[self.encoder]):
             raise SettingsError(
-                f"stem must be 2 (blocks of 2 x 2 x 2 voxels become channels) or 1 (no blocks), found {self.stem}"
+                f"encoder {self.encoder!r} has {len(BLOCKS[self.encoder])} levels; give as many widths, found "
+                f"{list(self.widths)}"
             )
-        require_positive("widths", *self.widths)
-        require_positive("image_channels", self.image_channels)
-        require_positive("head_channels", self.head_channels)
-        require_positive("upsampled_channels", self.upsampled)
-        for task, classes in self.tasks.items():
-            if not task.isidentifier() or hasattr(nn.ModuleDict, task):
-                raise SettingsError(f"a task cannot be called {task!r}; use a word, for example tissue, lobe or brain")
-            if classes < 2:
-                raise SettingsError(f"the task {task!r} has {classes} classes, expected at least 2")
-
-    @property
-    def upsampled(self) -> int:
-        """Number of channels at the voxels of the image after depth-to-space of the features."""
-        return self.image_channels if self.upsampled_channels is None else self.upsampled_channels
-
-    @property
-    def stride(self) -> int:
-        """Distance between features of the backbone, in voxels of the image."""
-        return self.stem
-
-    @property
-    def multiple(self) -> int:
-        """Number of which the size of an image must be a multiple; levels below the first pad what they need."""
-        return self.stem
 
 
-class CompactUNet(Network):
-    """A compact U-Net: features at the voxels of an image, from it, coordinate channels and an earlier result."""
+@dataclass(frozen=True)
+class LevelShape:
+    """Numbers of channels of the levels of a U-Net, the kernel of their convolutions, and the pooling between them."""
 
-    prior = True
-    encoder: ClassVar[type[nn.Module]] = PlainEncoder
-    settings: UNetSettings
+    inputs: int
+    widths: tuple[int, ...]
+    kernel: Kernel = CUBE
+    pooling: Kernel = (2, 2, 2)
 
-    def __init__(self, settings: UNetSettings) -> None:
-        super().__init__(settings)
-        widths, block, earlier = settings.widths, settings.stem**3, settings.earlier_channels
-        self.encoders = nn.ModuleList(self.encoder(a, b) for a, b in pairwise((block + 3 + earlier, *widths)))
+
+class Levels(nn.Module):
+    """The levels of a U-Net (Ronneberger et al. 2015; Cicek et al. 2016), for networks that add what is around them."""
+
+    def add_levels(self, shape: LevelShape, encoder: Callable[[int, int, int], nn.Module]) -> None:
+        """Add the levels of the encoder and of the decoder, with linear layers between their widths.
+
+        Parameters
+        ----------
+        encoder : callable
+            Makes the layers of a level of the encoder from the number of the level, its inputs and its outputs.
+        """
+        widths, kernel = shape.widths, shape.kernel
+        self.pooling = shape.pooling
+        self.encoders = nn.ModuleList(
+            encoder(level, a, b) for level, (a, b) in enumerate(pairwise((shape.inputs, *widths)))
+        )
         self.lifts = nn.ModuleList(Conv3d(deep, shallow, 1) for shallow, deep in pairwise(widths))
-        self.decoders = nn.ModuleList(ConvBlock(width, width) for width in widths[:-1])
-        self.unfold = Conv3d(widths[0], block * settings.upsampled, 1)
-        self.detail = Conv3d(1, settings.image_channels, 3, padding=1)
-        self.mix = Conv3d(settings.upsampled + settings.image_channels, settings.head_channels, 3, padding=1)
-        self.refine = nn.ModuleList(RefinementBlock(settings.head_channels) for _ in range(settings.head_layers))
-        self.head = nn.Linear(settings.head_channels, settings.outputs)
-        self.heads = nn.ModuleDict({task: nn.Linear(settings.head_channels, n) for task, n in settings.tasks.items()})
-        if not self.head.weight.is_meta:  # there, init would import the compiler of torch (about two seconds)
-            nn.init.normal_(self.head.weight, std=1e-3)
-            nn.init.zeros_(self.head.bias)
-        if earlier:
-            self.embedding = nn.Linear(settings.outputs, earlier, bias=False)
-            if not self.embedding.weight.is_meta:
-                nn.init.normal_(self.embedding.weight)  # vote fractions near 0 and 1 give channels of variance 1
+        self.decoders = nn.ModuleList(ConvBlock(width, width, kernel) for width in widths[:-1])
 
-    @property
-    def halo(self) -> int:
-        """Voxels around a box that the decoder head needs: one for each of its 3 x 3 x 3 layers."""
-        return 2 + 2 * self.settings.head_layers
-
-    def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """(N, widths[0], X/stem, Y/stem, Z/stem) features of a (N, 1, X, Y, Z) image; see `Network.backbone`."""
-        self.require_earlier(earlier)
-        inputs = [space_to_depth(image, self.settings.stem), coordinates, *([] if earlier is None else [earlier])]
-        x = torch.cat(inputs, dim=1).contiguous(memory_format=torch.channels_last_3d)
+    def run_levels(self, x: Tensor, memory: MemorySettings) -> Tensor:
+        """(N, widths[0], X, Y, Z) features of (N, inputs, X, Y, Z) inputs."""
         skips = []
         for level in range(len(self.encoders)):
-            x = run_level(self.memory, self._down(level), x)
+            x = run_level(memory, self.down(level), x)
             skips.append(x)
         for level in reversed(range(len(self.decoders))):
-            x = run_level(self.memory, self._up(level), x, skips[level])
+            x = run_level(memory, self.up(level), x, skips[level])
         return x
 
-    def _down(self, level: int) -> Callable[[Tensor], Tensor]:
+    def down(self, level: int) -> Callable[[Tensor], Tensor]:
+        """The computation of a level of the encoder from the level above it."""
         encoder: Callable[[Tensor], Tensor] = self.encoders[level]
         if level == 0:
             return encoder
-        return lambda x: encoder(functional.max_pool3d(x, 2, ceil_mode=True))
+        return lambda x: encoder(functional.max_pool3d(x, self.pooling, ceil_mode=True))
 
-    def _up(self, level: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def up(self, level: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """The computation of a level of the decoder from the level below it and the encoder."""
         lift, decoder = self.lifts[level], self.decoders[level]
 
         def up(x: Tensor, skip: Tensor) -> Tensor:
-            lifted = functional.interpolate(lift(x), scale_factor=2.0, mode="nearest")
-            out: Tensor = decoder(skip + lifted[:, :, : skip.shape[2], : skip.shape[3], : skip.shape[4]])
+            out: Tensor = decoder(skip + upsampled(lift(x), skip, self.pooling))
             return out
 
         return up
 
-    def embed(self, channels: Tensor, fractions: Tensor) -> Tensor:
-        """(1, earlier_channels, X, Y, Z) embedding of the result of an earlier assembly; see `Network.embed`."""
-        if not self.settings.earlier_channels:
-            return super().embed(channels, fractions)
-        vectors = self.embedding.weight.T
-        embedded = vectors.new_zeros((*channels.shape[:3], vectors.shape[1]))
-        for channel, fraction in zip(channels.unbind(-1), fractions.to(vectors.dtype).unbind(-1), strict=True):
-            embedded = embedded + functional.embedding(channel.long(), vectors) * fraction[..., None]
-        return embedded.permute(3, 0, 1, 2)[None]
 
-    def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
-        """(N, head_channels, X, Y, Z) features from the features of the backbone and the image."""
+class CompactUNet(VoxelNetwork, Levels):
+    """A compact U-Net: features at the voxels of an image, from it, coordinate channels and an earlier result."""
 
-        def head(features: Tensor, image: Tensor) -> Tensor:
-            fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
-            both = concatenate_coarse_and_fine(self.unfold(features), fine, self.settings.stem)
-            mixed = functional.leaky_relu(self.mix(both), 0.01, inplace=True)
-            for block in self.refine:
-                mixed = block(mixed)
-            return mixed
+    def add_backbone(self) -> None:
+        """Add the levels."""
+        settings = self.settings
+        shape = LevelShape(self.input_channels, settings.widths, settings.kernel, settings.pooling)
+        self.add_levels(shape, self.encoder)
 
-        return run_level(self.memory, head, features, image)
+    def encoder(self, level: int, inputs: int, outputs: int) -> nn.Module:
+        """The layers of a level of the encoder."""
+        del level
+        return PlainEncoder(inputs, outputs, self.settings.kernel)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """(..., outputs) logits of (..., head_channels) features, channels last."""
-        out: Tensor = self.head(features)
-        return out
-
-    def logits_of(self, features: Tensor, channels: Tensor, prior: Tensor | None = None) -> Tensor:
-        """(N, K) logits of selected channels, from (N, head_channels) features; see `Network.logits_of`."""
-        weight, bias = (part[channels].to(features.dtype) for part in (self.head.weight, self.head.bias))
-        weight = weight.T.contiguous()
-        if prior is None:
-            return torch.addmm(bias, features, weight)
-        return prior.add_(bias).addmm_(features, weight)
-
-    def tasks(self, features: Tensor) -> dict[str, Tensor]:
-        """(..., classes) logits of each auxiliary task, learned by hard parameter sharing (Caruana 1997)."""
-        return {task: head(features) for task, head in self.heads.items()}
+    def backbone(self, image: Tensor, coordinates: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """(N, widths[0], X/stem, Y/stem, Z/stem) features of a (N, 1, X, Y, Z) image; see `Network.backbone`."""
+        return self.run_levels(self.inputs(image, coordinates, earlier), self.memory)
 
 
 class ResidualUNet(CompactUNet):
     """A `CompactUNet` with an encoder of residual blocks (He et al. 2016; Lee et al. 2017)."""
 
-    encoder = ResidualEncoder
+    settings: ResidualSettings
+
+    def encoder(self, level: int, inputs: int, outputs: int) -> nn.Module:
+        """One residual block, or as many as the ResNet of the settings has."""
+        settings = self.settings
+        if settings.encoder is not None:
+            return resnet_level(settings.encoder, level, inputs, outputs, settings.kernel)
+        return ResidualEncoder(inputs, outputs, settings.kernel)
+
+
+def upsampled(x: Tensor, fine: Tensor, factors: Kernel) -> Tensor:
+    """(N, C, X, Y, Z) features of a level at the features of the finer one, ``fine``, from the nearest ones."""
+    lifted = functional.interpolate(x, scale_factor=tuple(map(float, factors)), mode="nearest")
+    return lifted[:, :, : fine.shape[2], : fine.shape[3], : fine.shape[4]]
 
 
 def box_coordinate_channels(

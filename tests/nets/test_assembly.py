@@ -16,14 +16,15 @@ from slant.errors import ModelError
 from slant.nets.assembly import Assembly, check_cascade, manifest_entries, own_tiles, read_assemblies
 from slant.nets.prior import Prior
 from slant.nets.registry import build_network
-from slant.nets.unet import UNetSettings
+from slant.nets.unet import ResidualSettings
+from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import MANIFEST, PRIOR, read_model, write_model
 from slant.tiles import TileLayout
 
-SETTINGS = UNetSettings(5, (4, 6), image_channels=2, head_channels=4)
+SETTINGS, RESIDUAL = (kind(5, (4, 6), image_channels=2, head_channels=4) for kind in (UNetSettings, ResidualSettings))
 FINE, COARSE = TileLayout((32, 40, 36), (20, 40, 36), (2, 1, 1)), TileLayout((16, 20, 18), (16, 16, 16), (1, 2, 2))
 FIRST = Assembly("first", COARSE, "compact", replace(SETTINGS, stem=1), resolution_mm=2)
-SECOND = Assembly("second", FINE, "residual", replace(SETTINGS, earlier_channels=2), 1, "first", "shared")
+SECOND = Assembly("second", FINE, "residual", replace(RESIDUAL, earlier_channels=2), 1, "first", "shared")
 ALONE = Assembly("", FINE, "compact", SETTINGS)
 
 Edit = Callable[[list[dict[str, Any]]], object]

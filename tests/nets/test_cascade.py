@@ -24,7 +24,8 @@ from slant.nets.network import Network
 from slant.nets.predict import Mirroring, Predictor, label_tile, tile_ballots, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import build_network
-from slant.nets.unet import UNetSettings
+from slant.nets.unet import ResidualSettings
+from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import read_model, write_model
 from slant.sparse_votes import SparseVotes
 from slant.tiles import TileLayout
@@ -32,10 +33,10 @@ from slant.vote import Vote, VoteCounter, most_voters
 
 CPU = torch.device("cpu")
 PARTNERS = np.array([0, 2, 1, 3, 4], np.uint8)
-SETTINGS = UNetSettings(5, (4, 6), image_channels=2, head_channels=4)
+SETTINGS, RESIDUAL = (kind(5, (4, 6), image_channels=2, head_channels=4) for kind in (UNetSettings, ResidualSettings))
 FINE, COARSE = TileLayout((16, 20, 12), (10, 12, 12), (2, 2, 1)), TileLayout((8, 10, 6), (8, 6, 6), (1, 2, 1))
 FIRST = Assembly("first", COARSE, "compact", replace(SETTINGS, stem=1), resolution_mm=2)
-SECOND = Assembly("second", FINE, "residual", replace(SETTINGS, earlier_channels=2), 1, "first")
+SECOND = Assembly("second", FINE, "residual", replace(RESIDUAL, earlier_channels=2), 1, "first")
 THIRD = replace(SECOND, name="third", earlier="second", kind="compact")
 ALONE = Assembly("", FINE, "compact", SETTINGS)
 CASCADES = {

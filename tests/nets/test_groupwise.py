@@ -14,7 +14,8 @@ from slant.grid import axis_aligned_grid
 from slant.nets.groupwise import GroupwiseTemplate, deform, displacement_at, votes_at
 from slant.nets.predict import Mirroring, Predictor, label_tile, mirror_tile
 from slant.nets.prior import FLOOR, Prior, quantize
-from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels
+from slant.nets.unet import CompactUNet, box_coordinate_channels
+from slant.nets.voxel_head import UNetSettings
 from slant.tiles import TileLayout
 from slant.volume import Volume
 

@@ -18,7 +18,7 @@ from slant.nets.network import MemorySettings, Network, NetworkSettings
 from slant.nets.predict import Predictor, label_tile, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import KINDS, build_network, settings_of
-from slant.nets.unet import UNetSettings
+from slant.nets.voxel_head import UNetSettings
 from slant.tiles import TileLayout
 
 

@@ -11,7 +11,8 @@ import torch
 from slant.nets import most_likely as module
 from slant.nets.most_likely import cast_ballots
 from slant.nets.prior import Prior, quantize
-from slant.nets.unet import CompactUNet, UNetSettings
+from slant.nets.unet import CompactUNet
+from slant.nets.voxel_head import UNetSettings
 
 SHAPE, CHANNELS = (40, 36, 28), 6
 BOX = (slice(7, 34), slice(2, 23), slice(5, 27))

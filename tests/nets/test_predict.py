@@ -14,7 +14,8 @@ from slant.nets.device import choose_device, has_fast_bfloat16, inference_dtype
 from slant.nets.layers import depth_to_space, space_to_depth
 from slant.nets.predict import FOREGROUND_MARGIN, Predictor, label_tile, tile_votes
 from slant.nets.prior import FLOOR, Prior, interpolation_matrix, quantize
-from slant.nets.unet import CompactUNet, UNetSettings, box_coordinate_channels
+from slant.nets.unet import CompactUNet, box_coordinate_channels
+from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import MANIFEST, WEIGHTS, read_model, write_model
 from slant.tiles import TileLayout
 from slant.vote import VoteCounter
