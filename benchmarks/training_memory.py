@@ -18,8 +18,13 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slant.train.network import NetworkSpec
 
 SIZES = ("96x128x88", "172x220x156", "192x192x192")
 CHECKPOINTING, OFFLOADING = "gradient_checkpointing", "offload_activations"
@@ -33,6 +38,18 @@ def held_gib(status: Path, field: str = "VmHWM") -> float:
     return int(found[1]) * 1024 / GIB if found else 0.0
 
 
+def spec_of(name: str) -> NetworkSpec:
+    """The network of a kind with its default settings, or of the first assembly of a model."""
+    from slant.io.models import load_model
+    from slant.nets.registry import KINDS, settings_of
+    from slant.train.network import NetworkSpec
+
+    if name in KINDS:
+        return NetworkSpec(name, settings_of(name, {"outputs": 133}))
+    first = load_model(name).assemblies[0]
+    return NetworkSpec(first.kind, first.settings)
+
+
 def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads: int) -> dict[str, float]:
     """Runtime and peak memory of one optimizer step on a random scan."""
     import torch
@@ -44,18 +61,16 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     from slant.train.context import StageContext, run_context
     from slant.train.data import LabelledScan, TrainingScans
     from slant.train.loop import train_stage
-    from slant.train.network import NetworkChoice
     from slant.train.settings import TrainSettings
     from slant.train.stage_settings import StageSettings, TileSettings
+    from slant.train.transfer import freeze
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     template, stage = (172, 220, 156), StageSettings(steps=1)
     layout = TileLayout(template, template, (1, 1, 1))
-    choice, precision = NetworkChoice(kind), "float32"
-    run = run_context(
-        TrainSettings("memory", layout, stage, TileSettings(1), network=choice, devices=(device,), precision=precision)
-    )
+    settings = TrainSettings("memory", layout, stage, TileSettings(1), devices=(device,), precision="float32")
+    run = replace(run_context(settings), network=spec_of(kind))
     channels = len(run.protocol)
     labels = torch.randint(channels, (43, 55, 39), dtype=torch.uint8)
     for axis in range(3):
@@ -69,6 +84,7 @@ def run_step(kind: str, size: tuple[int, ...], memory: str, device: str, threads
     context = StageContext(run, TrainingScans([scan], [], []), stage, seen, layout, device=device)
     state = new_state(run.network, stage, None, device)
     state.net.memory = MemorySettings(CHECKPOINTING in memory, OFFLOADING in memory)
+    freeze(state.net, run.network.type.frozen)
     clock = time.process_time if device == "cpu" else time.perf_counter
     start_s = clock()
     train_stage(state, context, lambda _: True)
@@ -83,7 +99,7 @@ def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
     import torch
 
     from slant.nets.network import MemorySettings
-    from slant.nets.registry import build_network, settings_of
+    from slant.train.transfer import freeze
 
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -92,8 +108,9 @@ def kept_gib(kind: str, size: tuple[int, ...], memory: str) -> float:
         return tensor
 
     with torch.device("meta"):
-        network = build_network(kind, settings_of(kind, {"outputs": 133}))
+        network = spec_of(kind).build()
         network.memory = MemorySettings(CHECKPOINTING in memory)
+        freeze(network, network.frozen)
         x, y, z = (-(-n // network.multiple) * network.multiple for n in size)
         image, s = torch.empty(1, 1, x, y, z), network.stride
         coordinates = torch.empty(1, 3, x // s, y // s, z // s)
@@ -145,7 +162,9 @@ def main() -> None:
     """Print each row of the table as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", nargs="+", default=["compact", "slant2018"])
+    parser.add_argument(
+        "--kind", nargs="+", default=["compact", "slant2018"], help="kinds with their default settings, or models"
+    )
     parser.add_argument("--size", nargs="+", default=list(SIZES))
     parser.add_argument("--memory", nargs="+", default=list(MEMORY), choices=MEMORY)
     parser.add_argument("--device", default="cpu")

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from phantoms import MIRROR_X, SHAPE, same_tensors
+from phantoms import MIRROR_X, SHAPE, same_tensors, toy_settings
 
 from slant.grid import axis_aligned_grid
 from slant.io.resources import load_protocol
@@ -23,8 +24,19 @@ from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, run_context
 from slant.train.data import TrainingScans
 from slant.train.export import export
+from slant.train.network import NetworkChoice
 from slant.train.prepare import load_training
 from slant.train.settings import TrainSettings
+from slant.train.stage_settings import PretrainSettings, SlicesSettings, StageSettings, TileSettings
+
+ALL = ("slices", "pretrain", "whole", "tiles", "export")
+"""All stages after the preparation."""
+
+BRIEF = {"learning_rate": 1e-2, "patches": 4, "ema_decay": 0.5}
+"""Settings of stages of few steps."""
+
+ANISOTROPIC = NetworkChoice("anisotropic", (4, 6), 2, 4, plane="coronal")
+FUSION = NetworkChoice("fusion", (3, 4), 2, 4, slice_widths=(2, 3), score_channels=2)
 
 
 def started(settings: TrainSettings, deadline: float | None = None) -> tuple[RunContext, TrainingScans]:
@@ -105,3 +117,26 @@ def same_run(a: TrainSettings, b: TrainSettings) -> bool:
 
 def close_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)
+
+
+# Runs with 2D networks
+
+
+def from_slices(folder: Path, **changes: Any) -> TrainSettings:
+    """Settings of a run whose network starts from a 2D network of coronal slices."""
+    plain = {"network": ANISOTROPIC, "slices": SlicesSettings(3, **BRIEF), "subjects": 2}
+    return toy_settings(folder, **plain | changes)
+
+
+def fused(folder: Path, **changes: Any) -> TrainSettings:
+    """Settings of a run whose network fuses three views that have not seen the scan of a step, in two folds."""
+    plain = {
+        "network": FUSION,
+        "slices": SlicesSettings(2, folds=2, **BRIEF),
+        "pretrain": PretrainSettings(2, **BRIEF, seed=1),
+        "whole": StageSettings(4, **BRIEF, auxiliary_probability=0.4, crop=True, seed=2),
+        "tile": TileSettings(2, **BRIEF),
+        "subjects": 4,
+        "auxiliary": 1,
+    }
+    return toy_settings(folder, **plain | changes)

@@ -13,7 +13,8 @@ from torch import Tensor
 from slant.grid import Shape
 from slant.io.resources import load_protocol
 from slant.nets.network import Network, NetworkSettings
-from slant.nets.unet import UNetSettings
+from slant.nets.registry import settings_of
+from slant.nets.voxel_head import UNetSettings
 from slant.tiles import TileLayout
 from slant.train import data
 from slant.train.assembly_settings import AssemblySettings
@@ -187,6 +188,11 @@ def loss_of(net: Network, scan: data.LabelledScan, context: StageContext, seed: 
 
 def loss_tensor(net: Network, scan: data.LabelledScan, context: StageContext, seed: int) -> Tensor:
     return step_loss(net, (scan,), atlas_on_cpu(scan), context, torch.Generator().manual_seed(seed))
+
+
+def network_of_kind(kind: str) -> NetworkSpec:
+    """A network of another kind with the widths of `NETWORK`."""
+    return NetworkSpec(kind, settings_of(kind, NETWORK.settings.as_dict()))
 
 
 def identity_of(*subjects: str) -> Identity:

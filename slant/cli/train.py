@@ -56,7 +56,7 @@ def train(
     *,
     overrides: Annotated[Overrides, Parameter(name="*")] = _NONE,
     stages: Annotated[
-        tuple[Literal["prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST
+        tuple[Literal["prepare", "groupwise", "slices", "pretrain", "whole", "tiles", "export", "evaluate"], ...], _LIST
     ] = (),
     tiles: Annotated[tuple[str, ...], _LIST] = (),
     devices: Annotated[tuple[str, ...], _LIST] = (),
@@ -69,7 +69,7 @@ def train(
     config : Path
         TOML file with the settings of the training, for example one of configs/train.
     stages : list
-        Stages to run, in this order: prepare, groupwise, pretrain, whole, tiles, export, evaluate. [default: all]
+        Stages, in this order: prepare, groupwise, slices, pretrain, whole, tiles, export, evaluate. [default: all]
     tiles : list
         Tiles to fine-tune, for example 1_1_1, or first/1_1_1 in a cascade. [default: all]
     devices : list

@@ -23,7 +23,7 @@ from slant.errors import SettingsError
 from slant.nets.layers import PlainEncoder
 from slant.nets.network import require_positive, run_level
 from slant.nets.planes import PLANES, Plane, SlicewiseSettings, SlicewiseUNet
-from slant.nets.unet import Levels, LevelShape
+from slant.nets.unet import LevelShape, UNetLevels
 from slant.nets.voxel_head import UNetSettings, VoxelNetwork
 
 _ROWS = 1 << 18
@@ -75,7 +75,7 @@ class FusionSettings(UNetSettings):
         }
 
 
-class FusionNet(VoxelNetwork, Levels):
+class FusionNet(VoxelNetwork, UNetLevels):
     """A shallow U-Net over the image and the scores of the 2D networks ``views``."""
 
     frozen = ("views.",)

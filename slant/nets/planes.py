@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slant.nets.layers import Kernel, ResidualEncoder
-from slant.nets.unet import Levels, LevelShape, ResidualSettings, ResidualUNet
+from slant.nets.unet import LevelShape, ResidualSettings, ResidualUNet, UNetLevels
 
 Plane = Literal["sagittal", "coronal", "axial"]
 
@@ -62,7 +62,7 @@ class SlicewiseUNet(ResidualUNet):
     settings: SlicewiseSettings
 
 
-class PlaneUNet(Levels):
+class PlaneUNet(UNetLevels):
     """The levels of a 2D U-Net for the slices of one plane, without layers at the voxels: a part of other networks."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], plane: Plane) -> None:

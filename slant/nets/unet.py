@@ -57,7 +57,7 @@ class LevelShape:
     pooling: Kernel = (2, 2, 2)
 
 
-class Levels(nn.Module):
+class UNetLevels(nn.Module):
     """The levels of a U-Net (Ronneberger et al. 2015; Cicek et al. 2016), for networks that add what is around them."""
 
     def add_levels(self, shape: LevelShape, encoder: Callable[[int, int, int], nn.Module]) -> None:
@@ -104,7 +104,7 @@ class Levels(nn.Module):
         return up
 
 
-class CompactUNet(VoxelNetwork, Levels):
+class CompactUNet(VoxelNetwork, UNetLevels):
     """A compact U-Net: features at the voxels of an image, from it, coordinate channels and an earlier result."""
 
     def add_backbone(self) -> None:

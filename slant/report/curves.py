@@ -13,12 +13,14 @@ from slant.files import write_atomic
 from slant.report.paint import figure_png
 
 _WINDOW = 25  # steps averaged for each point of the smoothed loss
-_STAGES = {"whole": "C0", "pretrain": "C1"}
+_STAGES = {"whole": "C0", "pretrain": "C1", "slices-sagittal": "C6", "slices-coronal": "C8", "slices-axial": "C9"}
 _MAX_LEGEND_TILES = 4  # with more tiles, the legend has one entry for all of them
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw the training logs in the work folder of a split: ``pretrain.tsv``, ``whole.tsv`` and ``MODEL/TILE.tsv``.
+    """Draw the training logs in the work folder of a split: ``whole.tsv`` and others of stages, and ``MODEL/TILE.tsv``.
+
+    The networks that are trained without a fold of the subjects are not drawn.
 
     Returns the path of ``curves.png`` in the folder; None if there is no training log yet.
     """
@@ -31,9 +33,9 @@ def draw_curves(folder: Path) -> Path | None:
     figure = Figure(figsize=(10, 4.5), dpi=110, layout="constrained")
     losses, scores = figure.subplots(1, 2)
     tiles = [path for path in tables if path.parent != folder]
-    for index, path in enumerate(tables):
-        table, is_stage = tables[path], path.parent == folder
-        color = _STAGES[path.stem] if is_stage else f"C{2 + index % 8}" if len(tiles) <= _MAX_LEGEND_TILES else "0.6"
+    for path, table in tables.items():
+        is_stage = path.parent == folder
+        color = _STAGES[path.stem] if is_stage else _color_of_tile(tiles.index(path), len(tiles))
         name = path.stem if is_stage else f"{path.parent.name} {path.stem}"
         smooth = table["loss"].rolling(_WINDOW, min_periods=1).mean()
         losses.plot(table["step"], smooth, color=color, label=name, linewidth=1.6 if is_stage else 0.8)
@@ -47,6 +49,11 @@ def draw_curves(folder: Path) -> Path | None:
     path = folder / "curves.png"
     write_atomic(path, figure_png(figure))
     return path
+
+
+def _color_of_tile(index: int, count: int) -> str:
+    """Color of a tile: its own, unlike those of the stages, if the legend names it."""
+    return f"C{2 + index}" if count <= _MAX_LEGEND_TILES else "0.6"
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -13,8 +13,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from slant.train.augment import AugmentSettings, gaussian_blur, pick_labels, smooth_field, uniform
+from slant.train.augment import AugmentSettings, pick_labels, smooth_field, uniform
 from slant.train.data import LabelledScan
+from slant.train.intensity import gaussian_blur
 
 VENTRICLE_SPACING, SULCAL_SPACING = 4, 2
 """Template voxels (1 mm) per voxel of the deformation."""

@@ -11,7 +11,7 @@ from slant.nets.assembly import Assembly, Mirror, check_cascade
 from slant.nets.prior import SPACING
 from slant.tiles import TileLayout
 from slant.train.network import NetworkChoice, NetworkSpec, network_of
-from slant.train.stage_settings import PretrainSettings, StageSettings, TileSettings
+from slant.train.stage_settings import PretrainSettings, SlicesSettings, StageSettings, TileSettings
 
 MIN_TILE_SIZE = 16
 """Minimum number of voxels of a tile along each axis, so that a patch of 8 voxels and its halo fit into it."""
@@ -35,6 +35,8 @@ class AssemblySettings:
         Stage before ``whole``, on the whole brain.
     network : NetworkChoice
         Networks of the tiles.
+    slices : SlicesSettings, optional
+        Stage before ``pretrain`` and ``whole``, which trains the 2D networks from which these networks start.
     resolution_mm : int
         Edge length of the voxels of the grid in mm: 1 or 2.
     earlier : str, optional
@@ -60,6 +62,7 @@ class AssemblySettings:
     tile: TileSettings
     pretrain: PretrainSettings | None = None
     network: NetworkChoice = field(default_factory=NetworkChoice)
+    slices: SlicesSettings | None = None
     resolution_mm: int = 1
     earlier: str | None = None
     earlier_folds: int = 0
@@ -100,7 +103,7 @@ class AssemblySettings:
     @property
     def stages(self) -> dict[str, StageSettings]:
         """The training stages that take place, by the name of their table."""
-        stages = {"pretrain": self.pretrain, "whole": self.whole, "tile": self.tile}
+        stages = {"slices": self.slices, "pretrain": self.pretrain, "whole": self.whole, "tile": self.tile}
         return {self.table(name): stage for name, stage in stages.items() if stage is not None}
 
     def table(self, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from slant.nets.prior import Prior
 from slant.tiles import Tile, TileLayout
 from slant.train.assembly_settings import AssemblySettings, assemblies_of
 from slant.train.augment import Field, multiple_of
-from slant.train.data import TrainingScans
+from slant.train.data import LabelledScan, TrainingScans
 from slant.train.network import NetworkSpec, network_of, task_classes
 from slant.train.settings import TrainSettings
 from slant.train.stage_settings import StageSettings
@@ -28,6 +29,10 @@ from slant.train.stage_settings import StageSettings
 WHOLE_START: Shape = (4, 12, 0)
 WHOLE_SHAPE: Shape = (160, 192, 156)
 """First voxel and size of the box of the whole-brain stages; it contains all training brains, not the empty border."""
+
+
+PlaneWeights = Mapping[str, Mapping[str, Tensor]]
+"""Weights of 2D networks by plane, see `slant.nets.network.Network.take_over`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +110,15 @@ class RunContext:
         """File of the checkpoint of a tile."""
         return self.folder / self.settings.name / f"{tile}.pt"
 
-    def out_of_fold(self, folds: int, fold: int) -> Path:
-        """File of the checkpoint of the whole-brain network that is trained without a fold of the training subjects."""
-        return self.folder / f"out-of-fold{folds}" / f"{fold}.pt"
+    def out_of_fold(self, folds: int, fold: int, stage: str = "") -> Path:
+        """File of the checkpoint of a network that is trained without a fold of the training subjects.
+
+        Parameters
+        ----------
+        stage : str
+            Stage that trains it, for example ``slices-axial``; by default ``whole``.
+        """
+        return self.folder / f"out-of-fold{folds}" / (f"{stage}-{fold}.pt" if stage else f"{fold}.pt")
 
     def at(self, name: str) -> RunContext:
         """The context of the assembly of this name in the same run."""
@@ -141,6 +152,29 @@ def run_context(settings: TrainSettings, deadline: float | None = None) -> RunCo
 
 
 @dataclass(frozen=True, eq=False)
+class FoldViews:
+    """2D networks that a network takes over before a step, so that they have not seen the labels of the scan.
+
+    This is the cross-cross-augmentation of Xia et al. 2018: what follows the 2D networks learns from scores like those
+    of new scans.
+
+    Attributes
+    ----------
+    trained_on_all : PlaneWeights
+        For auxiliary scans: the networks that are trained on all scans of the stage ``slices``.
+    unseen : dict of str to PlaneWeights
+        For each manual scan, by its name: the networks that are trained without its fold.
+    """
+
+    trained_on_all: PlaneWeights
+    unseen: dict[str, PlaneWeights]
+
+    def of(self, scan: LabelledScan) -> PlaneWeights:
+        """The networks for a step on a scan."""
+        return self.unseen.get(scan.name, self.trained_on_all)
+
+
+@dataclass(frozen=True, eq=False)
 class StageContext:
     """What is the same in all steps of a stage that trains one network.
 
@@ -159,6 +193,8 @@ class StageContext:
     shared_weights : dict of Tensor, optional
         Soft sharing (Duong et al. 2015): weights towards which the network of a tile is moved after every step, by the
         fraction ``tile.soft_sharing`` of the distance.
+    views : FoldViews, optional
+        2D networks that the network takes over before every step; None if it keeps the same ones.
     """
 
     run: RunContext
@@ -170,6 +206,7 @@ class StageContext:
     prior: Prior | None = None
     device: str = "cpu"
     shared_weights: dict[str, Tensor] | None = None
+    views: FoldViews | None = None
 
     @property
     def feature_mm(self) -> int:

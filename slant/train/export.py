@@ -111,6 +111,7 @@ def _provenance(runs: list[RunContext], name: str, scans: TrainingScans) -> dict
         assembly = run.assembly
         prefix = f"{assembly.name} " if assembly.name else ""
         stages = {
+            "slices": assembly.slices,
             "pretrain": assembly.pretrain,
             "whole": assembly.whole,
             "tile": None if name == WHOLE else assembly.tile,

@@ -39,6 +39,8 @@ def train_stage(state: State, context: StageContext, after_step: Callable[[State
         while state.step < stage.steps:
             generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + state.step)
             scans = tuple(_draw_scan(context, generator) for _ in range(scan_count))
+            if context.views is not None:
+                state.net.take_over(context.views.of(scans[0]))
             _optimizer_step(state, step_loss(state.net, scans, atlas, context.drawn(generator), generator), stage)
             if context.shared_weights is not None:
                 _move_towards(state, context.shared_weights, context.run.assembly.tile.soft_sharing)
@@ -86,13 +88,15 @@ def learning_rate(step: int, stage: StageSettings) -> float:
 @torch.no_grad()
 def _move_towards(state: State, weights: dict[str, Tensor], fraction: float) -> None:
     for name, parameter in state.net.named_parameters():
-        parameter.lerp_(weights[name].to(parameter.device), fraction)
+        if parameter.requires_grad:
+            parameter.lerp_(weights[name].to(parameter.device), fraction)
 
 
 @torch.no_grad()
 def _update_average(state: State, decay: float) -> None:
     for average, current in zip(state.average.parameters(), state.net.parameters(), strict=True):
-        average.lerp_(current, 1 - decay)
+        if current.requires_grad:  # the average keeps frozen weights, also where those of a step differ, see FoldViews
+            average.lerp_(current, 1 - decay)
     for average_buffer, buffer in zip(state.average.buffers(), state.net.buffers(), strict=True):
         average_buffer.copy_(buffer)
 

@@ -25,28 +25,38 @@ class LossSettings:
         See `region_loss` and `slant2018_loss`.
     dice_weight : float
         Weight of the Dice part of the loss ``regions``.
+    dice_bias : float
+        Bias of this part towards small regions, see `region_loss`.
     task_weight : float
         Weight of the additional tasks, see `slant.train.settings.NetworkChoice`.
     """
 
     kind: Literal["regions", "slant2018"] = "regions"
     dice_weight: float = 1.0
+    dice_bias: float = 0.0
     task_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("dice_weight", "task_weight"):
+        for name in ("dice_weight", "dice_bias", "task_weight"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"[loss] {name} must be at least 0, found {getattr(self, name)}")
+        if self.dice_bias and self.kind != "regions":
+            raise SettingsError(
+                f"[loss] dice_bias is a setting of kind = 'regions', found kind = {self.kind!r}; remove one of them"
+            )
 
     def __call__(self, logits: Tensor, channels: Tensor) -> Tensor:
         """Loss of (N, C) logits for (N,) reference channels."""
         if self.kind == "slant2018":
             return slant2018_loss(logits, channels)
-        return region_loss(logits, channels, self.dice_weight)
+        return region_loss(logits, channels, self.dice_weight, self.dice_bias)
 
 
-def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0) -> Tensor:
+def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0, dice_bias: float = 0.0) -> Tensor:
     """Mean cross-entropy plus one minus the mean soft Dice (Milletari et al. 2016) of the channels present.
+
+    With ``dice_bias``, this mean is weighted by the sizes of the regions, so that small ones count more. The idea is
+    that of the bias-weighted Dice loss of Chen et al. 2019; their formula was not available, so the formula is ours.
 
     Parameters
     ----------
@@ -55,6 +65,9 @@ def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0) -> T
         Reference channel of each sampled voxel; the loss of no voxels is 0.
     dice_weight : float
         Weight of the Dice part.
+    dice_bias : float
+        The Dice of a channel of n voxels has the weight ``n ** -dice_bias``, divided by the sum of the weights. 0: all
+        channels present have the same weight.
     """
     logits = logits.float()
     if not len(channels):
@@ -68,7 +81,15 @@ def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0) -> T
     overlap = torch.zeros(channel_count, device=logits.device).index_add(0, channels, reference_probability)
     dice = 2 * overlap / (probability.sum(dim=0) + voxels).clamp(min=1e-6)
     present = voxels > 0
-    return cross_entropy + dice_weight * (1 - dice[present].mean())
+    return cross_entropy + dice_weight * (1 - _mean_dice(dice[present], voxels[present], dice_bias))
+
+
+def _mean_dice(dice: Tensor, voxels: Tensor, bias: float) -> Tensor:
+    """Mean of the Dice of channels, weighted by their numbers of voxels to the power of ``-bias``."""
+    if not bias:
+        return dice.mean()
+    weights = voxels**-bias
+    return (weights * dice).sum() / weights.sum()
 
 
 def slant2018_loss(logits: Tensor, channels: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
 from slant.nets.network import Network
-from slant.nets.unet import CompactUNet
+from slant.nets.unet import CompactUNet, ResidualUNet
 
 NEW_PARTS = ("refine.", "embedding.")
 """Parts of a `CompactUNet` that a smaller one may lack; their fresh weights do not change its function."""
@@ -31,10 +33,10 @@ def net2net_growth(weights: dict[str, Tensor], network: Network) -> dict[str, Te
     Returns
     -------
     dict of Tensor
-        The unchanged ``weights`` if this network is not larger, or is not a `CompactUNet` with at least the same
-        tensors and as many channels everywhere; loading them then reports what does not fit.
+        The unchanged ``weights`` if this network is not larger, or is not a network of the kind compact or residual
+        with at least the same tensors and as many channels everywhere; loading them then reports what does not fit.
     """
-    if not isinstance(network, CompactUNet):
+    if not _can_grow(network):
         return weights
     own = network.state_dict()
     old = {name: tensor for name, tensor in own.items() if name.startswith(NEW_PARTS)} | weights
@@ -45,6 +47,13 @@ def net2net_growth(weights: dict[str, Tensor], network: Network) -> dict[str, Te
     if _block(old) != network.settings.stem**3 or not all(_fits(name, old[name], own[name]) for name in own):
         return weights
     return {name: _expanded(fresh, old[name], _inputs(name, old, network)) for name, fresh in own.items()}
+
+
+def _can_grow(network: Network) -> TypeGuard[CompactUNet]:
+    """Whether a network is of the kind compact or residual, without an encoder of chosen depth."""
+    if type(network) is ResidualUNet:
+        return network.settings.encoder is None
+    return type(network) is CompactUNet
 
 
 def _block(weights: dict[str, Tensor]) -> int:

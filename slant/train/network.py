@@ -38,6 +38,16 @@ class NetworkChoice:
         Edge in voxels of the blocks of the image that become channels of the first level: 2, or 1 for none.
     earlier_channels : int, optional
         Number of channels of the embedding of an earlier assembly's result.
+    encoder : str, optional
+        Depth of the encoder, for example resnet18, see `slant.nets.unet.ResidualSettings`.
+    plane : {"sagittal", "coronal", "axial"}, optional
+        Plane of the slices, see `slant.nets.planes.SlicewiseSettings`.
+    slice_radius : int, optional
+        Number of neighbours on each side that a slice of ``orthogonal`` sees as channels.
+    slice_widths : tuple of int, optional
+        Numbers of channels of the levels of the 2D networks of ``adapted`` and ``fusion``.
+    score_channels : int, optional
+        Number of channels into which ``fusion`` embeds the scores of a view.
     """
 
     kind: str = "compact"
@@ -49,6 +59,11 @@ class NetworkChoice:
     head_layers: int | None = None
     stem: int | None = None
     earlier_channels: int | None = None
+    encoder: str | None = None
+    plane: str | None = None
+    slice_radius: int | None = None
+    slice_widths: tuple[int, ...] | None = None
+    score_channels: int | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:

@@ -1,4 +1,4 @@
-"""Runs the stages of a training: prepare, groupwise, pretrain, whole, tiles, export, evaluate; each can be resumed."""
+"""Runs the stages of a training in their order, see `STAGES`; each can be resumed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from slant.train.export import export
 from slant.train.prepare import load_training, prepare_groupwise, prepare_scans
 from slant.train.second_round import first_model, pseudo_label, second_round, unlabelled_scans
 from slant.train.settings import TrainSettings
-from slant.train.stages import train_out_of_fold, train_tiles, train_whole
+from slant.train.slices import check_slices
+from slant.train.stages import train_out_of_fold, train_slices, train_tiles, train_whole
 from slant.train.transfer import check_tiles, select_tiles
 from slant.train.validate import evaluate, mean_by_subject
 
-STAGES = ("prepare", "groupwise", "pretrain", "whole", "tiles", "export", "evaluate")
+STAGES = ("prepare", "groupwise", "slices", "pretrain", "whole", "tiles", "export", "evaluate")
 
 
 def run_stages(
@@ -26,7 +27,7 @@ def run_stages(
     With ``settings.unlabelled``, the model of the first round then labels these scans, and the same stages run again
     with them in a second round.
 
-    The stages ``pretrain``, ``whole`` and ``tiles`` train one assembly of a cascade after the other.
+    The stages ``slices``, ``pretrain``, ``whole`` and ``tiles`` train one assembly of a cascade after the other.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def _run_round(first: RunContext, selected: tuple[str, ...], tiles: tuple[str, .
         prepare_scans(first)
     if "groupwise" in selected:
         prepare_groupwise(settings)
-    training = tuple(name for name in ("pretrain", "whole", "tiles") if name in selected)
+    training = tuple(name for name in ("slices", "pretrain", "whole", "tiles") if name in selected)
     if training and not all(_train(run, training, tiles) for run in runs):
         return False
     if "export" in selected:
@@ -79,6 +80,8 @@ def _train(run: RunContext, selected: tuple[str, ...], tiles: tuple[str, ...]) -
         return True
     scans = load_training(run)
     try:
+        if "slices" in selected and not train_slices(run, scans):
+            return False
         for name in ("pretrain", "whole"):
             if name in selected and not train_whole(run, scans, name):
                 return False
@@ -100,6 +103,7 @@ def _check(runs: list[RunContext], tiles: tuple[str, ...]) -> None:
                 f"[groupwise] makes a prior, but the network {run.network.kind!r} uses no prior; remove [groupwise] or "
                 "choose another kind"
             )
+        check_slices(run)
     check_tiles(settings.cascade, tiles)
     if settings.unlabelled is not None:
         unlabelled_scans(settings.unlabelled)

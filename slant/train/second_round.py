@@ -102,7 +102,7 @@ def second_round(first: RunContext, folder: Path) -> TrainSettings:
     if settings.assemblies:
         return replace(common, assemblies=tuple(again))
     only = again[0]
-    return replace(common, pretrain=None, whole=only.whole, init_from=only.init_from)
+    return replace(common, pretrain=None, slices=None, whole=only.whole, init_from=only.init_from)
 
 
 def _initialized(run: RunContext) -> AssemblySettings:
@@ -110,4 +110,4 @@ def _initialized(run: RunContext) -> AssemblySettings:
     assembly = run.assembly
     probability = assembly.whole.auxiliary_probability or PSEUDO_PROBABILITY
     whole = replace(assembly.whole, auxiliary_probability=probability)
-    return replace(assembly, pretrain=None, whole=whole, init_from=run.checkpoint("whole"))
+    return replace(assembly, pretrain=None, slices=None, whole=whole, init_from=run.checkpoint("whole"))

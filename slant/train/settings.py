@@ -14,7 +14,13 @@ from slant.train.assembly_settings import AssemblySettings, check_assemblies
 from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice
-from slant.train.stage_settings import GroupwiseSettings, PretrainSettings, StageSettings, TileSettings
+from slant.train.stage_settings import (
+    GroupwiseSettings,
+    PretrainSettings,
+    SlicesSettings,
+    StageSettings,
+    TileSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,11 @@ class TrainSettings:
         Stage that fine-tunes a copy of this network for each tile.
     pretrain : PretrainSettings, optional
         Stage before ``whole``, on the whole brain.
+    slices : SlicesSettings, optional
+        Stage before ``pretrain`` and ``whole``, which trains the 2D networks from which the network starts.
     assemblies : tuple of AssemblySettings
         Assemblies of a cascade, in the order in which they run, instead of ``layout``, ``whole``, ``tile``,
-        ``pretrain``, ``network`` and ``mirror``.
+        ``pretrain``, ``slices``, ``network`` and ``mirror``.
     groupwise : GroupwiseSettings, optional
         Groupwise template and deformable atlas prior; without it the prior is affine.
     protocol : str
@@ -81,6 +89,7 @@ class TrainSettings:
     whole: StageSettings | None = None
     tile: TileSettings | None = None
     pretrain: PretrainSettings | None = None
+    slices: SlicesSettings | None = None
     groupwise: GroupwiseSettings | None = None
     network: NetworkChoice = field(default_factory=NetworkChoice)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -139,7 +148,7 @@ class TrainSettings:
                     f"{', '.join(missing)} missing, expected [layout], [whole] and [tile] or [[assemblies]]"
                 )
             return
-        single |= {"pretrain": self.pretrain, "mirror": self.mirror}
+        single |= {"pretrain": self.pretrain, "slices": self.slices, "mirror": self.mirror}
         found = [name for name, value in single.items() if value is not None]
         if self.network != NetworkChoice():
             found.append("network")
@@ -155,7 +164,7 @@ class TrainSettings:
         if self.layout is None or self.whole is None or self.tile is None:
             return self.assemblies
         plain = AssemblySettings("", self.layout, self.whole, self.tile, self.pretrain, self.network)
-        return (replace(plain, mirror=self.mirror),)
+        return (replace(plain, slices=self.slices, mirror=self.mirror),)
 
     @property
     def split(self) -> Path:

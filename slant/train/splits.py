@@ -124,8 +124,15 @@ def split(settings: TrainSettings, names: list[str]) -> tuple[list[str], list[st
     return trained, held_out
 
 
-def subject_folds(settings: TrainSettings, names: list[str], count: int) -> list[list[str]]:
+def subject_folds(
+    settings: TrainSettings, names: list[str], count: int, setting: str = "earlier_folds"
+) -> list[list[str]]:
     """The names of scans in folds; all scans of a subject are in one fold.
+
+    Parameters
+    ----------
+    setting : str
+        Name of the setting that gives the number of folds, for the error message.
 
     Raises
     ------
@@ -136,7 +143,7 @@ def subject_folds(settings: TrainSettings, names: list[str], count: int) -> list
     subjects = sorted({table.subject(name) for name in names})
     if len(subjects) < count:
         raise SettingsError(
-            f"earlier_folds = {count} needs at least {count} training subjects, found {len(subjects)}; use fewer folds"
+            f"{setting} = {count} needs at least {count} training subjects, found {len(subjects)}; use fewer folds"
         )
     return [[name for name in names if table.subject(name) in subjects[k::count]] for k in range(count)]
 

@@ -1,4 +1,4 @@
-"""Settings of the stages of a training: whole brain, tiles and groupwise template."""
+"""Settings of the stages of a training: slices, whole brain, tiles and groupwise template."""
 
 from __future__ import annotations
 
@@ -62,6 +62,25 @@ class StageSettings:
                 raise SettingsError(f"{name} must be from 0 to 1, found {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise SettingsError(f"learning_rate must be above 0, found {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class SlicesSettings(StageSettings):
+    """Settings of the stage that trains the 2D networks from which a 3D network starts.
+
+    Attributes
+    ----------
+    folds : int
+        Number of folds of the training subjects. With folds, a step of a later stage on a manual scan uses 2D networks
+        that are trained without its fold (cross-cross-augmentation, Xia et al. 2018). 0: one set of 2D networks.
+    """
+
+    folds: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds < 0 or self.folds == 1:
+            raise SettingsError(f"[slices] folds must be 0 or at least 2, found {self.folds}")
 
 
 @dataclass(frozen=True)

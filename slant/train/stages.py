@@ -1,4 +1,4 @@
-"""Training stages: one network on the whole brain, then one network for each tile."""
+"""Training stages: 2D networks of some kinds, one network on the whole brain, then one network for each tile."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from slant.train.data import TrainingScans
 from slant.train.log import logged_stage
 from slant.train.loop import train_stage
 from slant.train.prepare import load_training
+from slant.train.slices import fold_views, folds_of_slices, slices_checkpoint, slicewise_run
 from slant.train.splits import subject_folds
 from slant.train.stage_settings import TileSettings
 from slant.train.transfer import (
@@ -28,6 +29,29 @@ from slant.train.transfer import (
     snapshot,
     weights_of_whole,
 )
+
+
+def train_slices(run: RunContext, scans: TrainingScans) -> bool:
+    """Train the 2D networks from which the network of the run starts; whether all of them are finished.
+
+    With folds, one of each plane is trained on all scans, and one without each fold of the training subjects.
+    """
+    stage = run.assembly.slices
+    if stage is None:
+        return True
+    groups: list[tuple[int | None, TrainingScans]] = [(None, scans)]
+    groups += [(fold, _without(scans, names)) for fold, names in enumerate(folds_of_slices(run, scans))]
+    for fold, seen in groups:
+        for plane in run.network.settings.slicewise:
+            context = whole_context(slicewise_run(run, plane), seen, stage)
+            if not _train(context, slices_checkpoint(run, plane, fold), None, stage.steps):
+                return False
+    return True
+
+
+def _without(scans: TrainingScans, names: list[str]) -> TrainingScans:
+    """The scans without some of the manual ones."""
+    return replace(scans, manual=[scan for scan in scans.manual if scan.name not in names])
 
 
 def train_whole(run: RunContext, scans: TrainingScans, name: str = "whole") -> bool:
@@ -49,8 +73,7 @@ def train_out_of_fold(run: RunContext, scans: TrainingScans, folds: int) -> bool
     """Train a whole-brain network without each fold of the training subjects; whether all of them are finished."""
     stage = run.assembly.whole
     for fold, names in enumerate(subject_folds(run.settings, [scan.name for scan in scans.manual], folds)):
-        others = replace(scans, manual=[scan for scan in scans.manual if scan.name not in names])
-        context = whole_context(run, others, stage)
+        context = whole_context(run, _without(scans, names), stage)
         if not _train(context, run.out_of_fold(folds, fold), initial_weights(run, "whole"), stage.steps):
             return False
     return True
@@ -121,13 +144,14 @@ def _train_on_device(run: RunContext, scans: TrainingScans, names: list[str], ro
 def _train(context: StageContext, path: Path, weights: dict[str, Tensor] | None, steps: int) -> bool:
     """Train one network up to a number of steps, resuming from its checkpoint if there is one; whether it got there."""
     run, stage = context.run, context.stage
+    context = replace(context, views=fold_views(run, context.scans))
     path.parent.mkdir(parents=True, exist_ok=True)
     state = new_state(run.network, stage, weights, context.device)
     if path.is_file():
         load_checkpoint(path, state, identity_of(context))
     state.net.memory = run.settings.memory
-    if isinstance(stage, TileSettings):
-        freeze(state.net, stage.shared_layers)
+    shared_layers = stage.shared_layers if isinstance(stage, TileSettings) else ()
+    freeze(state.net, (*run.network.type.frozen, *shared_layers))
     if state.step < steps:
         with logged_stage(path, state, context) as after_step:
             train_stage(state, context, lambda current: after_step(current) and current.step < steps)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from slant.nets.device import has_fast_bfloat16
 from slant.nets.network import Network
-from slant.train import anatomical, augment, patches
+from slant.train import anatomical, augment, intensity, patches
 from slant.train.atlas import Atlas, View, block_coordinates
 from slant.train.context import Regions, StageContext
 from slant.train.data import LabelledScan
@@ -35,7 +35,7 @@ def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: 
     image = augment.sample_image(scan.image, coordinates)
     image = anatomical.fill_with_csf(image, scan, before, coordinates, regions.csf)
     image = anatomical.add_lesions(image, scan, coordinates, regions.white_matter, settings, generator)
-    image, r = augment.vary_intensity(image, settings, generator), context.run.assembly.resolution_mm
+    image, r = intensity.vary_intensity(image, settings, generator), context.run.assembly.resolution_mm
     if r > 1:
         image, coordinates = functional.avg_pool3d(image[None], r)[0], block_coordinates(coordinates, r)
     return View(scan, image, coordinates, flip, prior, earlier)

@@ -17,6 +17,7 @@ from slant.train.assembly_settings import AssemblySettings
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext
 from slant.train.net2net import net2net_growth
+from slant.train.slices import initial_weights_from_slices
 
 
 def select_tiles(assembly: AssemblySettings, names: tuple[str, ...]) -> list[str]:
@@ -106,6 +107,7 @@ def weights_of_whole(run: RunContext) -> dict[str, Tensor]:
 def initial_weights(run: RunContext, stage: str) -> dict[str, Tensor] | None:
     """The initial weights of a whole-brain stage, ``pretrain`` or ``whole``; None for random ones.
 
+    The first stage starts from the trained 2D networks of the stage ``slices``, if there is one, or from ``init_from``.
     The weights of ``init_from`` are expanded if the network of this run has more channels or layers, or sees more; see
     `slant.train.net2net.net2net_growth`.
 
@@ -117,6 +119,8 @@ def initial_weights(run: RunContext, stage: str) -> dict[str, Tensor] | None:
     assembly = run.assembly
     if stage == "whole" and assembly.pretrain is not None:
         return averaged_weights(run.checkpoint("pretrain"), assembly.pretrain.steps)
+    if assembly.slices is not None:
+        return initial_weights_from_slices(run)
     source = assembly.init_from or run.settings.init_from
     if source is None:
         return None

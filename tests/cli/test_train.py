@@ -81,6 +81,17 @@ def test_training_and_export_from_the_command_line(toy: TrainSettings, config: P
     assert read_model(toy.run / "model-toy").manifest["training"]["subjects"] == ["p0", "p1"]
 
 
+def test_a_network_from_slices_from_the_command_line(toy: TrainSettings, config: Path, capfd) -> None:
+    """The stage `slices` runs before the others, although it is given last."""
+    slices = "[slices]\nsteps = 2\npatches = 4\n[layout]"
+    config.write_text(CONFIG.replace("[network]", '[network]\nkind = "anisotropic"').replace("[layout]", slices))
+    assert train(config, *options(toy), "--stages", "whole", "--stages", "slices") == 0
+    assert sorted(p.name for p in toy.run.glob("*.pt")) == ["slices-axial.pt", "whole.pt"]
+    assert (toy.run / "slices-axial.tsv").is_file()
+    assert (toy.run / "curves.png").is_file()
+    assert "2/2" in capfd.readouterr().err
+
+
 def test_one_tile_at_a_time(toy: TrainSettings, config: Path) -> None:
     assert train(config, *options(toy), "--stages", "whole", "--stages", "tiles", "--tiles", "2_1_1") == 0
     assert sorted(p.name for p in toy.run.rglob("*.pt")) == ["2_1_1.pt", "whole.pt"]
@@ -140,6 +151,9 @@ def test_wrong_options_are_refused_before_any_work(
         ("head_channels = 4", 'tasks = ["lobes"]', "unknown task 'lobes' (did you mean 'lobe'?)"),
         ("[layout]", "[layuot]", "unknown key 'layuot' (did you mean 'layout'?)"),
         ("[tile]", "[pretrain]\nsteps = 1\n[tile]", "[pretrain] uses auxiliary scans"),
+        ("[tile]", "[slices]\nsteps = 1\n[tile]", "but the kind 'compact' has none; remove [slices]"),
+        ("[tile]", "[slices]\nsteps = 1\nfolds = 1\n[tile]", "[slices] folds must be 0 or at least 2, found 1"),
+        ("head_channels = 4", 'kind = "fusion"', "the network 'fusion' needs trained 2D networks; add [slices]"),
         ('precision = "float32"', 'protocol = "brainclor"', "brainclor"),
         ("folds = 2", "folds = ", "is not a TOML file"),
     ],

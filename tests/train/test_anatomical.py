@@ -10,7 +10,7 @@ import torch
 from phantoms import STILL
 from torch import Tensor
 
-from slant.train import anatomical, augment
+from slant.train import anatomical, augment, intensity
 from slant.train.data import LabelledScan
 
 SHAPE = (48, 56, 40)
@@ -131,7 +131,7 @@ def test_curves_keep_the_order_of_intensities() -> None:
     settings = replace(STILL, contrast=0.1)
     ramp = torch.linspace(0, 1.5, 301).reshape(301, 1, 1)
     for seed in range(20):
-        curved = augment.vary_intensity(ramp, settings, torch.Generator().manual_seed(seed)).flatten()[1:]
+        curved = intensity.vary_intensity(ramp, settings, torch.Generator().manual_seed(seed)).flatten()[1:]
         assert (curved.diff() > 0).all()
 
 
@@ -139,7 +139,7 @@ def test_ghosting_stays_within_the_brain() -> None:
     settings = replace(STILL, ghosting=0.5)
     image = torch.from_numpy(np.random.default_rng(0).random(SHAPE, dtype=np.float32)) * ball(15)
     changed = [
-        augment.vary_intensity(image, settings, torch.Generator().manual_seed(seed)) - image for seed in range(12)
+        intensity.vary_intensity(image, settings, torch.Generator().manual_seed(seed)) - image for seed in range(12)
     ]
     assert sum(bool(change.abs().max() > 0.1) for change in changed) >= 1
     assert not any(change[~ball(15)].any() for change in changed)

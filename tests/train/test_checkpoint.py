@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import NETWORK, OUTPUTS, STAGE, context_of, identity_of, phantom, same_tensors, same_weights, trained
+from phantoms import (
+    NETWORK,
+    OUTPUTS,
+    STAGE,
+    context_of,
+    identity_of,
+    network_of_kind,
+    phantom,
+    same_tensors,
+    same_weights,
+    trained,
+)
 
 from slant.errors import ModelError, TrainingError
 from slant.train import loop
@@ -94,7 +105,7 @@ def test_initial_weights_must_fit(path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_leave_the_network_unchanged(path: Path) -> None:
-    state = new_state(replace(NETWORK, kind="residual"), STAGE, None)
+    state = new_state(network_of_kind("residual"), STAGE, None)
     before = {name: value.clone() for name, value in state.net.state_dict().items()}
     with pytest.raises(TrainingError, match=r"missing: .*unexpected: "):
         load_checkpoint(path, state, identity_of())

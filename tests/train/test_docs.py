@@ -17,10 +17,16 @@ from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice
 from slant.train.settings import TrainSettings
-from slant.train.stage_settings import GroupwiseSettings, PretrainSettings, StageSettings, TileSettings
+from slant.train.stage_settings import (
+    GroupwiseSettings,
+    PretrainSettings,
+    SlicesSettings,
+    StageSettings,
+    TileSettings,
+)
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "training.md").read_text("utf-8")
-IN_ASSEMBLIES = ("layout", "network", "pretrain", "whole", "tile")
+IN_ASSEMBLIES = ("layout", "network", "slices", "pretrain", "whole", "tile")
 TABLES = (*IN_ASSEMBLIES, "loss", "memory", "augment", "groupwise", "assemblies")
 IN_STAGES = tuple(field.name for field in dataclasses.fields(StageSettings))
 
@@ -43,13 +49,14 @@ HEADINGS = (
     "### `[loss]`",
     "### `[memory]`",
     "### `[pretrain]`, `[whole]` and `[tile]`",
+    "### `[slices]`",
     "### Only in `[tile]`",
     "### `[[assemblies]]`",
     "### `[groupwise]`",
     "### `[augment]`",
     "## bfloat16",
 )
-TOP, LAYOUT, NETWORK, LOSS, MEMORY, STAGE, TILE, ASSEMBLY, GROUPWISE, AUGMENT = (
+TOP, LAYOUT, NETWORK, LOSS, MEMORY, STAGE, SLICES, TILE, ASSEMBLY, GROUPWISE, AUGMENT = (
     defaults_between(*ends) for ends in pairwise(HEADINGS)
 )
 
@@ -80,6 +87,7 @@ def expected(kind: type, without: tuple[str, ...] = ()) -> dict[str, str]:
         (LOSS, LossSettings, ()),
         (MEMORY, MemorySettings, ()),
         (STAGE, StageSettings, ("auxiliary_probability",)),
+        (SLICES, SlicesSettings, IN_STAGES),
         (TILE, TileSettings, IN_STAGES),
         (ASSEMBLY, AssemblySettings, IN_ASSEMBLIES),
         (GROUPWISE, GroupwiseSettings, ("syn",)),

@@ -22,7 +22,7 @@ from slant.nets.network import Network, channels_last
 from slant.nets.prior import Prior
 from slant.sparse_votes import KEPT, SparseVotes
 from slant.tiles import Tile
-from slant.train import augment, step
+from slant.train import intensity, step
 from slant.train.assembly_settings import AssemblySettings
 from slant.train.atlas import atlas_of
 from slant.train.context import RunContext, run_context, tile_context
@@ -84,7 +84,7 @@ def trained_on(run: RunContext, scans: TrainingScans, net: Network, tile: Tile) 
         return logits.sum()
 
     context, (scan,) = tile_context(run, scans, tile), scans.manual
-    with patch.object(step, "_view_loss", loss), patch.object(augment, "vary_intensity", lambda image, *_: image):
+    with patch.object(step, "_view_loss", loss), patch.object(intensity, "vary_intensity", lambda image, *_: image):
         step.step_loss(net, (scan,), atlas_of(scans, CPU), context, torch.Generator().manual_seed(0))
     return found[0]
 

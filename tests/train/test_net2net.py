@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from slant.errors import TrainingError
 from slant.nets.layers import depth_to_space
-from slant.nets.registry import build_network
-from slant.nets.unet import UNetSettings, box_coordinate_channels
+from slant.nets.registry import build_network, settings_of
+from slant.nets.unet import box_coordinate_channels
+from slant.nets.voxel_head import UNetSettings
 from slant.train.checkpoint import load_weights
 from slant.train.net2net import net2net_growth
 
@@ -25,7 +26,7 @@ SHAPE = (12, 16, 14)
 
 def network(kind: str, settings: UNetSettings, seed: int):
     torch.manual_seed(seed)
-    net = build_network(kind, settings)
+    net = build_network(kind, settings_of(kind, settings.as_dict()))
     torch.nn.init.normal_(net.head.weight, std=1.0)
     for module in net.modules():
         if isinstance(module, torch.nn.InstanceNorm3d):
@@ -129,3 +130,24 @@ def test_weights_that_cannot_be_widened_are_refused() -> None:
     for other in (narrow, network("residual", WIDE, 0), network("compact", replace(WIDE, outputs=4), 0)):
         with pytest.raises(TrainingError, match="belong to another network"):
             load_weights(other, net2net_growth(wide.state_dict(), other), "the weights")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("slicewise", {}),
+        ("anisotropic", {}),
+        ("orthogonal", {}),
+        ("adapted", {}),
+        ("residual", {"encoder": "resnet18"}),
+    ],
+)
+def test_other_networks_are_not_widened(kind: str, changes: dict[str, str]) -> None:
+    narrow, wide = (
+        build_network(kind, settings_of(kind, {"outputs": 5, "widths": widths, **changes}))
+        for widths in ([4, 5, 6, 6], [6, 7, 8, 8])
+    )
+    weights = narrow.state_dict()
+    assert net2net_growth(weights, wide) is weights
+    with pytest.raises(TrainingError, match="belong to another network"):
+        load_weights(wide, net2net_growth(weights, wide), "the weights")

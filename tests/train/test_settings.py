@@ -16,7 +16,7 @@ from slant.train.augment import AugmentSettings
 from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice, network_of
 from slant.train.settings import TrainSettings
-from slant.train.stage_settings import PretrainSettings, StageSettings, TileSettings
+from slant.train.stage_settings import PretrainSettings, SlicesSettings, StageSettings, TileSettings
 
 SHAPE = (32, 40, 36)
 STAGE = StageSettings(6)
@@ -43,6 +43,7 @@ PLAIN = {
         ({"pretrain": PretrainSettings(2)}, r"\[pretrain\] uses auxiliary scans"),
         ({"whole": StageSettings(2, auxiliary_probability=0.3)}, r"\[whole\] uses auxiliary scans"),
         ({"tile": TileSettings(2, auxiliary_probability=0.3)}, r"\[tile\] uses auxiliary scans"),
+        ({"slices": SlicesSettings(2, auxiliary_probability=0.3)}, r"\[slices\] uses auxiliary scans"),
     ],
 )
 def test_impossible_settings_are_refused(values, message) -> None:
@@ -66,7 +67,7 @@ def test_impossible_settings_are_refused(values, message) -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, found nan"),
     ],
 )
-@pytest.mark.parametrize("kind", [StageSettings, PretrainSettings, TileSettings])
+@pytest.mark.parametrize("kind", [StageSettings, SlicesSettings, PretrainSettings, TileSettings])
 def test_impossible_stages_are_refused(kind, values, message) -> None:
     with pytest.raises(SettingsError, match=message):
         kind(**{"steps": 6, **values})
@@ -99,6 +100,7 @@ def test_impossible_soft_sharing_is_refused(values, message) -> None:
         "noise",
         "flip_probability",
         "sulcal_widening_mm",
+        "slice_thickness_probability",
     ],
 )
 def test_augmentation_below_zero_is_refused(name: str) -> None:
@@ -106,13 +108,15 @@ def test_augmentation_below_zero_is_refused(name: str) -> None:
         AugmentSettings(**{name: -0.1})
 
 
-@pytest.mark.parametrize("name", ["mask_perturbation", "flip_probability", "lesion_probability"])
+@pytest.mark.parametrize(
+    "name", ["mask_perturbation", "flip_probability", "lesion_probability", "slice_thickness_probability"]
+)
 def test_probabilities_above_one_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} must be .* at most 1"):
         AugmentSettings(**{name: 1.1})
 
 
-@pytest.mark.parametrize("name", ["dice_weight", "task_weight"])
+@pytest.mark.parametrize("name", ["dice_weight", "dice_bias", "task_weight"])
 def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"\[loss\] {name} must be at least 0"):
         LossSettings(**{name: -1.0})
@@ -128,6 +132,15 @@ def test_weights_of_the_loss_below_zero_are_refused(name: str) -> None:
         (NetworkChoice(kind="slant2018", widths=(4, 8)), "must be 5 numbers"),
         (NetworkChoice(kind="slant2018", image_channels=4), r"\[network\]: unknown key 'image_channels'"),
         (NetworkChoice(kind="slant2018", tasks=("tissue",)), r"\[network\]: unknown key 'tasks'"),
+        (NetworkChoice(plane="axial"), r"\[network\]: unknown key 'plane'"),
+        (
+            NetworkChoice(kind="slicewise", plane="axal"),
+            r"\[network\]: plane is 'axal' \(did you mean 'axial'\?\), expected",
+        ),
+        (NetworkChoice(kind="orthogonal", slice_radius=-1), "slice_radius must be at least 0, found -1"),
+        (NetworkChoice(kind="adapted", slice_widths=(4, 0)), "slice_widths of a network must be positive integers"),
+        (NetworkChoice(kind="fusion", score_channels=0), "score_channels of a network must be positive integers"),
+        (NetworkChoice(kind="residual", encoder="resnet12"), r"encoder is 'resnet12' \(did you mean 'resnet1"),
     ],
 )
 def test_impossible_networks_are_refused(choice: NetworkChoice, message: str) -> None:
@@ -156,6 +169,12 @@ def test_unknown_or_duplicate_tasks_are_refused(tasks: tuple[str, ...], message:
         ("augment", {"flip_probabilty": 0.5}, r"did you mean 'augment\.flip_probability'"),
         ("memory", {"gradient_checkpoint": True}, r"did you mean 'memory\.gradient_checkpointing'"),
         ("loss", {"kind": "dice"}, "loss.kind"),
+        ("slices", {"steps": 2, "fold": 2}, r"unknown key 'slices\.fold' \(did you mean 'slices\.folds'\?\)"),
+        (
+            "augment",
+            {"slice_thickness_plane": "axil"},
+            r"slice_thickness_plane is 'axil' \(did you mean 'axial'\?\), expected 'any'",
+        ),
         ("tile", {"init": "left"}, "tile.init"),
         ("memory", {"offload_activations": "yes"}, "memory.offload_activations"),
         ("whole", {"steps": 2.5}, "whole.steps"),
@@ -197,6 +216,10 @@ def test_mistakes_in_an_assembly_are_named(values, message) -> None:
     ("values", "message"),
     [
         ({"mirror": True}, r"file\.toml: mirror is true, expected 'alternate' or 'shared'"),
+        (
+            {"slices": {"steps": 2}, "assemblies": [{**PLAIN, "name": "first"}]},
+            r"found layout, whole, tile, slices beside",
+        ),
         ({"assemblies": {"name": "first"}}, r"assemblies is one table, expected .* begin each with \[\[assemblies\]\]"),
         (
             {"assemblies": [{**PLAIN, "name": "first"}]},
@@ -221,13 +244,15 @@ def test_everything_can_be_set_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         'name = "toy"\nignore_label = 255\nauxiliary_dir = "aux"\nscans = "scans.tsv"\ndevices = ["cpu", "cpu"]\n'
         "[layout]\nshape = [32, 40, 36]\nsize = [20, 24, 20]\ncounts = [2, 2, 2]\n"
-        "[pretrain]\nsteps = 3\n[whole]\nsteps = 4\nvalidate_every = 2\n"
+        "[slices]\nsteps = 7\nfolds = 2\n[pretrain]\nsteps = 3\n[whole]\nsteps = 4\nvalidate_every = 2\n"
         '[tile]\nsteps = 5\ninit = "neighbour"\nsoft_sharing = 0.01\nrounds = 2\n'
         '[network]\nkind = "residual"\nwidths = [4, 6]\ntasks = ["tissue", "lobe", "brain"]\n'
-        '[augment]\nflip_probability = 0.5\n[loss]\nkind = "slant2018"\n'
+        '[augment]\nflip_probability = 0.5\nslice_thickness_plane = "axial"\n[loss]\nkind = "slant2018"\n'
         "[memory]\ngradient_checkpointing = true\noffload_activations = true\n"
     )
     settings = build(TrainSettings, read_toml(path), str(path))
+    assert settings.slices == settings.cascade[0].slices == SlicesSettings(7, folds=2)
+    assert settings.augment.slice_thickness_plane == "axial"
     assert settings.pretrain == PretrainSettings(3, auxiliary_probability=1.0)
     assert settings.tile == TileSettings(5, init="neighbour", soft_sharing=0.01, rounds=2)
     assert (settings.ignore_label, settings.devices, settings.auxiliary_dir) == (255, ("cpu", "cpu"), Path("aux"))
@@ -247,7 +272,7 @@ def test_shipped_settings_are_complete(name: str) -> None:
     for assembly in assemblies_of(settings.cascade, load_protocol(settings.protocol)):
         assert assembly.template_shape == (172, 220, 156)
         assert assembly.settings.outputs == 133
-        assert assembly.kind in ("compact", "residual", "slant2018")
+        assert assembly.kind in ("compact", "residual", "anisotropic")
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("slant27", 27), ("slant8", 8), ("slant27-all", 27), ("slant8-all", 8)])

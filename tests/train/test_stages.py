@@ -85,11 +85,6 @@ def test_a_run_from_pretraining_to_a_model_segments_another_phantom(tmp_path: Pa
     assert not list(settings.run.rglob("*.part"))
 
 
-def test_no_curves_without_tables(tmp_path: Path) -> None:
-    assert draw_curves(tmp_path) is None
-    assert draw_curves(tmp_path / "absent") is None
-
-
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_stage_stopped_at_any_step_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch, steps: int) -> None:
     stage = StageSettings(3, learning_rate=1e-2, patches=4, ema_decay=0.5, validate_every=2)

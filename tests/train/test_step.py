@@ -24,6 +24,7 @@ from phantoms import (
     field_of,
     fresh_network,
     loss_of,
+    network_of_kind,
     phantom,
     same_weights,
     scans_of,
@@ -33,12 +34,12 @@ from phantoms import (
 from slant.io.resources import load_protocol
 from slant.nets.network import MemorySettings
 from slant.nets.slant2018 import Slant2018Settings
-from slant.nets.unet import UNetSettings
-from slant.train import augment, loop
+from slant.nets.unet import ResidualSettings
+from slant.train import augment, intensity, loop
 from slant.train.checkpoint import new_state
 from slant.train.data import LabelledScan
 from slant.train.loop import train_stage
-from slant.train.loss import LossSettings, merge_unlabelled, region_loss, slant2018_loss
+from slant.train.loss import LossSettings
 from slant.train.network import NetworkChoice, NetworkSpec, task_classes
 from slant.train.stage_settings import StageSettings
 from slant.train.step import step_loss
@@ -92,49 +93,7 @@ def test_a_flip_exchanges_the_covered_regions_of_partial_labels() -> None:
     assert loss_of(Intensities(SWAPPED), scan, flipped, 0) < 0.05
 
 
-# Losses
-
-
-def test_the_slant2018_loss_equals_its_formula() -> None:
-    logits, reference = torch.randn(50, 6) / 50, torch.randint(0, 5, (50,))
-    p = torch.softmax(100 * logits, dim=1).numpy()
-    t = np.eye(6)[reference.numpy()]
-    dice = (2 * (p * t).sum(axis=0) + 1e-6) / ((p**2).sum(axis=0) + (t**2).sum(axis=0) + 1e-6)
-    assert float(slant2018_loss(logits, reference)) == pytest.approx(1 - dice.mean(), abs=1e-5)
-    assert float(LossSettings("slant2018")(logits, reference)) == float(slant2018_loss(logits, reference))
-
-
-def test_the_dice_part_has_a_weight() -> None:
-    logits, reference = torch.randn(50, 6), torch.randint(0, 6, (50,))
-    entropy = torch.nn.functional.cross_entropy(logits, reference)
-    assert float(LossSettings(dice_weight=0.0)(logits, reference)) == pytest.approx(float(entropy), abs=1e-6)
-    p, t = torch.softmax(logits, dim=1), torch.nn.functional.one_hot(reference, 6)
-    present = t.sum(dim=0) > 0
-    dice = 2 * (p * t).sum(dim=0) / (p.sum(dim=0) + t.sum(dim=0))
-    assert float(region_loss(logits, reference)) == pytest.approx(float(entropy + 1 - dice[present].mean()), abs=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["regions", "slant2018"])
-def test_the_loss_of_no_voxels_is_zero(kind: str) -> None:
-    logits = torch.randn(0, 6, requires_grad=True)
-    loss = LossSettings(kind)(logits, torch.zeros(0, dtype=torch.long))
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
-
-
-def test_merging_adds_the_probabilities_of_uncovered_channels() -> None:
-    logits, covered = torch.randn(20, 6), torch.tensor([False, True, False, True, False, False])
-    merged = torch.softmax(merge_unlabelled(logits, covered), dim=1)
-    probabilities = torch.softmax(logits, dim=1)
-    assert torch.allclose(merged[:, [1, 3]], probabilities[:, [1, 3]], atol=1e-6)
-    assert torch.allclose(merged[:, 0], probabilities[:, [0, 2, 4, 5]].sum(dim=1), atol=1e-6)
-    assert (merged[:, [2, 4, 5]] == 0).all()
-
-
-def test_merging_complete_labels_changes_nothing() -> None:
-    logits = torch.randn(20, 6)
-    everything = torch.tensor([False, True, True, True, True, True])
-    assert torch.allclose(merge_unlabelled(logits, everything), logits)
+# Tasks
 
 
 def test_additional_tasks_are_learned() -> None:
@@ -166,11 +125,11 @@ def test_additional_tasks_are_learned() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "loss"),
     [
-        ("residual", UNetSettings(OUTPUTS, (4, 6), image_channels=2, head_channels=4), "regions"),
+        ("residual", ResidualSettings(OUTPUTS, (4, 6), image_channels=2, head_channels=4), "regions"),
         ("slant2018", Slant2018Settings(8, (2, 2, 3, 3, 4)), "slant2018"),
     ],
 )
-def test_every_kind_of_network_trains(kind: str, settings: UNetSettings | Slant2018Settings, loss: str) -> None:
+def test_every_kind_of_network_trains(kind: str, settings: ResidualSettings | Slant2018Settings, loss: str) -> None:
     stage = StageSettings(3, learning_rate=1e-2, patches=4)
     seen = field_of()
     if kind == "slant2018":
@@ -197,7 +156,7 @@ def test_memory_settings_do_not_change_the_weights(kind: str, memory: MemorySett
     context = context_of(replace(STAGE, steps=2, patches=4))
     states = []
     for settings in (MemorySettings(), memory):
-        state = new_state(replace(NETWORK, kind=kind), context.stage, None)
+        state = new_state(network_of_kind(kind), context.stage, None)
         state.net.memory = settings
         states.append(trained([phantom(0)], context, state=state))
     assert states[0].losses == states[1].losses
@@ -214,7 +173,7 @@ def mixed_loss(scans: tuple[LabelledScan, ...], weight: float) -> float:
     """Loss of one step on a MixUp of two scans, with the weight of the second."""
     net, context = fresh_network(NETWORK), context_of(augment=MIXED)
     atlas = atlas_on_cpu(phantom(0), phantom(1))
-    same_intensities = patch.object(augment, "vary_intensity", lambda image, *_: image)
+    same_intensities = patch.object(intensity, "vary_intensity", lambda image, *_: image)
     with same_intensities, patch.object(augment, "mixup_weight", lambda *_: weight):
         return float(step_loss(net, scans, atlas, context, torch.Generator().manual_seed(3)).detach())
 

@@ -18,14 +18,15 @@ from phantom_runs import (
     train_tiles,
     train_whole,
 )
-from phantoms import LAYOUT, PAIR, SHAPE, toy_settings
+from phantoms import LAYOUT, NETWORK, PAIR, SHAPE, STAGE, toy_settings
 
 from slant.errors import LayoutError, SettingsError, TrainingError
 from slant.tiles import TileLayout
-from slant.train.checkpoint import averaged_weights
+from slant.train import loop
+from slant.train.checkpoint import averaged_weights, new_state
 from slant.train.settings import TrainSettings
 from slant.train.stage_settings import TileSettings
-from slant.train.transfer import check_tiles, generations, neighbours, parent
+from slant.train.transfer import check_tiles, freeze, generations, neighbours, parent
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +179,16 @@ def test_shared_layers_are_those_of_the_whole_brain_and_others_are_trained(tmp_p
         SettingsError, match=r"no tensor begins with encoder9, expected prefixes of: decoders\.0, .*encoders\.0"
     ):
         train_tiles(replace(settings, tile=replace(tile, shared_layers=("encoder9",))))
+
+
+def test_neither_soft_sharing_nor_the_average_moves_frozen_weights() -> None:
+    state, frozen = new_state(NETWORK, STAGE, None), ("encoders", "head")
+    start = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
+    freeze(state.net, frozen)
+    loop._move_towards(state, {name: tensor + 1 for name, tensor in start.items()}, 0.5)
+    for name, tensor in state.net.state_dict().items():
+        assert torch.equal(tensor, start[name]) == name.startswith(frozen), name
+    state.net.head.bias.data += 1  # as the 2D networks of a step may differ
+    loop._update_average(state, 0.5)
+    for name, tensor in state.average.state_dict().items():
+        assert torch.equal(tensor, start[name]) == name.startswith(frozen), name

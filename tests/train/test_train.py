@@ -21,6 +21,7 @@ from phantoms import (
     field_of,
     fresh_network,
     identity_of,
+    network_of_kind,
     phantom,
     same_weights,
     trained,
@@ -31,7 +32,7 @@ from slant.nets.predict import Predictor, tile_votes
 from slant.nets.prior import FLOOR
 from slant.nets.unet import box_coordinate_channels
 from slant.tiles import TileLayout
-from slant.train import augment, data, loop, patches
+from slant.train import augment, data, intensity, loop, patches
 from slant.train.checkpoint import load_checkpoint, new_state, save_checkpoint
 from slant.train.loss import region_loss
 from slant.train.stage_settings import StageSettings
@@ -100,7 +101,7 @@ def test_gather_equals_slicing() -> None:
 
 @pytest.mark.parametrize("kind", ["compact", "residual"])
 def test_the_decoder_head_on_patches_equals_that_on_the_whole_image(kind: str) -> None:
-    network = fresh_network(replace(NETWORK, kind=kind)).requires_grad_(False)
+    network = fresh_network(network_of_kind(kind)).requires_grad_(False)
     image, starts = torch.rand(1, 1, *SHAPE), torch.tensor([[4, 8, 12], [20, 4, 4]])
     features = network.backbone(image, box_coordinate_channels(SHAPE, (0, 0, 0), SHAPE))
     whole = network.decoder_head(features, image)
@@ -189,7 +190,7 @@ def test_deformations_do_not_flip() -> None:
 
 def test_intensities_depend_on_the_seed_only_and_stay_zero_outside_the_mask(scans) -> None:
     settings = augment.AugmentSettings(mask_perturbation=0)
-    varied = [augment.vary_intensity(scans[0].image, settings, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    varied = [intensity.vary_intensity(scans[0].image, settings, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(varied[0], varied[1])
     assert not torch.equal(varied[0], varied[2])
     assert (varied[2][scans[0].image == 0] == 0).all()
