@@ -118,7 +118,7 @@ def test_averages_and_models_have_the_views_that_are_trained_on_all_scans(finish
     assert model.manifest["training"]["steps"] == {"slices": 2, "pretrain": 2, "whole": 4, "tile": 2}
 
 
-@pytest.mark.parametrize("steps", [3, 21, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 19, 23, 25, 27))])
+@pytest.mark.parametrize("steps", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 19, 21, 23, 25, 27))])
 def test_an_interrupted_fusion_resumes_to_the_same_bytes(finished, tmp_path: Path, monkeypatch, steps: int) -> None:
     """Steps 1 to 18 train the views, 19 and 20 the stage pretrain, 21 to 24 the stage whole, the others the tiles."""
     settings = fused(tmp_path)

@@ -195,6 +195,7 @@ def test_the_template_is_made_of_training_scans_and_stored_in_the_model(tmp_path
     assert read_model(export_models(mirrored)[0]).manifest["mirror"] is True
 
 
+@pytest.mark.slow
 def test_changed_scans_are_registered_again_and_missing_ones_reported(tmp_path: Path) -> None:
     settings = settings_with(tmp_path)
     with pytest.raises(InputError, match="run the stage groupwise"):

@@ -32,8 +32,12 @@ def field() -> Iterator[None]:
         (NetworkChoice("anisotropic", **SMALL, plane="coronal"), None),
         (NetworkChoice("anisotropic", **SMALL), SlicesSettings(20, **STAGE)),
         (NetworkChoice("orthogonal", **SMALL), None),
-        (NetworkChoice("adapted", **SMALL, slice_widths=(4, 6)), None),
-        (NetworkChoice("fusion", **SMALL, slice_widths=(4, 6), score_channels=4), SlicesSettings(20, **STAGE)),
+        pytest.param(NetworkChoice("adapted", **SMALL, slice_widths=(4, 6)), None, marks=pytest.mark.slow),
+        pytest.param(
+            NetworkChoice("fusion", **SMALL, slice_widths=(4, 6), score_channels=4),
+            SlicesSettings(20, **STAGE),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["resnet10", "slicewise", "anisotropic", "anisotropic-from-slices", "orthogonal", "adapted", "fusion"],
 )

@@ -75,7 +75,7 @@ def test_only_the_first_stage_on_the_brain_starts_from_the_slices(tmp_path: Path
     assert same_tensors(initial_weights(run, "whole"), end)
 
 
-@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("steps", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_an_interrupted_run_from_slices_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch, steps: int) -> None:
     """Steps 1 to 3 train the 2D network."""
     runs = [from_slices(tmp_path / str(i)) for i in range(2)]
