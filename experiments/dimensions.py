@@ -10,7 +10,7 @@ use the layout, the deformable atlas prior and the augmentation of whole.toml, b
 
 Prints the parameters, the steps and their processor seconds, the minutes that the training really took, and the mean
 Dice of the held-out subjects in template space. WORK/ROW/fold0/model-whole is the model of a row, for
-benchmarks/thick_slices.py. Rows can run at the same time in several processes of about 5 GB; run the same command again
+benchmarks/thick_slices.py; with another --seed it is in WORK/ROW-seedSEED. Rows can run at the same time in several processes of about 5 GB; run the same command again
 to continue.
 """
 
@@ -129,6 +129,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("work", type=Path)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--minutes", type=float, default=60.0, help="processor time of the training of a row")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, scans and augmentation")
     parser.add_argument("--timed-steps", type=int, default=8, help="steps that are timed before the training")
     return parser.parse_args()
 
@@ -139,7 +140,7 @@ def settings_of(options: argparse.Namespace, work: Path, row: Row, steps: dict[s
     values = read_toml(path)
     values |= {"data": options.data, "auxiliary_dir": options.auxiliary, "work_dir": work, "fold": 0}
     values["network"] = row.network
-    values["whole"] = {**values["whole"], **STAGE, "steps": steps[WHOLE]}
+    values["whole"] = {**values["whole"], **STAGE, "steps": steps[WHOLE], "seed": options.seed}
     if row.slices:
         values["slices"] = {**values["whole"], "steps": steps[SLICES], "folds": row.folds}
     values["augment"] = {**values["augment"], **AUGMENT}
@@ -240,7 +241,7 @@ def train(run: RunContext, scans: TrainingScans, plan: Plan, path: Path) -> Plan
 
 def train_row(options: argparse.Namespace, name: str) -> str:
     """Train, export and validate a row; its line of the table."""
-    row, work = ROWS[name], options.work / name
+    row, work = ROWS[name], options.work / (f"{name}-seed{options.seed}" if options.seed else name)
     settings = settings_of(options, work, row, {SLICES: 1, WHOLE: 1})
     link_shared(options, settings)
     run, path = run_context(settings), work / "row.json"

@@ -16,7 +16,7 @@ from slant.train.slices import check_slices
 @pytest.fixture
 def options(tmp_path: Path) -> Namespace:
     """Options of a call on folders without scans."""
-    return Namespace(data=tmp_path / "data", auxiliary=tmp_path / "aux", work=tmp_path / "work", minutes=10.0)
+    return Namespace(data=tmp_path / "data", auxiliary=tmp_path / "aux", work=tmp_path / "work", minutes=10.0, seed=0)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
