@@ -10,8 +10,8 @@ use the layout, the deformable atlas prior and the augmentation of whole.toml, b
 
 Prints the parameters, the steps and their processor seconds, the minutes that the training really took, and the mean
 Dice of the held-out subjects in template space. WORK/ROW/fold0/model-whole is the model of a row, for
-benchmarks/thick_slices.py; with another --seed it is in WORK/ROW-seedSEED. Rows can run at the same time in several processes of about 5 GB; run the same command again
-to continue.
+benchmarks/thick_slices.py; with another --seed it is in WORK/ROW-seedSEED. Rows can run at the same time in several
+processes of about 5 GB; run the same command again to continue.
 """
 
 from __future__ import annotations
