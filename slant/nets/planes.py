@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from slant.errors import SettingsError
 from slant.nets.layers import Kernel, ResidualEncoder
 from slant.nets.unet import LevelShape, ResidualSettings, ResidualUNet, UNetLevels
 
@@ -36,6 +37,11 @@ class SlicewiseSettings(ResidualSettings):
     """
 
     plane: Plane = "axial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.plane not in PLANES:
+            raise SettingsError(f"plane must be {', '.join(PLANES)}, found {self.plane!r}")
 
     @property
     def kernel(self) -> Kernel:

@@ -40,6 +40,8 @@ class ResidualSettings(UNetSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.encoder not in (None, *BLOCKS):
+            raise SettingsError(f"encoder must be {', '.join(BLOCKS)} or none, found {self.encoder!r}")
         if self.encoder is not None and len(self.widths) != len(BLOCKS[self.encoder]):
             raise SettingsError(
                 f"encoder {self.encoder!r} has {len(BLOCKS[self.encoder])} levels; give as many widths, found "

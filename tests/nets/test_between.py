@@ -13,9 +13,10 @@ from slant.nets import fusion
 from slant.nets.layers import Conv3d
 from slant.nets.network import MemorySettings
 from slant.nets.orthogonal import NestedUNet
-from slant.nets.planes import PLANES
+from slant.nets.planes import PLANES, SlicewiseSettings
 from slant.nets.registry import build_network, settings_of
 from slant.nets.resnet import BLOCKS, BottleneckBlock
+from slant.nets.unet import ResidualSettings
 
 # Orthogonal
 
@@ -170,3 +171,10 @@ def test_resnet10_is_the_default_encoder_with_four_levels() -> None:
 def test_impossible_settings_name_the_nearest_possible_ones(kind: str, values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         settings_of(kind, {"outputs": 5, **values})
+
+
+def test_impossible_settings_are_refused_in_python_too() -> None:
+    with pytest.raises(SettingsError, match="plane must be sagittal, coronal, axial, found 'axal'"):
+        SlicewiseSettings(5, plane="axal")
+    with pytest.raises(SettingsError, match=r"encoder must be resnet10, .* or none, found 'resnet8'"):
+        ResidualSettings(5, encoder="resnet8")
