@@ -110,6 +110,7 @@ def test_a_scan_without_a_brain_is_refused() -> None:
         prepare(sparse, toy_model().inputs, SegmentSettings(skull_stripped=True))
 
 
+@pytest.mark.slow
 def test_a_failed_registration_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = np.diag([-1.0, -1.0, -1.0, 1.0])
     monkeypatch.setattr("slant.preprocess.register._initial_transform", lambda *_: wrong)

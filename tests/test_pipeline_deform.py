@@ -80,6 +80,7 @@ def test_the_prior_follows_the_displacement(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(shifted[:-1][both], original[1:][both])
 
 
+@pytest.mark.slow
 def test_a_failed_deformation_gives_the_affine_prior_and_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -158,6 +158,7 @@ def test_volume_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_scan_that_does_not_register(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def test_the_command_on_dicom(toy_dicom: Path, tmp_path: Path, monkeypatch: pyte
     ] == []
 
 
+@pytest.mark.slow
 def test_an_old_segmentation_is_removed_with_its_results(
     toy_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def write_cohort(folder: Path) -> None:
     (folder / "results" / "longitudinal.tsv").write_text(text, "utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_finds_the_simulated_change(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -241,6 +241,7 @@ class _Empty:
     image = labels = niivue = ""
 
 
+@pytest.mark.slow
 def test_a_model_without_a_reference_gives_no_grade(tmp_path: Path, result: Result) -> None:
     assert grade(result, str(tmp_path)) is None
     html = draw_page(contents(result, ReportSettings())).decode()

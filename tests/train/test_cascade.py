@@ -90,6 +90,7 @@ def test_an_interrupted_cascade_resumes_to_the_same_bytes(finished, tmp_path, mo
     assert votes_of(finished) == votes_of(settings)
 
 
+@pytest.mark.slow
 def test_tiles_can_be_trained_in_any_number_of_calls(finished: TrainSettings, tmp_path: Path) -> None:
     settings = cascade_settings(tmp_path)
     for tiles in (("first/1_2_1",), ("first/1_1_1",), ("second/2_1_1",), ("1_1_1",)):

@@ -129,6 +129,7 @@ def test_an_interrupted_fusion_resumes_to_the_same_bytes(finished, tmp_path: Pat
     assert same_run(finished, settings)
 
 
+@pytest.mark.slow
 def test_without_folds_all_steps_use_the_same_views(tmp_path: Path) -> None:
     settings = fused(tmp_path, slices=SlicesSettings(2, **BRIEF), tile=TileSettings(2, soft_sharing=0.2, **BRIEF))
     assert run_stages(settings, ALL, (), None)

@@ -213,6 +213,7 @@ def test_changed_scans_are_registered_again_and_missing_ones_reported(tmp_path: 
         prepare.load_training(run_context(settings))
 
 
+@pytest.mark.slow
 def test_scans_of_one_subject_are_left_out_together(tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
     table.write_text("name\tsubject\np0\ttwice\np2\ttwice\n", "utf-8")

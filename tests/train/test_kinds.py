@@ -31,7 +31,7 @@ def field() -> Iterator[None]:
         (NetworkChoice("slicewise", **SMALL), None),
         (NetworkChoice("anisotropic", **SMALL, plane="coronal"), None),
         (NetworkChoice("anisotropic", **SMALL), SlicesSettings(20, **STAGE)),
-        (NetworkChoice("orthogonal", **SMALL), None),
+        pytest.param(NetworkChoice("orthogonal", **SMALL), None, marks=pytest.mark.slow),
         pytest.param(NetworkChoice("adapted", **SMALL, slice_widths=(4, 6)), None, marks=pytest.mark.slow),
         pytest.param(
             NetworkChoice("fusion", **SMALL, slice_widths=(4, 6), score_channels=4),

@@ -97,6 +97,7 @@ def test_neither_the_order_of_the_visits_nor_the_number_of_threads_changes_anyth
     assert len({str(visit["labels"]) for visit in first}) == len(order)
 
 
+@pytest.mark.slow
 def test_copies_of_a_scan_get_the_same_labels() -> None:
     one, different, other = found(1, 0, 1).contents
     assert one["labels"] != different["labels"]
