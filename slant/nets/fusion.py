@@ -8,7 +8,7 @@ After the volumetric fusion net (Xia et al. 2018, MICCAI, arXiv 1804.00392).
 - Left out: several networks of each view per scan, which multiply the training scans; the 3D network has fewer levels.
 - Of each block of voxels a view gives one score per region: the softmax of the block's mean logits, without the atlas
   prior, which is added to the decision. The scores of a view enter the 3D network as ``score_channels`` learned sums,
-  since those of 133 regions would take gigabytes.
+  since those of 133 regions in three views would take a gigabyte for a whole brain.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slant.errors import SettingsError
-from slant.nets.layers import Conv3d, ConvBlock
+from slant.nets.layers import Conv3d, ConvBlock, PlainEncoder
 from slant.nets.network import MemorySettings, run_level
 from slant.nets.planes import PLANES, Plane, kernel_in
 from slant.nets.unet import upsampled
@@ -57,8 +57,7 @@ class NestedUNet(nn.Module):
         kernel = kernel_in(plane)
         first = ConvBlock(inputs, widths[0], kernel_in(plane, across=2 * slice_radius + 1))
         encoders = [nn.Sequential(first, ConvBlock(widths[0], widths[0], kernel))]
-        for shallow, deep in pairwise(widths):
-            encoders.append(nn.Sequential(ConvBlock(shallow, deep, kernel), ConvBlock(deep, deep, kernel)))
+        encoders += [PlainEncoder(shallow, deep, kernel) for shallow, deep in pairwise(widths)]
         self.encoders, self.pooling = nn.ModuleList(encoders), kernel_in(plane, within=2)
         self.nodes = nn.ModuleList(
             nn.ModuleList(ConvBlock(column * width + deeper, width, kernel) for column in range(1, len(widths) - level))

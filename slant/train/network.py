@@ -29,7 +29,7 @@ class NetworkChoice:
     widths : tuple of int, optional
         Numbers of channels of the levels.
     image_channels, upsampled_channels, head_channels : int, optional
-        Numbers of channels at the voxels of the image, see `slant.nets.unet.UNetSettings`.
+        Numbers of channels at the voxels of the image, see `slant.nets.voxel_head.UNetSettings`.
     tasks : tuple of str
         Tasks learned in addition to the regions (hard sharing, Caruana 1997): any of tissue, lobe, brain.
     head_layers : int, optional
