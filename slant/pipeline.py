@@ -113,8 +113,12 @@ def segment(
         If the registration to the template fails.
     DeviceError
         If the requested device is not available.
+    SettingsError
+        If the mirror image is to be labelled and the model cannot do that.
     """
     settings = settings or SegmentSettings()
+    if settings.mirror:
+        model.check_mirror()
     return label(prepare(scan, model.inputs, settings, listener), model, settings, listener)
 
 
@@ -220,6 +224,8 @@ def label(
         If the requested device, or the precision on it, is not available.
     ModelError
         If the scan was prepared for a model with a different groupwise template.
+    SettingsError
+        If the mirror image is to be labelled and the model cannot do that.
     """
     from slant.nets.device import choose_device, inference_dtype
 
@@ -228,7 +234,7 @@ def label(
     with clock("networks and vote") as advance:
         device = choose_device(settings.device)
         dtype = inference_dtype(settings.precision, device)
-        cascade = model.cascade(prepared.image.data, prepared.deformation, dtype)
+        cascade = model.cascade(prepared.image.data, prepared.deformation, dtype, mirror=settings.mirror)
         vote = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
     with clock("resample labels"):
         template_labels = labels_of(vote.channels, prepared.image.grid, model)

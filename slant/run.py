@@ -97,19 +97,23 @@ class Compute:
     threads: int | None = None
     networks: Networks | None = None
 
-    def resolved(self, requested: SegmentSettings) -> SegmentSettings:
+    def resolved(self, requested: SegmentSettings, model: Model) -> SegmentSettings:
         """Settings with the device and the number of threads.
 
         Raises
         ------
         DeviceError
             If the device, or the precision on it, is not available.
+        SettingsError
+            If the mirror image is to be labelled and the model cannot do that.
         """
         from slant.nets.device import choose_device, inference_dtype
 
+        if requested.mirror:
+            model.check_mirror()  # an error before the work, not after the preparation
         if self.networks is None:
             chosen = choose_device(requested.device)
-            inference_dtype(requested.precision, chosen)  # an error before the work, not after the preparation
+            inference_dtype(requested.precision, chosen)  # likewise
             device = str(chosen)
         else:
             device = self.networks.device
@@ -177,7 +181,7 @@ def segment_scan(
     """Segment and grade a scan, in memory; SlantError if that is not possible."""
     from slant import pipeline
 
-    clock, settings = clock or TimingLog(), compute.resolved(request.settings)
+    clock, settings = clock or TimingLog(), compute.resolved(request.settings, model)
     with errors_with(scan.warnings):
         if compute.networks is None:
             segmentation = pipeline.segment(scan.volume, model, settings, clock.listener)

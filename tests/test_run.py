@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from toy import light_found, quick_networks, quick_stages, toy_model, toy_scan
+from toy import light_found, mirroring_model, quick_networks, quick_stages, toy_model, toy_prepared, toy_scan
 
 from slant.cli.progress import STEPS
 from slant.config import RunReportSettings, SegmentSettings
-from slant.errors import DeviceError, InputError, RegistrationError, SlantError
+from slant.errors import DeviceError, InputError, RegistrationError, SettingsError, SlantError
+from slant.io.models import load_model
 from slant.io.results import Result
+from slant.nets.predict import Predictor
+from slant.pipeline import label, segment
 from slant.run import Output, Request, draw, run_scan, segment_scan
 from slant.timing import StepProgress, TimingLog
+from slant.within_subject.subject import segment_visits, visit_votes
 
 WARNING = "the sform and the qform disagree"
 
@@ -36,6 +43,39 @@ def test_a_precision_that_the_cpu_does_not_have_fails_before_the_work(monkeypatc
     monkeypatch.setattr("slant.pipeline.prepare", None)
     with pytest.raises(DeviceError, match="use --precision float32"):
         segment_scan(toy_scan(), toy_model(), Request(SegmentSettings(device="cpu", precision="bfloat16")))
+
+
+def test_mirror_images_that_the_model_cannot_label_fail_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slant.pipeline.find_brain", None)
+    monkeypatch.setattr("slant.within_subject.subject.align_visit", None)
+    settings, volume = SegmentSettings(device="cpu", mirror=True), toy_scan().volume
+    for start in (
+        lambda: segment_scan(toy_scan(), toy_model(), Request(settings)),
+        lambda: segment(volume, toy_model(), settings),
+        lambda: segment_visits([volume, volume], toy_model(), settings),
+    ):
+        with pytest.raises(SettingsError, match="found none in the model toy; leave --mirror out"):
+            start()
+
+
+def test_the_request_to_label_mirror_images_reaches_the_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def votes(predictor: Predictor, *_: object) -> Iterator[object]:
+        assert predictor.mirroring is not None
+        used.append(predictor.mirroring.mirror)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slant.nets.cascade.tile_votes", votes)
+    model, subject = load_model(str(mirroring_model(tmp_path / "model"))), SimpleNamespace(prepared=[toy_prepared()])
+    for mirror in (True, False):
+        settings = SegmentSettings(device="cpu", threads=1, mirror=mirror)
+        for start in (partial(label, toy_prepared()), partial(visit_votes, subject, 0)):
+            with pytest.raises(KeyboardInterrupt):
+                start(model, settings)
+    assert used == ["both", "both", "alternate", "alternate"]
 
 
 def test_warnings_of_reading_and_of_segmenting_are_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ decide between two neighbouring patches.
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import shutil
 import tempfile
@@ -176,6 +177,14 @@ def toy_model_folder() -> Path:
     manifest = manifest_of("toy", [assembly], load_protocol(), {"data": "none, random weights"}, "CC0")
     write_model(toy_folder() / "model", [networks.items()], toy_prior(), manifest)
     return toy_folder() / "model"
+
+
+def mirroring_model(folder: Path) -> Path:
+    """The toy model in another folder, with a manifest that lets every second tile label the mirror image."""
+    shutil.copytree(toy_model_folder(), folder)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "mirror": True}))
+    return folder
 
 
 @cache

@@ -63,13 +63,17 @@ def make_cohort(job_list: JobList, out: Path, request: Request, resources: Resou
     ------
     ModelError
         If the model is not found.
+    SettingsError
+        If the mirror image is to be labelled and the model cannot do that.
     """
-    from slant.io.models import embedded_models
+    from slant.io.models import embedded_models, load_model
 
     settings = request.settings
     if settings.model not in embedded_models():
         settings = replace(settings, model=str(absolute(settings.model)))  # workers may have another working directory
     task = SegmentTask(settings, model_sha256(settings.model), request.volume, request.reports)
+    if settings.mirror:
+        load_model(settings.model).check_mirror()
     return Cohort(Workload(job_list, task, resources.layout(out), force), task, resources)
 
 

@@ -117,6 +117,8 @@ def segment_subject(
         If fewer than two visits remain, or they are not of one subject.
     DeviceError
         If the device is not available.
+    SettingsError
+        If the mirror image is to be labelled and the model cannot do that.
     OutputError
         If the files of the subject cannot be written; existing ones are then unchanged.
     """
@@ -124,7 +126,7 @@ def segment_subject(
     finished = None if output.force else _finished(subject, model, request, output)
     if finished is not None:
         return finished
-    run = _Run(subject, model, request, output, compute, compute.resolved(request.settings), listener)
+    run = _Run(subject, model, request, output, compute, compute.resolved(request.settings, model), listener)
     ready, not_ready = _align_visits(run)
     _check_enough(subject, len(ready), not_ready)
     together = _align_subject(run, ready)
@@ -235,7 +237,7 @@ def _label_visits(run: _Run, ready: Sequence[_Ready], together: Subject) -> list
 def _votes(run: _Run, ready: Sequence[_Ready], together: Subject, index: int) -> tuple[SparseVotes, Timings]:
     """The votes of the networks for a visit, and their timing."""
     one, settings = ready[index], run.settings
-    of_settings = (run.request.volume, settings.skull_stripped, settings.precision, settings.device)
+    of_settings = (run.request.volume, settings.skull_stripped, settings.precision, settings.device, settings.mirror)
     of_files = (one.scan.sha256, sorted(other.scan.sha256 for other in ready))
     identity = digest("votes of a visit", *of_files, run.model.identity, *of_settings)
     with errors_about(one.visit.name):

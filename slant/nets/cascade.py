@@ -19,7 +19,8 @@ from slant.vote import Vote, VoteCounter, most_voters
 BALLOTS = 32
 """Number of ballots for a voxel where most tiles overlap, see `Cascade.sparse_votes`.
 
-With 27 tiles that overlap, as in `slant27`, each tile has one ballot: many tiles vote for a voxel.
+With 27 tiles that overlap, as in `slant27`, each tile has one ballot, or one each for the scan and its mirror image:
+many tiles vote for a voxel.
 """
 
 
@@ -52,6 +53,9 @@ class Cascade:
     ) -> Vote:
         """Label a scan: the majority of the votes of all assemblies at each voxel, on the template grid.
 
+        A tile has one ballot. If the tiles label both the scan and its mirror image, each has about `BALLOTS` / (number
+        of tiles that vote for a voxel) ballots, at least two, because two votes that differ would be a tie.
+
         Parameters
         ----------
         image : (X, Y, Z) float32 array
@@ -78,8 +82,9 @@ class Cascade:
     ) -> SparseVotes:
         """The votes of the last assembly that votes, on its grid; arguments as for `vote`.
 
-        A tile has about `BALLOTS` / (number of tiles that vote for a voxel) ballots, which it divides between the two
-        most likely channels, so that the fractions follow the probabilities of the networks.
+        A tile has about `BALLOTS` / (number of tiles that vote for a voxel) ballots, half of them for the mirror image
+        if it labels both. It divides them between the two most likely channels, so that the fractions follow the
+        probabilities of the networks.
         """
         last = [assembly for assembly in self.assemblies if assembly.vote][-1]
         sparse = self._votes(image, device, threads, advance, sparse=True, divided=last.name)[last.name].sparse
@@ -99,15 +104,26 @@ class Cascade:
     ) -> dict[str, Vote]:
         """The vote of each assembly by its name; the tiles of the assembly ``divided`` have several ballots."""
         votes: dict[str, Vote] = {}
-        done = 0
+        done, common = 0, self._common_ballots()
         for assembly, predictor in zip(self.assemblies, self.predictors, strict=True):
-            ballots = max(1, BALLOTS // most_voters(assembly.layout)) if assembly.name == divided else 1
+            ballots = _ballots(most_voters(assembly.layout), predictor.views) if assembly.name == divided else common
             earlier = None if assembly.earlier is None else votes[assembly.earlier].sparse
             ready = replace(predictor, earlier=earlier, ballots=ballots)
-            counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=sparse, ballots=ballots)
+            cast = ballots * predictor.views
+            counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=sparse, ballots=cast)
             for tile, channels in tile_votes(ready, block_mean(image, assembly.resolution_mm), device, threads):
                 counter.aggregate(channels, tile)
                 done += 1
                 advance(done / self.tile_count)
             votes[assembly.name] = counter.finalize()
         return votes
+
+    def _common_ballots(self) -> int:
+        """Number of ballots of a view of a tile, the same in all assemblies, so that these keep their weights."""
+        views = max(predictor.views for predictor in self.predictors)
+        return 1 if views == 1 else _ballots(max(most_voters(assembly.layout) for assembly in self.assemblies), views)
+
+
+def _ballots(voters: int, views: int) -> int:
+    """Number of ballots of a view of a tile, where at most this number of tiles vote for a voxel."""
+    return max(1, BALLOTS // (voters * views))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from slant.errors import ModelError
+from slant.errors import ModelError, SettingsError
 from slant.nets.cascade import Cascade
 from slant.nets.earlier import prior_at
-from slant.nets.predict import Mirroring, Predictor
+from slant.nets.mirroring import Mirroring
+from slant.nets.predict import Predictor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,11 +55,36 @@ class Model:
         """Licence of the weights."""
         return str(self.networks.manifest["licence"])
 
+    def check_mirror(self) -> None:
+        """Check that every tile can label both a scan and its mirror image.
+
+        Raises
+        ------
+        SettingsError
+            If the manifest does not say that the networks label mirror images, or a tile and its mirror image share a
+            network: each then labels one side of the brain only, and the mirror image gives the same labels once more.
+        """
+        for assembly in self.assemblies:
+            of_model = f"the model {self.name}" + (f", assembly {assembly.name}" if assembly.name else "")
+            if assembly.mirror is None:
+                raise SettingsError(
+                    '--mirror needs networks that label mirror images (mirror = "alternate"), found none in '
+                    f"{of_model}; leave --mirror out, use slant27 or whole, or train a model with left-right flips "
+                    '([augment] flip_probability) and mirror = "alternate"'
+                )
+            if assembly.mirror == "shared":
+                raise SettingsError(
+                    f'--mirror adds nothing to {of_model}, which has mirror = "shared": a network labels one side of '
+                    "the brain, and the other side as mirror image already; leave --mirror out"
+                )
+
     def cascade(
         self,
         image: NDArray[np.float32],
         deformation: Deformation | None = None,
         dtype: torch.dtype = torch.float32,
+        *,
+        mirror: bool = False,
     ) -> Cascade:
         """The assemblies, ready to label one scan.
 
@@ -70,12 +96,18 @@ class Model:
             Registration of the scan to the groupwise template of the model; if it is not accepted, the prior is affine.
         dtype : torch.dtype
             See `slant.nets.predict.Predictor`.
+        mirror : bool
+            Whether every tile labels both the scan and its mirror image.
 
         Raises
         ------
         ModelError
             If the scan was not registered to the groupwise template of this model.
+        SettingsError
+            If every tile is to label the mirror image and cannot, see `check_mirror`.
         """
+        if mirror:
+            self.check_mirror()
         networks, groupwise = self.networks, self.inputs.groupwise
         expected = None if groupwise is None else groupwise.identity
         found = None if deformation is None else deformation.template
@@ -97,7 +129,7 @@ class Model:
                 partial(networks.network, position=position),
                 self.inputs.scaling,
                 displacement,
-                None if assembly.mirror is None else Mirroring(*sides, assembly.mirror),
+                None if assembly.mirror is None else Mirroring(*sides, "both" if mirror else assembly.mirror),
                 dtype,
                 assembly.resolution_mm,
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import Lock
 from weakref import WeakSet
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slant.grid import scaled_shape
-from slant.nets.assembly import Mirror, own_tiles
-from slant.nets.earlier import mirrored_votes, votes_in_box
+from slant.nets.earlier import votes_in_box
 from slant.nets.inputs import InputScaling
+from slant.nets.mirroring import Mirroring, TileInput
 from slant.nets.most_likely import Box, cast_ballots
 from slant.nets.network import Network, channels_last
 from slant.nets.prior import Prior
@@ -36,25 +36,6 @@ SLAB = 32
 
 FOREGROUND_MARGIN = 8
 """Voxels (1 mm) around the box of the non-zero voxels of a tile; everything beyond is background."""
-
-
-@dataclass(frozen=True, eq=False)
-class Mirroring:
-    """Parameters for labelling the mirror image of a scan, with networks trained with left-right flips.
-
-    Attributes
-    ----------
-    partners : (C,) uint8 array
-        Channel of the left-right partner of each channel.
-    mirror_x : float
-        Points with template voxel coordinates x and ``mirror_x - x`` are mirrored.
-    mirror : {"alternate", "shared"}
-        Which tiles label the mirror image, see `slant.nets.assembly.Mirror`.
-    """
-
-    partners: NDArray[np.uint8]
-    mirror_x: float
-    mirror: Mirror = "alternate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +56,8 @@ class Predictor:
         Displacement of the scan to the groupwise template, in template voxels; the coordinate channels are then those
         of the groupwise template.
     mirroring : Mirroring, optional
-        If given, some tiles label the mirror image of the scan with the network of their mirrored tiles, so that the
-        votes of neighbouring tiles are less correlated.
+        If given, some or all tiles label the mirror image of the scan with the network of their mirrored tiles, so that
+        the votes of neighbouring tiles are less correlated.
     dtype : torch.dtype
         Data type of the layers of networks for which half precision suffices; see `slant.nets.device.inference_dtype`.
     resolution_mm : int
@@ -84,7 +65,7 @@ class Predictor:
     earlier : SparseVotes, optional
         Result of the earlier assembly, if the networks take one.
     ballots : int
-        Number of ballots of each tile for each voxel, see `slant.nets.most_likely.cast_ballots`.
+        Number of ballots of each tile and view for each voxel, see `slant.nets.most_likely.cast_ballots`.
     """
 
     layout: TileLayout
@@ -99,6 +80,11 @@ class Predictor:
     ballots: int = 1
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _ready: WeakSet[Network] = field(default_factory=WeakSet, init=False, repr=False)
+
+    @property
+    def views(self) -> int:
+        """Number of times that each tile votes: 2 if all tiles label both the scan and its mirror image, else 1."""
+        return 2 if self.mirroring is not None and self.mirroring.mirror == "both" else 1
 
     def ready(self, name: str, device: torch.device) -> Network:
         """The network of a tile by name, on the device, in the right memory format and data type.
@@ -117,7 +103,7 @@ class Predictor:
 def tile_votes(
     predictor: Predictor, image: NDArray[np.float32], device: torch.device, threads: int
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Yield each tile with its ballots, (B, X, Y, Z) uint8 channels in its core and 0 elsewhere, in no fixed order.
+    """Yield each tile with its ballots, (V B, X, Y, Z) uint8 channels in its core and 0 elsewhere, in no fixed order.
 
     Parameters
     ----------
@@ -154,9 +140,11 @@ def label_tile(
 def tile_ballots(
     predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device, region: Box | None = None
 ) -> NDArray[np.uint8]:
-    """Ballots of each voxel of one tile, (B, X, Y, Z) uint8: its most likely channel or, with several, channels.
+    """Ballots of each voxel of one tile, (V B, X, Y, Z) uint8: B ballots of each of V `Predictor.views`.
 
-    The layers at 1 mm, which take most of the time, run only where they are needed.
+    A single ballot is for the most likely channel; several are divided between two channels. A tile without a mirrored
+    tile casts its ballots V times, so that all tiles have the same weight. The layers at 1 mm, which take most of the
+    time, run only where they are needed.
 
     Parameters
     ----------
@@ -167,55 +155,19 @@ def tile_ballots(
         outside the box of the non-zero voxels.
     """
     region = region or tuple(slice(0, n) for n in predictor.layout.size)
-    mirroring, partner = predictor.mirroring, mirror_tile(predictor, tile)
-    if mirroring is None or partner is None:
-        tile_input = _TileInput(tile, image, predictor.prior, predictor.displacement, predictor.earlier)
-        return _labelled(predictor, tile_input, device, region)
-    size = predictor.layout.size[0]
-    flipped = (slice(size - region[0].stop, size - region[0].start), *region[1:])
-    tile_input = _mirrored(predictor, mirroring, partner, image)
-    return np.ascontiguousarray(_labelled(predictor, tile_input, device, flipped)[:, ::-1])
+    own = TileInput(tile, image, predictor.prior, predictor.displacement, predictor.earlier)
+    mirroring, layout = predictor.mirroring, predictor.layout
+    inputs = (own,) if mirroring is None else mirroring.inputs(own, layout, predictor.resolution_mm)
+    ballots = [_labelled(predictor, one, device, region) for one in inputs]
+    return np.concatenate(ballots * (predictor.views // len(ballots)))
 
 
-@dataclass(frozen=True, eq=False)
-class _TileInput:
-    """Input of one tile: the scan or its mirror image, with the prior, displacement and earlier result of the same."""
-
-    tile: Tile
-    image: NDArray[np.float32]
-    prior: Prior | None
-    displacement: NDArray[np.float32] | None
-    earlier: SparseVotes | None = None
-    partners: NDArray[np.uint8] | None = None
-
-
-def mirror_tile(predictor: Predictor, tile: Tile) -> Tile | None:
-    """The mirrored tile, if this tile labels the mirror image of the scan; otherwise None."""
-    mirroring, layout, prior = predictor.mirroring, predictor.layout, predictor.prior
-    if mirroring is None:
-        return None
-    if mirroring.mirror == "shared":
-        return None if tile in own_tiles(layout, "shared") else layout.mirror_of(tile)
-    if sum(map(int, tile.name.split("_"))) % 2 == 0 or (prior is not None and layout.shape[0] % prior.spacing):
-        return None  # mirrored cells of the prior would not coincide with cells
-    return layout.mirror_of(tile)
-
-
-def _mirrored(predictor: Predictor, mirroring: Mirroring, partner: Tile, image: NDArray[np.float32]) -> _TileInput:
-    """The mirror image as input of the mirrored tile; its displacement leads to mirrored coordinates."""
-    prior, displacement = predictor.prior, predictor.displacement
-    if prior is not None:
-        prior = replace(prior, steps=prior.steps[::-1])
-    if displacement is not None:
-        displacement = np.ascontiguousarray(displacement[:, ::-1])
-        width = predictor.layout.shape[0] * predictor.resolution_mm
-        displacement[0] = np.float32(mirroring.mirror_x - (width - 1)) - displacement[0]
-    earlier = None if predictor.earlier is None else mirrored_votes(predictor.earlier, mirroring.partners)
-    return _TileInput(partner, image[::-1], prior, displacement, earlier, mirroring.partners)
-
-
-def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
-    labels, tile = np.zeros((predictor.ballots, *predictor.layout.size), np.uint8), tile_input.tile
+def _labelled(predictor: Predictor, tile_input: TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
+    """Ballots (B, X, Y, Z) for a region of a tile of the scan; the mirror image is labelled in the mirrored region."""
+    size, mirrored = predictor.layout.size, tile_input.partners is not None
+    if mirrored:
+        region = (slice(size[0] - region[0].stop, size[0] - region[0].start), *region[1:])
+    labels, tile = np.zeros((predictor.ballots, *size), np.uint8), tile_input.tile
     boxes = [box for slab in _slabs(tile, region) if (box := _foreground_box(tile_input.image[tile.box], slab))]
     if boxes:
         network = predictor.ready(tile.name, device)
@@ -225,7 +177,7 @@ def _labelled(predictor: Predictor, tile_input: _TileInput, device: torch.device
             of_grid = tuple(slice(s.start + a, s.stop + a) for s, a in zip(box, tile.start, strict=True))
             others = tile_input.prior, tile_input.partners, predictor.ballots
             labels[:, *box] = cast_ballots(network, features, of_grid, *others)
-    return labels
+    return labels[:, ::-1] if mirrored else labels
 
 
 def _slabs(tile: Tile, region: Box) -> Iterator[Box]:
@@ -252,7 +204,7 @@ def _foreground_box(image: NDArray[np.float32], region: Box) -> Box | None:
 
 
 def _backbone(
-    predictor: Predictor, network: Network, tile_input: _TileInput, device: torch.device
+    predictor: Predictor, network: Network, tile_input: TileInput, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The image of a tile and its features of the backbone, with the axes in the order of the network."""
     tile, scaling, r = tile_input.tile, predictor.scaling, predictor.resolution_mm

@@ -101,7 +101,11 @@ def segment_visits(
         If the registration of a scan to the template fails.
     DeviceError
         If the requested device is not available.
+    SettingsError
+        If the mirror image is to be labelled and the model cannot do that.
     """
+    if settings is not None and settings.mirror:
+        model.check_mirror()
     if len(scans) < MIN_VISITS:
         raise InputError(f"found {len(scans)} scan(s), expected at least {MIN_VISITS} visits; use segment for one scan")
     names = [f"visit {i + 1}" for i in range(len(scans))]
@@ -243,8 +247,8 @@ def visit_votes(
 
     Raises
     ------
-    DeviceError
-        If the requested device, or the precision on it, is not available.
+    DeviceError, SettingsError
+        If the requested device, the precision on it, or the mirror image with this model is not possible.
     ModelError
         If the visits were prepared for a model with a different groupwise template.
     """
@@ -254,7 +258,7 @@ def visit_votes(
     with clock("networks and vote") as advance:
         device = choose_device(settings.device)
         dtype = inference_dtype(settings.precision, device)
-        cascade = model.cascade(prepared.image.data, prepared.deformation, dtype)
+        cascade = model.cascade(prepared.image.data, prepared.deformation, dtype, mirror=settings.mirror)
         return cascade.sparse_votes(prepared.image.data, device, settings.thread_count, advance)
 
 

@@ -66,6 +66,15 @@ def names(bids_dir: Path, **selection: Any) -> list[str]:
 ALL = [Path(scan).name.removesuffix("_T1w.nii.gz") for scan in SCANS]
 
 
+def test_mirror_images_that_the_model_cannot_label_are_refused_before_anything_is_written(
+    bids_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ((), ("--longitudinal",)):
+        assert app(bids_dir, tmp_path / "out", "participant", "--model", toy_model_folder(), "--mirror", *options) == 2
+        assert "found none in the model toy; leave --mirror out" in the_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sessions_and_entities_are_kept_in_names(bids_dir: Path) -> None:
     jobs = list_bids_jobs(bids_dir, Path("/out"), Selection()).jobs
     assert [job.name for job in jobs] == ALL

@@ -18,12 +18,14 @@ from toy import (
     content,
     light_found,
     messages,
+    mirroring_model,
     noise,
     quick_networks,
     quick_stages,
     run_slant,
     save,
     segment_toy,
+    the_line,
     toy_grid,
     toy_head,
     toy_model_folder,
@@ -141,6 +143,21 @@ def test_resolved_settings_reach_the_pipeline_and_the_record(
     assert settings_used == [expected]
     record = json.loads((tmp_path / "out" / "toy_record.json").read_text("utf-8"))
     assert record["settings"] == {**vars(expected), "skull_stripped": True}
+
+
+def test_labelling_mirror_images_reaches_the_pipeline_and_the_record(
+    scan: Path, tmp_path: Path, settings_used: list[SegmentSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = mirroring_model(tmp_path / "model"), tmp_path / "out"
+    assert run_slant("segment", scan, out, "--model", model, "--mirror") == 0
+    assert [settings.mirror for settings in settings_used] == [True]
+    record = json.loads((out / "toy_record.json").read_text("utf-8"))
+    assert (record["settings"]["mirror"], record["requested"]["mirror"]) == (True, True)
+    capsys.readouterr()
+    assert segment_toy(scan, tmp_path / "other", "--mirror") == 2
+    assert "found none in the model toy; leave --mirror out" in the_line(capsys)
+    assert len(settings_used) == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_options_of_the_command_line_take_precedence_over_those_of_a_file(

@@ -10,7 +10,16 @@ from typing import Any
 import pandas as pd
 import pytest
 from fake_task import InlinePool
-from toy import content, run_slant, the_line, toy_model_folder, use_light_found, write_toy_scan
+from toy import (
+    content,
+    forbid_pipeline,
+    mirroring_model,
+    run_slant,
+    the_line,
+    toy_model_folder,
+    use_light_found,
+    write_toy_scan,
+)
 
 from slant.cohort.task import SegmentTask, model_sha256
 from slant.config import SegmentSettings
@@ -184,6 +193,7 @@ RECORD: dict[str, Any] = {
         ({"device": "cpu"}, None, "m", True),
         ({"device": "cuda:0"}, None, "m", False),
         ({"interpolation": "nearest"}, None, "m", False),
+        ({"mirror": True}, None, "m", False),
         ({"skull_stripped": True}, None, "m", False),
         ({}, 0, "m", False),
         ({}, None, "n", False),
@@ -197,6 +207,36 @@ def test_a_record_fits_if_model_and_label_settings_are_the_same(
     assert not task.fits(job, {**RECORD, "requested": None})
     same = SegmentTask(SegmentSettings(), "m").key(job) == task.key(job)
     assert same == (expected and "device" not in settings)
+
+
+def test_mirror_images_that_the_model_cannot_label_are_refused_before_the_first_scan(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forbid_pipeline(monkeypatch)
+    for option in ((), ("--print-jobs",)):
+        assert cohort(scans, tmp_path / "out", "--mirror", *option) == 2
+        assert "--mirror needs networks that label mirror images" in the_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labelling_mirror_images_is_another_setting_than_not(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_light_found(monkeypatch)
+    command = ("cohort", scans, tmp_path / "out", "--model", mirroring_model(tmp_path / "model"))
+    counts = []
+    for options in ((), ("--mirror",), ("--mirror",)):
+        assert run_slant(*command, *options) == 0
+        counts.append(capsys.readouterr().out.split(";")[0])
+    assert counts == [
+        "2 scan(s) segmented, 0 already done, 0 failed",
+        "2 scan(s) segmented, 0 already done, 0 failed",
+        "0 scan(s) segmented, 2 already done, 0 failed",
+    ]
+    record = json.loads((tmp_path / "out/p1/T1/T1_record.json").read_text("utf-8"))
+    assert (record["settings"]["mirror"], record["requested"]["mirror"]) == (True, True)
+    assert run_slant(*command, "--mirror", "--print-jobs", "--force") == 0
+    assert all("--mirror" in shlex.split(line) for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_model_that_changed_during_the_run_is_an_error(scans: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from fake_visits import align_line, fake_visits, write_visits
-from toy import content, toy_model, toy_model_folder
+from toy import content, mirroring_model, toy_model, toy_model_folder
 
 from slant.config import RunReportSettings, SegmentSettings
-from slant.errors import InputError, OutputError, RegistrationError
+from slant.errors import InputError, OutputError, RegistrationError, SettingsError
+from slant.io.models import load_model
 from slant.io.subject_result import SubjectResult, read_subject
 from slant.longitudinal.jobs import visits_of_files
 from slant.longitudinal.run import SubjectOutput, segment_subject
@@ -113,6 +114,23 @@ def test_an_interrupted_run_continues(
     assert len(set(before) | set(after)) == 10
     faked(replace_folder(subject, tmp_path / "whole" / "out"))
     assert results(tmp_path / "out") == results(tmp_path / "whole" / "out")
+
+
+def test_votes_that_were_kept_are_of_the_same_setting_for_mirror_images(scans: list[Path], tmp_path: Path) -> None:
+    subject, model = subject_of(scans, tmp_path / "out"), load_model(str(mirroring_model(tmp_path / "model")))
+    output, first = SubjectOutput(tmp_path / "work"), {f"label_visit {IDS[0]}": KeyboardInterrupt()}
+    with fake_visits(tmp_path / "first", first), pytest.raises(KeyboardInterrupt):
+        segment_subject(subject, model, REQUEST, output)
+    mirrored = replace(REQUEST, settings=replace(REQUEST.settings, mirror=True))
+    with fake_visits(tmp_path / "calls") as fakes:
+        result = segment_subject(subject, model, mirrored, output)
+    assert [line.split()[0] for line in fakes.lines()] == ["align_subject", *["visit_votes"] * 3, *["label_visit"] * 3]
+    assert result.record.settings["mirror"] is True
+    with fake_visits(tmp_path / "again") as fakes:
+        segment_subject(subject, model, mirrored, output)
+        with pytest.raises(SettingsError, match="--mirror needs networks that label mirror images"):
+            run(replace_folder(subject, tmp_path / "other"), mirrored)
+        assert fakes.lines() == []
 
 
 def interrupted(*_: object) -> str:

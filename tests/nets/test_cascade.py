@@ -19,9 +19,10 @@ from slant.nets.assembly import Assembly, manifest_entries
 from slant.nets.cascade import BALLOTS, Cascade
 from slant.nets.earlier import block_mean, prior_at
 from slant.nets.inputs import InputScaling
+from slant.nets.mirroring import Mirroring
 from slant.nets.model import Model
 from slant.nets.network import Network
-from slant.nets.predict import Mirroring, Predictor, label_tile, tile_ballots, tile_votes
+from slant.nets.predict import Predictor, label_tile, tile_ballots, tile_votes
 from slant.nets.prior import Prior
 from slant.nets.registry import build_network
 from slant.nets.unet import ResidualSettings

@@ -12,7 +12,8 @@ import torch
 from slant.errors import ModelError
 from slant.grid import axis_aligned_grid
 from slant.nets.groupwise import GroupwiseTemplate, deform, displacement_at, votes_at
-from slant.nets.predict import Mirroring, Predictor, label_tile, mirror_tile
+from slant.nets.mirroring import Mirroring
+from slant.nets.predict import Predictor, label_tile
 from slant.nets.prior import FLOOR, Prior, quantize
 from slant.nets.unet import CompactUNet, box_coordinate_channels
 from slant.nets.voxel_head import UNetSettings
@@ -172,8 +173,9 @@ def test_tiles_are_not_mirrored_if_the_cells_of_the_prior_do_not_fit() -> None:
     mirroring = Mirroring(np.arange(4, dtype=np.uint8), 19.0)
     prior = Prior(np.zeros((10, 14, 12, 4), np.uint8), layout.shape, 2)
     (tile,) = layout.tiles
-    assert mirror_tile(Predictor(layout, prior, lambda _: None, mirroring=mirroring), tile) == tile
+    assert mirroring.partner(tile, layout, prior) == tile
     odd = TileLayout((21, 28, 24), (21, 28, 24), (1, 1, 1))
     prior = Prior(np.zeros((11, 14, 12, 4), np.uint8), odd.shape, 2)
-    assert mirror_tile(Predictor(odd, prior, lambda _: None, mirroring=mirroring), odd.tiles[0]) is None
-    assert mirror_tile(Predictor(layout, None, lambda _: None), tile) is None
+    assert mirroring.partner(odd.tiles[0], odd, prior) is None
+    assert replace(mirroring, mirror="both").partner(odd.tiles[0], odd, prior) is None
+    assert mirroring.partner(odd.tiles[0], odd, None) == odd.tiles[0]

@@ -10,6 +10,7 @@ from tiny_networks import SHAPE, TINY, VARIANTS, backbone, tiny, voxel_features
 from torch import nn
 from torch.nn import functional
 
+from slant.nets.device import has_fast_bfloat16
 from slant.nets.layers import concatenate_coarse_and_fine, depth_to_space, space_to_depth
 from slant.nets.registry import build_network
 from slant.nets.voxel_head import UNetSettings
@@ -91,6 +92,7 @@ def test_without_blocks_the_first_level_works_at_the_voxels_of_an_image_of_any_s
     assert network.unfold.weight.shape[0] == network.settings.upsampled
 
 
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16")
 @pytest.mark.parametrize("variant", [name for name, (kind, _) in VARIANTS.items() if kind != "slant2018"])
 def test_bfloat16_takes_the_faster_ways_through_all_variants(variant: str) -> None:
     kind, settings = VARIANTS[variant]
