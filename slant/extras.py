@@ -19,8 +19,15 @@ class MissingExtraError(SlantError):
     """A command needs packages that a plain installation does not have."""
 
 
-def require_extra(extra: str) -> None:
-    """Check that the packages of an extra, a key of `EXTRAS`, are installed, without importing them.
+def require_extra(extra: str, *needed: str) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Parameters
+    ----------
+    extra : str
+        A key of `EXTRAS`.
+    needed : str
+        Modules that are needed; by default all of the extra.
 
     Raises
     ------
@@ -28,7 +35,7 @@ def require_extra(extra: str) -> None:
         If a package is missing; the message names it and the command that installs the extra.
     """
     purpose, modules = EXTRAS[extra]
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [module for module in needed or modules if find_spec(module) is None]
     if missing:
         raise MissingExtraError(
             f"{purpose} needs packages that are not installed ({', '.join(missing)}); "

@@ -158,7 +158,7 @@ def surface_distances_mm(
         In mm: the mean over the voxels of both surfaces, and the larger of the 95th percentiles of the two directions
         (Maier-Hein et al. 2024, Nature Methods 21:195-212, ASSD and HD95); nan if a mask is empty.
     """
-    require_extra("train")
+    require_extra("train", "monai")
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
     if not (mask.any() and other.any()):

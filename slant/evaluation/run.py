@@ -77,7 +77,7 @@ def evaluate(predictions: tuple[Path, ...], references: Path, settings: Evaluate
     InputError, GeometryError, ProtocolError
         If files do not match, cannot be read or do not fit; the message names the file.
     """
-    require_extra("train")
+    require_extra("train", "monai")
     load_protocol(settings.protocol)
     matches, notes = match_files(predictions, references, allow_missing=settings.allow_missing)
     methods = _method_names(predictions)

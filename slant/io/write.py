@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zlib_ng import gzip_ng
 
 from slant.errors import GeometryError, OutputError
 from slant.files import write_file
@@ -77,6 +76,8 @@ def small_nifti(labels: LabelMap) -> bytes:
 
 def _gzip(content: bytes) -> bytes:
     """Compressed content, without name and time: the same bytes for the same content and version of zlib-ng."""
+    from zlib_ng import gzip_ng
+
     compressed: bytes = gzip_ng.compress(content, _GZIP_LEVEL, mtime=0)
     return compressed
 

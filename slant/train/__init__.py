@@ -2,4 +2,4 @@
 
 from slant.extras import require_extra
 
-require_extra("train")
+require_extra("train", "tensorboardX")

@@ -2,7 +2,8 @@
 
 Most subjects with manual labels are young, but subjects of any age are scanned. Atrophy is a deformation that widens
 the spaces filled with cerebrospinal fluid (CSF), so the labels move with the image. Lesions of the white matter change
-only the image. As in `slant.train.augment`, each change is a function of its generator.
+only the image. As in `slant.train.augment`, each change is a function of its generator, computed on the device of the
+scan.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from slant.train.augment import AugmentSettings, pick_labels, smooth_field, uniform
+from slant.train import draws
+from slant.train.augment import AugmentSettings, pick_labels, smooth_field
 from slant.train.data import LabelledScan
 from slant.train.intensity import gaussian_blur
 
@@ -61,11 +63,11 @@ def simulate_atrophy(
     (X, Y, Z, 3) float32 tensor
         The input itself if nothing is deformed.
     """
-    if not (settings.ventricle_dilation_mm or settings.sulcal_widening_mm) or uniform(generator) < 0.5:
+    if not (settings.ventricle_dilation_mm or settings.sulcal_widening_mm) or draws.uniform(generator) < 0.5:
         return coordinates
     limits = (settings.ventricle_dilation_mm, settings.sulcal_widening_mm)
-    ventricles, sulci = (mm * (1.2 * uniform(generator) - 0.2) for mm in limits)
-    shrink_brain = settings.sulcal_widening_mm > 0 and uniform(generator) < 0.5
+    ventricles, sulci = (mm * (1.2 * draws.uniform(generator) - 0.2) for mm in limits)
+    shrink_brain = settings.sulcal_widening_mm > 0 and draws.uniform(generator) < 0.5
     return dilate_csf(coordinates, scan, csf, Widening(ventricles, sulci, shrink_brain), generator)
 
 
@@ -76,17 +78,18 @@ def dilate_csf(
 
     The distances vary smoothly by a third; for ``coordinates``, ``csf`` and the result see `simulate_atrophy`.
     """
+    device = coordinates.device
     ventricles = _in_channels(scan.channels, csf)
     sulci = (scan.channels == 0) & ((scan.image > 0) | widening.shrink_brain)
     sizes = torch.tensor(scan.image.shape, dtype=torch.float32)
-    unit = (coordinates[::2, ::2, ::2] * (2 / (sizes - 1)) - 1).flip(-1)[None]
-    coarse = torch.zeros(1, 3, *unit.shape[1:4])
+    unit = (coordinates[::2, ::2, ::2] * (2 / (sizes - 1)).to(device) - 1).flip(-1)[None]
+    coarse = torch.zeros(1, 3, *unit.shape[1:4], device=device)
     for mask, spacing, sigma_mm, mm in (
         (ventricles, VENTRICLE_SPACING, VENTRICLE_SIGMA_MM, widening.ventricles_mm),
         (sulci, SULCAL_SPACING, SULCAL_SIGMA_MM, widening.sulci_mm),
     ):
         field = _vectors_towards(mask, spacing, sigma_mm) * mm
-        field *= 1 + 0.3 * smooth_field(field[0].shape, 60 / spacing, 1, generator)
+        field *= 1 + 0.3 * smooth_field(field[0].shape, 60 / spacing, 1, generator, device)
         coarse += functional.grid_sample(field[None], unit, padding_mode="border", align_corners=True)
     x, y, z, _ = coordinates.shape
     displacement = functional.interpolate(coarse, size=(x, y, z), mode="trilinear", align_corners=False)
@@ -98,14 +101,25 @@ def _vectors_towards(mask: Tensor, spacing: int, sigma_mm: float) -> Tensor:
     fraction = functional.avg_pool3d(mask.float()[None, None], spacing, ceil_mode=True)[0, 0]
     gradient = torch.stack(torch.gradient(gaussian_blur(fraction, sigma_mm / spacing)))
     length = gradient.norm(dim=0)
-    reference = torch.quantile(length[length > 0.01 * length.max()][::4], 0.97) if length.any() else length.max()
-    return gradient / torch.maximum(length, reference).clamp(min=1e-6)
+    return gradient / torch.maximum(length, _large(length)).clamp(min=1e-6)
+
+
+def _large(length: Tensor) -> Tensor:
+    """() the length below which 97 % of the lengths lie that are above a hundredth of the largest; 0 if all are 0.
+
+    The number of these lengths stays on the device, so that the device need not wait for the CPU.
+    """
+    in_order = torch.sort(length.flatten()).values
+    first = torch.searchsorted(in_order, 0.01 * in_order[-1:], right=True)
+    last = len(in_order) - 1
+    place = first + torch.round(0.97 * (last - first)).long()
+    return in_order.gather(0, place.clamp(max=last))[0]
 
 
 def _in_channels(channels: Tensor, selected: Tensor) -> Tensor:
     """Whether the channel of each voxel is one of those selected by a (C,) mask; False for voxels without a label."""
-    table = torch.zeros(256, dtype=torch.bool)
-    table[: len(selected)] = selected
+    table = torch.zeros(256, dtype=torch.bool, device=channels.device)
+    table[: len(selected)] = selected.to(channels.device)
     return table[channels.int()]
 
 
@@ -129,8 +143,10 @@ def fill_with_csf(image: Tensor, scan: LabelledScan, before: Tensor, after: Tens
         return image
     mask = (scan.image > 0).to(torch.uint8)
     gap = pick_labels(mask, before).bool() & ~pick_labels(mask, after).bool()
-    ventricles = scan.image[::2, ::2, ::2][_in_channels(scan.channels[::2, ::2, ::2], csf)]
-    level = ventricles.mean() if len(ventricles) else torch.tensor(0.3)
+    ventricles = _in_channels(scan.channels[::2, ::2, ::2], csf)
+    count = ventricles.sum()
+    mean = (scan.image[::2, ::2, ::2] * ventricles).sum() / count.clamp(min=1)
+    level = torch.where(count > 0, mean, 0.3)
     return torch.where(gap, torch.maximum(image, level.clamp(min=0.02)), image)
 
 
@@ -159,12 +175,12 @@ def add_lesions(
     -------
     (X, Y, Z) float32 tensor
     """
-    if uniform(generator) >= settings.lesion_probability:
+    if draws.uniform(generator) >= settings.lesion_probability:
         return image
     coarse_channels = pick_labels(scan.channels, coordinates[::2, ::2, ::2])
-    field = smooth_field(coarse_channels.shape, LESION_MM / 2, 1, generator)[0]
-    threshold = 0.6 + 0.8 * uniform(generator)
-    darkening = 0.15 + 0.3 * uniform(generator)
+    field = smooth_field(coarse_channels.shape, LESION_MM / 2, 1, generator, image.device)[0]
+    threshold = 0.6 + 0.8 * draws.uniform(generator)
+    darkening = 0.15 + 0.3 * draws.uniform(generator)
     spots = (4 * (field - threshold)).clamp(0, 1) * _in_channels(coarse_channels, white_matter)
     lesions = functional.interpolate(spots[None, None], size=image.shape, mode="trilinear", align_corners=False)[0, 0]
     return image * (1 - darkening * lesions)

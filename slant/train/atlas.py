@@ -12,7 +12,7 @@ from slant.grid import Shape
 from slant.nets.groupwise import SPACING, corners, displacement_at, votes_at
 from slant.nets.prior import FLOOR
 from slant.nets.unet import box_coordinate_channels, coordinate_channels
-from slant.train import augment, patches
+from slant.train import augment, draws, patches
 from slant.train.context import StageContext
 from slant.train.data import Groupwise, LabelledScan, TrainingScans, own_frequency, total_frequency
 from slant.train.loss import IGNORED
@@ -68,7 +68,7 @@ class View:
         """Random patches of the view, at least ``halo`` voxels inside the field of view."""
         r = context.run.assembly.resolution_mm
         start = context.seen.start
-        candidates = patches.candidate_starts(self.image.shape, halo)
+        candidates = patches.candidate_starts(self.image.shape, halo, self.image.device)
         centers = candidates + patches.EDGE // 2
         x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
         near = self.scan.channels if self.scan.near is None else self.scan.near
@@ -86,9 +86,9 @@ class Atlas:
     Attributes
     ----------
     frequency : (X/4, Y/4, Z/4, C) float32 tensor
-        Sum of the label frequencies of all scans, on the device.
+        Sum of the label frequencies of all scans, on the device as all tensors here.
     groupwise : Groupwise, optional
-        Groupwise template for the deformable prior, with its votes on the device.
+        Groupwise template for the deformable prior.
     """
 
     scans: TrainingScans
@@ -107,19 +107,20 @@ class Atlas:
             Template voxel at which each voxel of the crop is sampled.
         """
         seen = context.seen
-        if self.groupwise is None or augment.uniform(generator) < self.groupwise.settings.affine_probability:
+        if self.groupwise is None or draws.uniform(generator) < self.groupwise.settings.affine_probability:
             channels = box_coordinate_channels(seen.template_shape, seen.start, seen.shape, edge=context.feature_mm)
             return StepPrior(channels.to(self.device))
         x, y, z, _ = coordinates.shape
         coarse = block_coordinates(coordinates, SPACING)
-        cells = coarse + displacement_at(self.groupwise.displacements[scan.name], coarse)
-        strength = self.groupwise.settings.prior_error_mm * augment.uniform(generator)
-        error = augment.smooth_field((x // 2, y // 2, z // 2), ERROR_SPACING / 2, 3, generator) * strength
+        cells = coarse + displacement_at(self.groupwise.displacements[scan.name].to(self.device), coarse)
+        strength = self.groupwise.settings.prior_error_mm * draws.uniform(generator)
+        shape = (x // 2, y // 2, z // 2)
+        error = augment.smooth_field(shape, ERROR_SPACING / 2, 3, generator, self.device) * strength
         cells = cells + error.permute(1, 2, 3, 0)
         network_cells = augment.flip_coordinates(cells, context.run.mirror_x) if flip else cells
         if context.feature_mm != SPACING:
             network_cells = resampled(network_cells, (x, y, z), context.feature_mm)
-        return StepPrior(coordinate_channels(network_cells, seen.template_shape).to(self.device), cells.to(self.device))
+        return StepPrior(coordinate_channels(network_cells, seen.template_shape), cells)
 
     def logits(self, view: View, drawn: patches.Patches, mirrored: Tensor) -> Tensor:
         """(B * 512, C) log-frequencies at the voxels of patches, without the labels of the scan itself.
@@ -132,14 +133,14 @@ class Atlas:
         step = view.prior
         if step.cells is None or self.groupwise is None:
             own = own_frequency(view.scan, self.scans.training, self.scans.external_prior)
-            return patches.prior_logits(self.frequency, own, drawn, FLOOR).to(self.device)
+            return patches.prior_logits(self.frequency, own, drawn, FLOOR)
         x, y, z, _ = step.cells.shape
         first, edge, weights = drawn.cells(SPACING, (0, 0, 0))
-        rows = patches.flat_indices(first, edge, (x, y, z)).to(self.device)
+        rows = patches.flat_indices(first, edge, (x, y, z))
         coordinates = (step.cells.reshape(-1, 3).index_select(0, rows) - (SPACING - 1) / 2) / SPACING
         votes = self._votes_without(self.groupwise, view.scan, coordinates)
         if view.flip:
-            votes = votes[:, mirrored.long().to(self.device)]
+            votes = votes[:, mirrored.long()]
         fraction = votes / votes.sum(dim=1, keepdim=True).clamp(min=FLOOR)
         logs = torch.log(fraction.clamp(min=FLOOR)).reshape(-1, edge, edge, edge, votes.shape[1])
         return patches.interpolated(logs, weights)

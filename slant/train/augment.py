@@ -1,7 +1,8 @@
 """Data augmentation: settings, random numbers, and random deformations of a training scan.
 
-Every function draws its random numbers from a `torch.Generator`, so a training step is a function of its seed. After
-a left-right flip, `flip_labels` exchanges the channels of left and right regions. Intensities are changed in
+Every function draws its random numbers from a `torch.Generator` of the CPU, so a training step is a function of its
+seed, and computes on the device of its tensors.
+After a left-right flip, `flip_labels` exchanges the channels of left and right regions. Intensities are changed in
 `slant.train.intensity`.
 """
 
@@ -19,6 +20,7 @@ from torch.nn import functional
 from slant.errors import SettingsError
 from slant.grid import Shape
 from slant.nets.planes import PLANES, Plane
+from slant.train import draws
 
 
 @dataclass(frozen=True)
@@ -123,31 +125,25 @@ def multiple_of(shape: Shape, multiple: int) -> Shape:
     return x, y, z
 
 
-def normal(generator: Generator, *shape: int) -> Tensor:
-    """Standard normal numbers of the given shape."""
-    return torch.randn(*shape, generator=generator)
-
-
-def uniform(generator: Generator) -> float:
-    """One uniform random number between 0 and 1."""
-    return float(torch.rand(1, generator=generator))
-
-
 def mixup_weight(settings: AugmentSettings, generator: Generator) -> float:
     """MixUp weight of the second of two scans: beta distributed, mirrored to at most 0.5."""
-    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    rng = np.random.default_rng(draws.integer(generator, 2**31))
     weight = float(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
     return min(weight, 1 - weight)
 
 
-def smooth_field(shape: tuple[int, ...], spacing: float, channels: int, generator: Generator) -> Tensor:
+def smooth_field(
+    shape: tuple[int, ...], spacing: float, channels: int, generator: Generator, device: torch.device | None = None
+) -> Tensor:
     """(channels, X, Y, Z) field that is roughly standard normal at control points ``spacing`` voxels apart."""
     points = [max(3, int(n / spacing) + 2) for n in shape]
-    coarse = normal(generator, 1, channels, *points)
+    coarse = draws.normal(generator, 1, channels, *points).to(device)
     return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0]
 
 
-def random_coordinates(seen: Field, settings: AugmentSettings, generator: Generator) -> Tensor:
+def random_coordinates(
+    seen: Field, settings: AugmentSettings, generator: Generator, device: torch.device | None = None
+) -> Tensor:
     """(X, Y, Z, 3) float32 template coordinates, in voxels, at which each voxel of a field of view is sampled.
 
     Parameters
@@ -155,17 +151,18 @@ def random_coordinates(seen: Field, settings: AugmentSettings, generator: Genera
     seen : Field
         Its template's center is the center of rotation.
     """
-    angles = normal(generator, 3) * np.deg2rad(settings.rotation_deg)
-    scales = torch.exp(normal(generator, 3) * settings.scaling)
-    shear = normal(generator, 3, 3) * settings.scaling * 0.3
+    angles = [float(np.deg2rad(settings.rotation_deg)) * number for number in draws.normals(generator, 3)]
+    scales = torch.exp(draws.normal(generator, 3) * settings.scaling)
+    shear = draws.normal(generator, 3, 3) * settings.scaling * 0.3
     matrix = _rotation(angles) @ torch.diag(scales) + shear
-    axes = [torch.arange(n, dtype=torch.float32) + s for n, s in zip(seen.shape, seen.start, strict=True)]
-    coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    axes = [torch.arange(s, s + n, dtype=torch.float32) for n, s in zip(seen.shape, seen.start, strict=True)]
+    coordinates = torch.stack(torch.meshgrid(*(axis.to(device) for axis in axes), indexing="ij"), dim=-1)
     center = torch.tensor(seen.template_shape) / 2
-    transformed = (coordinates - center) @ matrix.T + (center + normal(generator, 3) * settings.translation_mm)
-    strength = settings.elastic_mm * uniform(generator)
-    displacement = smooth_field(seen.shape, 32, 3, generator) * strength
-    displacement += smooth_field(seen.shape, 12, 3, generator) * (strength / 5)
+    moved = center + draws.normal(generator, 3) * settings.translation_mm
+    transformed = (coordinates - center.to(device)) @ matrix.T.to(device) + moved.to(device)
+    strength = settings.elastic_mm * draws.uniform(generator)
+    displacement = smooth_field(seen.shape, 32, 3, generator, device) * strength
+    displacement += smooth_field(seen.shape, 12, 3, generator, device) * (strength / 5)
     return transformed + displacement.permute(1, 2, 3, 0)
 
 
@@ -176,13 +173,13 @@ def flip_coordinates(coordinates: Tensor, mirror_x: float) -> Tensor:
 
 def flip_labels(channels: Tensor, mirrored: Tensor) -> Tensor:
     """Channels with left and right regions exchanged; see `LabelProtocol.mirrored_channels`."""
-    table = torch.arange(256, dtype=channels.dtype)
-    table[: len(mirrored)] = mirrored.to(channels.dtype)
+    table = torch.arange(256, dtype=channels.dtype, device=channels.device)
+    table[: len(mirrored)] = mirrored.to(table)
     return table[channels.long()]
 
 
-def _rotation(angles: Tensor) -> Tensor:
-    a, b, c = (float(x) for x in angles)
+def _rotation(angles: list[float]) -> Tensor:
+    a, b, c = angles
     x = torch.tensor([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     y = torch.tensor([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
     z = torch.tensor([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
@@ -192,7 +189,7 @@ def _rotation(angles: Tensor) -> Tensor:
 def sample_image(image: Tensor, coordinates: Tensor) -> Tensor:
     """(X, Y, Z) values of ``image`` at (X, Y, Z, 3) voxel coordinates, interpolated trilinearly; 0 outside."""
     sizes = torch.tensor(image.shape, dtype=torch.float32)
-    unit = coordinates * (2 / (sizes - 1)) - 1
+    unit = coordinates * (2 / (sizes - 1)).to(coordinates) - 1
     sampled = functional.grid_sample(
         image[None, None], unit.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
     )
@@ -201,9 +198,9 @@ def sample_image(image: Tensor, coordinates: Tensor) -> Tensor:
 
 def pick_labels(labels: Tensor, coordinates: Tensor) -> Tensor:
     """Values of the integer map ``labels`` at the voxels nearest to (..., 3) coordinates; 0 outside."""
-    sizes = torch.tensor(labels.shape)
+    sizes = torch.tensor(labels.shape, device=labels.device)
     index = torch.round(coordinates).long()
     inside = ((index >= 0) & (index < sizes)).all(dim=-1)
     index = torch.minimum(index.clamp(min=0), sizes - 1)
     flat = (index[..., 0] * sizes[1] + index[..., 1]) * sizes[2] + index[..., 2]
-    return torch.where(inside, labels.flatten()[flat], torch.zeros((), dtype=labels.dtype))
+    return torch.where(inside, labels.flatten()[flat], 0)

@@ -16,9 +16,10 @@ from slant.io.templates import load_template
 from slant.labels import LabelProtocol
 from slant.nets.device import choose_device
 from slant.nets.earlier import prior_at
-from slant.nets.predict import Mirroring
+from slant.nets.mirroring import Mirroring
 from slant.nets.prior import Prior
 from slant.tiles import Tile, TileLayout
+from slant.train import draws
 from slant.train.assembly_settings import AssemblySettings, assemblies_of
 from slant.train.augment import Field, multiple_of
 from slant.train.data import LabelledScan, TrainingScans
@@ -220,7 +221,7 @@ class StageContext:
         r, layout = self.run.assembly.resolution_mm, self.run.assembly.layout
         size = multiple_of(layout.size, self.run.network.settings.multiple)
         positions = [whole - n + 1 for whole, n in zip(layout.shape, size, strict=True)]
-        x, y, z = (int(torch.randint(n, (1,), generator=generator)) for n in positions)
+        x, y, z = (draws.integer(generator, n) for n in positions)
         return replace(self, seen=replace(self.seen, start=scaled_shape((x, y, z), r), shape=scaled_shape(size, r)))
 
 

@@ -47,8 +47,12 @@ class LabelledScan:
         Channel of the nearest labelled voxel up to `NEAR` voxels away; None if all voxels are labelled.
     covered : (C,) bool tensor, optional
         Whether the labels cover each channel; None if they cover all regions.
+    weights : (C,) float32 tensor, optional
+        Weight of the voxels of each channel in the loss, from the expected Dice of automatic labels; None: all have 1.
     earlier : SparseVotes, optional
         Result of the earlier assembly, if the networks that are trained take one.
+    earlier_tensors : tuple of 3 uint8 tensors, optional
+        The channels, counts and totals of ``earlier``, see `slant.train.on_device.scan_on`.
     """
 
     name: str
@@ -57,7 +61,9 @@ class LabelledScan:
     frequency: Tensor
     near: Tensor | None = None
     covered: Tensor | None = None
+    weights: Tensor | None = None
     earlier: SparseVotes | None = None
+    earlier_tensors: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +125,20 @@ def load_scans(
     """
     scans = []
     for name in names:
-        known = ("channels", "frequency", "scan_sha256")
-        stored = load_stored(labels / f"{name}.labels.npz", "prepared scan", "prepare", known)
+        path, known = labels / f"{name}.labels.npz", ("channels", "frequency", "scan_sha256")
+        stored = load_stored(path, "prepared scan", "prepare", known) | (load_arrays(path, ("weights",)) or {})
         image = load_stored(images / f"{stored['scan_sha256']}.npz", "prepared scan", "prepare", ("image",))["image"]
         channels, frequency = stored["channels"], torch.from_numpy(stored["frequency"])
         near = nearest_labels(channels) if (channels == IGNORED).any() else None
-        tensors = torch.from_numpy(image.astype(np.float32)), torch.from_numpy(channels)
-        scans.append(LabelledScan(name, *tensors, frequency, near, covered.get(name)))
+        tensors = torch.from_numpy(image.astype(np.float32)), torch.from_numpy(channels), frequency
+        weights = torch.from_numpy(stored["weights"]) if "weights" in stored else None
+        scans.append(LabelledScan(name, *tensors, near, covered.get(name), weights))
     return _balance_coverage(scans)
+
+
+def expected_dice_file(folder: Path, name: str) -> Path:
+    """Table with the expected Dice of the regions of an automatically labelled scan; it may be missing."""
+    return folder / f"{name}_expected_dice.tsv"
 
 
 def load_stored(path: Path, content: str, stage: str, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -215,7 +227,7 @@ def total_frequency(scans: list[LabelledScan], prior: Prior | None = None) -> Te
     if prior is not None:
         return prior.log_frequency_at((slice(None),) * 3, np.arange(prior.steps.shape[-1])).exp()
     if len(scans) > 1:
-        total = torch.zeros(scans[0].frequency.shape)
+        total = torch.zeros_like(scans[0].frequency, dtype=torch.float32)
         for scan in scans:
             total += scan.frequency
         return total

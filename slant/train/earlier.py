@@ -21,7 +21,7 @@ from slant.nets.earlier import block_mean, prior_at
 from slant.nets.network import Network, channels_last
 from slant.nets.predict import Predictor, tile_votes
 from slant.sparse_votes import SparseVotes
-from slant.train import augment
+from slant.train import augment, draws
 from slant.train.atlas import ERROR_SPACING, block_coordinates
 from slant.train.checkpoint import averaged_weights
 from slant.train.context import RunContext, StageContext
@@ -169,12 +169,14 @@ def predictor_of(
 
 
 def earlier_of_step(
-    votes: SparseVotes, coordinates: Tensor, context: StageContext, flip: bool, generator: torch.Generator
+    scan: LabelledScan, coordinates: Tensor, context: StageContext, flip: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The earlier result of a step at the features of the network, at places with a smooth random error.
 
     Parameters
     ----------
+    scan : LabelledScan
+        With ``earlier_tensors`` on the device of the coordinates.
     coordinates : (X, Y, Z, 3) float32 tensor
         Template voxel at which each voxel of the crop is sampled.
 
@@ -185,16 +187,17 @@ def earlier_of_step(
     fractions : (A, B, C, K) float32 tensor
         Vote fractions; all 0 in a step that does not see the earlier result.
     """
-    settings, edge = context.run.assembly, context.feature_mm
+    if scan.earlier is None or scan.earlier_tensors is None:
+        raise AssertionError("the scans of an assembly that takes an earlier result have one")
+    settings, edge, tables = context.run.assembly, context.feature_mm, scan.earlier_tensors
     cells = block_coordinates(coordinates, edge)
-    strength = settings.earlier_error_mm * augment.uniform(generator)
-    error = augment.smooth_field(cells.shape[:3], ERROR_SPACING / edge, 3, generator) * strength
-    hidden = augment.uniform(generator) < settings.earlier_dropout
-    index = torch.floor((cells + error.permute(1, 2, 3, 0) + 0.5) / votes.voxel_mm).long()
-    shape = torch.tensor(votes.channels.shape[:3])
-    index = torch.minimum(index.clamp(min=0), shape - 1)
-    x, y, z = index.numpy().transpose(3, 0, 1, 2)
-    channels, fractions = map(torch.from_numpy, votes.at((x, y, z)))
+    strength = settings.earlier_error_mm * draws.uniform(generator)
+    error = augment.smooth_field(cells.shape[:3], ERROR_SPACING / edge, 3, generator, cells.device) * strength
+    hidden = draws.uniform(generator) < settings.earlier_dropout
+    index = torch.floor((cells + error.permute(1, 2, 3, 0) + 0.5) / scan.earlier.voxel_mm).long()
+    index = torch.minimum(index.clamp(min=0), torch.tensor(scan.earlier.shape, device=index.device) - 1)
+    channels, counts, totals = (table[index[..., 0], index[..., 1], index[..., 2]] for table in tables)
     if flip:
         channels = augment.flip_labels(channels, context.run.regions.mirrored)
+    fractions = counts.float() / totals[..., None].float()
     return channels, fractions * (0.0 if hidden else 1.0)

@@ -26,7 +26,7 @@ SAVE_SECONDS = 120
 
 @contextmanager
 def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Callable[[State], bool]]:
-    """Context manager that yields the function which `train_stage` calls after every step, and saves at the end.
+    """Context manager that yields the function which `train_stage` calls after one or more steps, and saves at the end.
 
     Parameters
     ----------
@@ -43,12 +43,14 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
         closing(SummaryWriter(str(path.parent / "tensorboard" / path.stem), purge_step=purge_step)) as events,
     ):
 
-        def after_step(state: State) -> bool:
+        def after_steps(state: State) -> bool:
             nonlocal saved
-            bar.update()
+            new = range(int(bar.n), state.step)
+            bar.update(len(new))
             bar.set_postfix(loss=f"{np.mean(state.losses[-20:]):.3f}", refresh=False)
-            events.add_scalar("loss", state.losses[-1], state.step)
-            events.add_scalar("learning_rate", learning_rate(state.step - 1, stage), state.step)
+            for step in new:
+                events.add_scalar("loss", state.losses[step], step + 1)
+                events.add_scalar("learning_rate", learning_rate(step, stage), step + 1)
             if stage.validate_every and (state.step % stage.validate_every == 0 or state.step == stage.steps):
                 score = held_out_dice(state.average, context)
                 if score is not None:
@@ -60,7 +62,7 @@ def logged_stage(path: Path, state: State, context: StageContext) -> Iterator[Ca
                 saved = time.monotonic()
             return deadline is None or time.monotonic() < deadline
 
-        yield after_step
+        yield after_steps
     save_checkpoint(path, state, identity)
     write_table(path.with_suffix(".tsv"), state, stage)
 

@@ -45,14 +45,20 @@ class LossSettings:
                 f"[loss] dice_bias is a setting of kind = 'regions', found kind = {self.kind!r}; remove one of them"
             )
 
-    def __call__(self, logits: Tensor, channels: Tensor) -> Tensor:
-        """Loss of (N, C) logits for (N,) reference channels."""
+    def __call__(self, logits: Tensor, channels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Loss of (N, C) logits for (N,) reference channels, whose voxels may have (N,) weights."""
         if self.kind == "slant2018":
-            return slant2018_loss(logits, channels)
-        return region_loss(logits, channels, self.dice_weight, self.dice_bias)
+            return slant2018_loss(logits, channels, weights)
+        return region_loss(logits, channels, weights, self.dice_weight, self.dice_bias)
 
 
-def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0, dice_bias: float = 0.0) -> Tensor:
+def region_loss(
+    logits: Tensor,
+    channels: Tensor,
+    weights: Tensor | None = None,
+    dice_weight: float = 1.0,
+    dice_bias: float = 0.0,
+) -> Tensor:
     """Mean cross-entropy plus one minus the mean soft Dice (Milletari et al. 2016) of the channels present.
 
     With ``dice_bias``, this mean is weighted by the sizes of the regions, so that small ones count more. The idea is
@@ -63,36 +69,40 @@ def region_loss(logits: Tensor, channels: Tensor, dice_weight: float = 1.0, dice
     logits : (N, C) float tensor
     channels : (N,) int64 tensor
         Reference channel of each sampled voxel; the loss of no voxels is 0.
+    weights : (N,) float tensor, optional
+        Weight of each voxel in the cross-entropy and in all sums of the Dice (default: 1).
     dice_weight : float
         Weight of the Dice part.
     dice_bias : float
-        The Dice of a channel of n voxels has the weight ``n ** -dice_bias``, divided by the sum of the weights. 0: all
+        The Dice of a channel of n voxels has the weight ``n ** -dice_bias``, divided by the sum of these. 0: all
         channels present have the same weight.
     """
     logits = logits.float()
     if not len(channels):
         return logits.sum()
     log_probability = functional.log_softmax(logits, dim=1)
-    cross_entropy = functional.nll_loss(log_probability, channels)
-    probability = log_probability.exp()
-    channel_count = logits.shape[1]
-    voxels = torch.bincount(channels, minlength=channel_count).float()
-    reference_probability = probability.gather(1, channels[:, None])[:, 0]
-    overlap = torch.zeros(channel_count, device=logits.device).index_add(0, channels, reference_probability)
-    dice = 2 * overlap / (probability.sum(dim=0) + voxels).clamp(min=1e-6)
-    present = voxels > 0
-    return cross_entropy + dice_weight * (1 - _mean_dice(dice[present], voxels[present], dice_bias))
+    of_voxels = -log_probability.gather(1, channels[:, None])[:, 0]
+    cross_entropy = of_voxels.mean() if weights is None else (weights * of_voxels).sum() / weights.sum()
+    overlap, predicted, voxels = _sums(log_probability.exp(), channels, weights)
+    dice = 2 * overlap / (predicted + voxels).clamp(min=1e-6)
+    importance = torch.where(voxels > 0, voxels.clamp(min=1e-6) ** -dice_bias, 0.0)
+    return cross_entropy + dice_weight * (1 - (importance * dice).sum() / importance.sum())
 
 
-def _mean_dice(dice: Tensor, voxels: Tensor, bias: float) -> Tensor:
-    """Mean of the Dice of channels, weighted by their numbers of voxels to the power of ``-bias``."""
-    if not bias:
-        return dice.mean()
-    weights = voxels**-bias
-    return (weights * dice).sum() / weights.sum()
+def _sums(probability: Tensor, channels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted sums over voxels, (C,) each: probability of the reference, all probabilities, the reference.
+
+    On CUDA the first is added in no fixed order, so its last bits vary.
+    """
+    reference = probability.gather(1, channels[:, None])[:, 0]
+    ones = torch.ones_like(reference) if weights is None else weights
+    zeros = torch.zeros(probability.shape[1], device=probability.device)
+    overlap = zeros.index_add(0, channels, reference if weights is None else reference * weights)
+    predicted = probability.sum(dim=0) if weights is None else weights @ probability
+    return overlap, predicted, zeros.index_add(0, channels, ones)
 
 
-def slant2018_loss(logits: Tensor, channels: Tensor) -> Tensor:
+def slant2018_loss(logits: Tensor, channels: Tensor, weights: Tensor | None = None) -> Tensor:
     """The loss of the original SLANT: soft Dice of ``softmax(100 * logits)`` with squared denominators, all channels.
 
     See Huo et al. 2019 and their released code. A channel that is neither present nor predicted has a Dice of 1.
@@ -102,14 +112,15 @@ def slant2018_loss(logits: Tensor, channels: Tensor) -> Tensor:
     logits : (N, C) float tensor
     channels : (N,) int64 tensor
         Reference channel of each sampled voxel.
+    weights : (N,) float tensor, optional
+        Weight of each voxel in all sums (default: 1).
     """
     probability = functional.softmax(100 * logits.float(), dim=1)
-    channel_count = logits.shape[1]
-    reference_probability = probability.gather(1, channels[:, None])[:, 0]
-    overlap = torch.zeros(channel_count, device=logits.device).index_add(0, channels, reference_probability)
-    voxels = torch.bincount(channels, minlength=channel_count).float()
+    overlap, _, voxels = _sums(probability, channels, weights)
+    squares = probability**2
+    squared = squares.sum(dim=0) if weights is None else weights @ squares
     epsilon = 1e-6
-    return 1 - ((2 * overlap + epsilon) / ((probability**2).sum(dim=0) + voxels + epsilon)).mean()
+    return 1 - ((2 * overlap + epsilon) / (squared + voxels + epsilon)).mean()
 
 
 def merge_unlabelled(logits: Tensor, covered: Tensor) -> Tensor:

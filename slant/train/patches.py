@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from slant.grid import Shape
 from slant.nets.prior import SPACING, interpolation_matrix
+from slant.train import draws
 from slant.train.loss import IGNORED
 
 EDGE = 8
@@ -44,8 +45,8 @@ class Patches:
         Parameters
         ----------
         spacing_mm : int
-            Edge length of a cell in template voxels, a multiple of ``voxel_mm``; the first voxels of all patches must
-            be at the same place in their cells.
+            Edge length of a cell in template voxels, a multiple of ``voxel_mm``. 4 voxels must be a multiple of it, so
+            that the first voxels of all patches are at the same place in their cells.
         start : tuple of 3 int
             First voxel of the crop on a grid that begins with a cell.
 
@@ -59,17 +60,17 @@ class Patches:
             See `slant.nets.prior.interpolation_matrix`.
         """
         spacing = spacing_mm // self.voxel_mm
-        voxel = self.starts + torch.tensor(start)
-        phase = [int(p) for p in voxel[0] % spacing]
+        voxel = self.starts + torch.tensor(start, device=self.starts.device)
+        phase = [first % spacing for first in start]  # the starts are multiples of SPACING, so of every spacing
         before = 0 if spacing == 1 else 1
         edge = -(-EDGE // spacing) + 2 * before + any(phase)
         x, y, z = (interpolation_matrix(before * spacing + p, EDGE, edge, spacing) for p in phase)
         return voxel // spacing - before, edge, (x, y, z)
 
 
-def candidate_starts(crop_shape: Sequence[int], margin: int = 2) -> Tensor:
+def candidate_starts(crop_shape: Sequence[int], margin: int = 2, device: torch.device | None = None) -> Tensor:
     """(nx, ny, nz, 3) int64 first voxels of all patches that are at least ``margin`` voxels inside a crop."""
-    axes = [torch.arange(SPACING, n - EDGE - margin + 1, SPACING) for n in crop_shape]
+    axes = [torch.arange(SPACING, n - EDGE - margin + 1, SPACING, device=device) for n in crop_shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
@@ -81,7 +82,11 @@ def draw_patches(
     class_balanced_fraction: float,
     generator: Generator,
 ) -> Tensor:
-    """(count, 3) int64 first voxels of patches, drawn from the candidates.
+    """(count, 3) int64 first voxels of patches, drawn from the candidates without replacement.
+
+    The random numbers come from the CPU, so all devices draw the same patches: those with the largest weight divided by
+    an exponentially distributed number (Efraimidis and Spirakis 2006, Inf. Process. Lett. 97:181). If fewer candidates
+    than ``count`` can be drawn, each is repeated.
 
     Parameters
     ----------
@@ -96,25 +101,26 @@ def draw_patches(
     """
     labels = center_labels.flatten().long()
     known = labels != IGNORED
-    sizes = torch.bincount(labels, minlength=int(labels.max()) + 1).float()
+    sizes = torch.zeros(256, device=labels.device).index_add(0, labels, torch.ones_like(labels, dtype=torch.float32))
     balanced = (1 / sizes.clamp(min=1))[labels] * ((labels > 0) & known)
-    unbalanced = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1) * (known if known.any() else 1.0)
-    fraction = class_balanced_fraction if balanced.any() else 0.0
+    unbalanced = torch.where((labels > 0) | in_brain.flatten(), 1.0, 0.1) * torch.where(known.any(), known, 1.0)
+    fraction = torch.where(balanced.any(), class_balanced_fraction, 0.0)
     weights = fraction * balanced / balanced.sum().clamp(min=1e-9) + (1 - fraction) * unbalanced / unbalanced.sum()
-    replacement = count > int(torch.count_nonzero(weights))
-    drawn = torch.multinomial(weights, count, replacement=replacement, generator=generator)
-    return candidates.reshape(-1, 3)[drawn]
+    numbers = draws.exponential(generator, len(labels)).to(labels.device)
+    order = torch.argsort(weights / numbers.clamp(min=1e-30), descending=True, stable=True)
+    drawn = torch.arange(count, device=labels.device) % torch.count_nonzero(weights)
+    return candidates.reshape(-1, 3)[order[drawn]]
 
 
-def _offsets(edge: int) -> Tensor:
-    steps = torch.arange(edge)
+def _offsets(edge: int, device: torch.device) -> Tensor:
+    steps = torch.arange(edge, device=device)
     return torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
 def flat_indices(first: Tensor, edge: int, shape: Shape) -> Tensor:
     """(B * edge^3,) int64 flat indices of the voxels of B cubes, clamped to the array."""
-    index = first[:, None, :] + _offsets(edge)[None]
-    index = torch.minimum(index.clamp(min=0), torch.tensor(shape) - 1)
+    index = first[:, None, :] + _offsets(edge, first.device)[None]
+    index = torch.minimum(index.clamp(min=0), torch.tensor(shape, device=first.device) - 1)
     return ((index[..., 0] * shape[1] + index[..., 1]) * shape[2] + index[..., 2]).flatten()
 
 
@@ -122,14 +128,15 @@ def gather(array: Tensor, first: Tensor, edge: int) -> Tensor:
     """(B, C, edge, edge, edge) cubes of a (1, C, X, Y, Z) array; differentiable, channels last in memory."""
     _, channels, x, y, z = array.shape
     table = array[0].permute(1, 2, 3, 0).reshape(-1, channels)
-    index = flat_indices(first, edge, (x, y, z)).to(table.device)
+    index = flat_indices(first, edge, (x, y, z))
     cubes = table.index_select(0, index).reshape(len(first), edge, edge, edge, channels)
     return cubes.permute(0, 4, 1, 2, 3)
 
 
 def patch_coordinates(patches: Patches) -> Tensor:
     """(B, 8, 8, 8, 3) int64 coordinates of the voxels of the patches in the crop."""
-    return (patches.starts[:, None] + _offsets(EDGE)[None]).reshape(-1, EDGE, EDGE, EDGE, 3)
+    offsets = _offsets(EDGE, patches.starts.device)
+    return (patches.starts[:, None] + offsets[None]).reshape(-1, EDGE, EDGE, EDGE, 3)
 
 
 def prior_logits(frequency: Tensor, own: Tensor | None, patches: Patches, floor: float) -> Tensor:
@@ -146,11 +153,10 @@ def prior_logits(frequency: Tensor, own: Tensor | None, patches: Patches, floor:
     """
     first, edge, weights = patches.cells(SPACING, patches.crop_start)
     cells = flat_indices(first, edge, (frequency.shape[0], frequency.shape[1], frequency.shape[2]))
-    cells = cells.to(frequency.device)
     channels = frequency.shape[-1]
     selected = frequency.reshape(-1, channels).index_select(0, cells)
     if own is not None:
-        selected = selected - own.reshape(-1, channels).index_select(0, cells.to(own.device)).to(selected)
+        selected = selected - own.reshape(-1, channels).index_select(0, cells)
     selected = selected / selected.sum(dim=-1, keepdim=True).clamp(min=floor)
     logs = torch.log(selected.clamp(min=floor)).reshape(-1, edge, edge, edge, channels)
     return interpolated(logs, weights)

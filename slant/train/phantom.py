@@ -28,7 +28,8 @@ from slant.io.templates import load_template
 from slant.io.write import write_image
 from slant.nets.model import Model
 from slant.nets.prior import SPACING
-from slant.train.augment import normal, sample_image, smooth_field
+from slant.train.augment import sample_image, smooth_field
+from slant.train.draws import normal
 from slant.volume import LabelMap, Volume
 
 MODEL = "slant27"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from slant.train.data import (
     Groupwise,
     LabelledScan,
     TrainingScans,
+    expected_dice_file,
     label_frequency,
     labelled_names,
     load_scans,
@@ -189,7 +191,7 @@ def _prepare(run: RunContext, folder: Path, name: str) -> str:
 
 def _prepare_labels(run: RunContext, folder: Path, name: str, scan: PreparedScan) -> None:
     settings, protocol = run.settings, run.protocol
-    source = folder / f"{name}_dseg.nii.gz"
+    source, table = folder / f"{name}_dseg.nii.gz", expected_dice_file(folder, name)
 
     def compute() -> dict[str, Any]:
         labels = read_labels(source, read_scan(folder / f"{name}_T1w.nii.gz"))
@@ -200,11 +202,37 @@ def _prepare_labels(run: RunContext, folder: Path, name: str, scan: PreparedScan
                 f"{source} contains no region of protocol {protocol.name!r}; remove the scan or correct its labels"
             )
         frequency = label_frequency(resampled, len(protocol))
-        return {"channels": resampled, "frequency": frequency, "scan_sha256": np.array(scan.sha256)}
+        arrays = {"channels": resampled, "frequency": frequency, "scan_sha256": np.array(scan.sha256)}
+        return {**arrays, "weights": voxel_weights(table, protocol)} if table.is_file() else arrays
 
     how = (protocol.ids.tolist(), settings.unknown_ids, settings.ignore_label)
-    identity = digest("labels", scan.sha256, input_sha256(source), *how)
+    weighted = (input_sha256(table),) if table.is_file() else ()
+    identity = digest("labels", scan.sha256, input_sha256(source), *how, *weighted)
     kept(_labels_folder(settings, folder) / f"{name}.labels.npz", identity, compute)
+
+
+def voxel_weights(path: Path, protocol: LabelProtocol) -> NDArray[np.float32]:
+    """(C,) weight of the voxels of each channel in the loss: the expected Dice of the region, 1 for the background.
+
+    Parameters
+    ----------
+    path : Path
+        Table with the columns ``index`` and ``expected_dice`` (0 to 1); regions that it does not list have weight 1.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read, or a column or value is another.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t")
+        expected = dict(zip(table["index"].astype(int), table["expected_dice"].astype(float), strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: found {error}, expected a table with the columns index and expected_dice") from error
+    weights = np.array([expected.get(int(i), 1.0) if i else 1.0 for i in protocol.ids], dtype=np.float32)
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise InputError(f"{path}: found an expected_dice outside 0 to 1; correct it or remove the table")
+    return weights
 
 
 def channels_of(labels: LabelMap, protocol: LabelProtocol, settings: TrainSettings) -> NDArray[np.uint8]:

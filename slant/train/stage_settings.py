@@ -17,7 +17,9 @@ class StageSettings:
     Attributes
     ----------
     steps : int
-        Number of optimizer steps, one scan each.
+        Number of optimizer steps.
+    scans_per_step : int
+        Number of scans, each in a crop of its own, whose gradients a step adds up.
     learning_rate : float
         Learning rate of AdamW after a warm-up of 20 steps.
     lr_decay_fraction : float
@@ -51,9 +53,10 @@ class StageSettings:
     validate_every: int = 0
     seed: int = 0
     crop: bool = False
+    scans_per_step: int = 1
 
     def __post_init__(self) -> None:
-        minima = {"steps": 1, "patches": 1, "validate_every": 0, "seed": 0, "weight_decay": 0.0}
+        minima = {"steps": 1, "scans_per_step": 1, "patches": 1, "validate_every": 0, "seed": 0, "weight_decay": 0.0}
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise SettingsError(f"{name} must be at least {minimum}, found {getattr(self, name)}")

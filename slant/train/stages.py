@@ -153,6 +153,6 @@ def _train(context: StageContext, path: Path, weights: dict[str, Tensor] | None,
     shared_layers = stage.shared_layers if isinstance(stage, TileSettings) else ()
     freeze(state.net, (*run.network.type.frozen, *shared_layers))
     if state.step < steps:
-        with logged_stage(path, state, context) as after_step:
-            train_stage(state, context, lambda current: after_step(current) and current.step < steps)
+        with logged_stage(path, state, context) as after_steps:
+            train_stage(state, context, after_steps, until=steps)
     return state.step >= steps

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from slant.nets.device import has_fast_bfloat16
 from slant.nets.network import Network
-from slant.train import anatomical, augment, intensity, patches
+from slant.train import anatomical, augment, draws, intensity, patches
 from slant.train.atlas import Atlas, View, block_coordinates
 from slant.train.context import Regions, StageContext
 from slant.train.data import LabelledScan
@@ -22,16 +22,19 @@ from slant.train.loss import IGNORED, merge_unlabelled
 
 
 def view_of(scan: LabelledScan, atlas: Atlas, context: StageContext, generator: torch.Generator) -> View:
-    """The scan after a random augmentation, with the prior and the earlier result that follow its deformation."""
+    """The scan after a random augmentation, with the prior and the earlier result that follow its deformation.
+
+    The scan, see `slant.train.on_device.scan_on`, and the view are on the device of the atlas.
+    """
     settings, regions = context.run.settings.augment, context.run.regions
-    coordinates = augment.random_coordinates(context.seen, settings, generator)
-    flip = settings.flip_probability > 0 and augment.uniform(generator) < settings.flip_probability
+    coordinates = augment.random_coordinates(context.seen, settings, generator, atlas.device)
+    flip = settings.flip_probability > 0 and draws.uniform(generator) < settings.flip_probability
     if flip:
         coordinates = augment.flip_coordinates(coordinates, context.run.mirror_x)
     before = coordinates
     coordinates = anatomical.simulate_atrophy(coordinates, scan, regions.csf, settings, generator)
     prior = atlas.of_step(scan, coordinates, context, flip, generator)
-    earlier = None if scan.earlier is None else earlier_of_step(scan.earlier, coordinates, context, flip, generator)
+    earlier = None if scan.earlier is None else earlier_of_step(scan, coordinates, context, flip, generator)
     image = augment.sample_image(scan.image, coordinates)
     image = anatomical.fill_with_csf(image, scan, before, coordinates, regions.csf)
     image = anatomical.add_lesions(image, scan, coordinates, regions.white_matter, settings, generator)
@@ -64,18 +67,17 @@ def step_loss(
     view = view_of(scans[0], atlas, context, generator)
     drawn = view.draw_patches(context, net.halo, generator)
     parts, image, coordinates = [(view, 1.0)], view.image, view.prior.coordinates
-    earlier = _embedded(net, view, atlas.device)
+    earlier = _embedded(net, view)
     for scan in scans[1:]:
         second = view_of(scan, atlas, context, generator)
         weight = augment.mixup_weight(context.run.settings.augment, generator)
         image = torch.lerp(image, second.image, weight)
         coordinates = torch.lerp(coordinates, second.prior.coordinates, weight)
-        if earlier is not None and (other := _embedded(net, second, atlas.device)) is not None:
+        if earlier is not None and (other := _embedded(net, second)) is not None:
             earlier = torch.lerp(earlier, other, weight)
         parts = [(view, 1 - weight), (second, weight)]
     with mixed_precision(atlas.device, context.run.settings.precision):
-        images = image[None, None].to(atlas.device)
-        features = head_features_in_patches(net, images, coordinates, drawn.starts, earlier)
+        features = head_features_in_patches(net, image[None, None], coordinates, drawn.starts, earlier)
         logits, task_logits = net.logits(features).float(), net.tasks(features)
     losses = []
     for part, weight in parts:
@@ -84,9 +86,9 @@ def step_loss(
     return torch.stack(losses).sum()
 
 
-def _embedded(net: Network, view: View, device: torch.device) -> Tensor | None:
+def _embedded(net: Network, view: View) -> Tensor | None:
     """The earlier result of a view, embedded by the network; None if it takes none."""
-    return None if view.earlier is None else net.embed(*(part.to(device) for part in view.earlier))
+    return None if view.earlier is None else net.embed(*view.earlier)
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -132,44 +134,50 @@ def _view_loss(
 ) -> Tensor:
     """Loss of the logits in the patches, which contain the prior, for the labels of one view."""
     regions = context.run.regions
-    reference = view.labels(patches.patch_coordinates(drawn), regions.mirrored).to(logits.device)
-    known = reference != IGNORED
-    covered = view.scan.covered
-    if covered is not None and view.flip:
-        covered = covered[regions.mirrored.long()]
-    loss = _region_loss(logits[known], reference[known], covered, context)
+    reference = view.labels(patches.patch_coordinates(drawn), regions.mirrored)
+    if view.scan.near is not None:  # counting the known voxels makes the CPU wait, so it is done only where needed
+        known = reference != IGNORED
+        logits, reference = logits[known], reference[known]
+        task_logits = {task: of_task[known] for task, of_task in task_logits.items()}
+    covered, weights = view.scan.covered, view.scan.weights
+    if view.flip:
+        covered, weights = (None if x is None else x[regions.mirrored.long()] for x in (covered, weights))
+    of_voxels = None if weights is None else weights[reference]
+    loss = _region_loss(logits, reference, covered, of_voxels, context)
     if task_logits and covered is None:
-        loss = loss + context.run.settings.loss.task_weight * _task_loss(task_logits, reference, known, regions)
+        loss = loss + context.run.settings.loss.task_weight * _task_loss(task_logits, reference, regions)
     return loss
 
 
-def _region_loss(logits: Tensor, reference: Tensor, covered: Tensor | None, context: StageContext) -> Tensor:
+def _region_loss(
+    logits: Tensor, reference: Tensor, covered: Tensor | None, weights: Tensor | None, context: StageContext
+) -> Tensor:
     if covered is not None:
-        covered = covered.to(logits.device)
         logits = merge_unlabelled(logits, covered)
         reference = torch.where(covered[reference], reference, torch.zeros_like(reference))
-    logits, reference = _select_channels(logits, reference, context.seen.channels)
-    return context.run.settings.loss(logits, reference)
+    channels = context.seen.channels
+    if len(channels) < logits.shape[1]:
+        logits, reference, weights = _select_channels(logits, reference, weights, channels)
+    return context.run.settings.loss(logits, reference, weights)
 
 
-def _task_loss(task_logits: dict[str, Tensor], reference: Tensor, known: Tensor, regions: Regions) -> Tensor:
-    """Mean cross-entropy of the additional tasks."""
-    if not known.any():
+def _task_loss(task_logits: dict[str, Tensor], reference: Tensor, regions: Regions) -> Tensor:
+    """Mean cross-entropy of the additional tasks; 0 for no voxels."""
+    if not len(reference):
         return sum((logits.sum() * 0 for logits in task_logits.values()), torch.zeros((), device=reference.device))
     losses = [
-        functional.cross_entropy(logits.float()[known], regions.tasks[task].to(reference.device)[reference[known]])
-        for task, logits in task_logits.items()
+        functional.cross_entropy(logits.float(), regions.tasks[task][reference]) for task, logits in task_logits.items()
     ]
     return torch.stack(losses).mean()
 
 
-def _select_channels(logits: Tensor, reference: Tensor, channels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Logits and reference of the given channels only; voxels of other channels are left out."""
-    if len(channels) == logits.shape[1]:
-        return logits, reference
+def _select_channels(
+    logits: Tensor, reference: Tensor, weights: Tensor | None, channels: NDArray[np.int64]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits, reference and weights of the given channels only; voxels of other channels are left out."""
     selected = torch.from_numpy(channels).to(logits.device)
     index = torch.full((logits.shape[1],), -1, dtype=torch.long, device=logits.device)
     index[selected] = torch.arange(len(selected), device=logits.device)
     mapped = index[reference]
     known = mapped >= 0
-    return logits[known][:, selected], mapped[known]
+    return logits[known][:, selected], mapped[known], None if weights is None else weights[known]

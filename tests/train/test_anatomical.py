@@ -10,7 +10,7 @@ import torch
 from phantoms import STILL
 from torch import Tensor
 
-from slant.train import anatomical, augment, intensity
+from slant.train import anatomical, augment, draws, intensity
 from slant.train.data import LabelledScan
 
 SHAPE = (48, 56, 40)
@@ -41,7 +41,7 @@ def identity() -> Tensor:
 
 
 def fix_random_number(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anatomical, "uniform", lambda _: value)
+    monkeypatch.setattr(draws, "uniform", lambda _: value)
 
 
 def count(scan: LabelledScan, coordinates: Tensor, channel: int) -> int:

@@ -23,6 +23,7 @@ from slant.train.context import StageContext, run_context, tile_context, whole_c
 from slant.train.data import Groupwise, build_prior
 from slant.train.earlier import earlier_of_step, predictor_of
 from slant.train.groupwise import blocks, count_votes, deformed_prior
+from slant.train.on_device import scan_on
 from slant.train.stage_settings import GroupwiseSettings
 from slant.volume import Volume
 
@@ -62,7 +63,8 @@ def seen(votes: SparseVotes, context: StageContext, flip: bool = False, seed: in
     coordinates = random_coordinates(context.seen, STILL, generator)
     if flip:
         coordinates = flip_coordinates(coordinates, MIRROR_X)
-    return earlier_of_step(votes, coordinates, context, flip, generator)
+    scan = scan_on(replace(phantom(0), earlier=votes), coordinates.device)
+    return earlier_of_step(scan, coordinates, context, flip, generator)
 
 
 @pytest.mark.parametrize("tile", [None, 0, 1])

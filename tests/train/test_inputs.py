@@ -29,6 +29,7 @@ from slant.train.context import RunContext, run_context, tile_context
 from slant.train.data import Groupwise, TrainingScans, build_prior
 from slant.train.earlier import predictor_of
 from slant.train.groupwise import blocks, count_votes
+from slant.train.on_device import scan_on
 from slant.train.patches import Patches, patch_coordinates
 from slant.train.stage_settings import GroupwiseSettings
 from slant.volume import Volume
@@ -85,7 +86,7 @@ def trained_on(run: RunContext, scans: TrainingScans, net: Network, tile: Tile) 
 
     context, (scan,) = tile_context(run, scans, tile), scans.manual
     with patch.object(step, "_view_loss", loss), patch.object(intensity, "vary_intensity", lambda image, *_: image):
-        step.step_loss(net, (scan,), atlas_of(scans, CPU), context, torch.Generator().manual_seed(0))
+        step.step_loss(net, (scan_on(scan, CPU),), atlas_of(scans, CPU), context, torch.Generator().manual_seed(0))
     return found[0]
 
 

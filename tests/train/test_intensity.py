@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from slant.errors import SettingsError
 from slant.train import intensity
-from slant.train.augment import AugmentSettings, normal, smooth_field, uniform
+from slant.train.augment import AugmentSettings, smooth_field
+from slant.train.draws import noise, normal, uniform
 
 THICK = replace(STILL, slice_thickness_probability=1.0, slice_thickness_mm=6.0)
 
@@ -43,7 +44,7 @@ def varied_as_before(image: Tensor, settings: AugmentSettings, generator: Genera
         coarse = functional.interpolate(image[None, None], size=sizes, mode="area")
         image = functional.interpolate(coarse, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
     if uniform(generator) < 0.5:
-        image = image + normal(generator, *image.shape) * (settings.noise * uniform(generator))
+        image = image + noise(generator, image.shape, image.device) * (settings.noise * uniform(generator))
     shift, scale = normal(generator, 2).tolist()
     factor = float(torch.tensor(scale * 0.05, dtype=torch.float64).exp())
     return torch.where(brain, image * factor + shift * 0.05, torch.zeros(()))

@@ -71,8 +71,8 @@ def test_without_bias_the_loss_and_its_gradient_are_those_of_before(seed: int) -
     torch.manual_seed(seed)
     logits, reference = torch.randn(300, 9, requires_grad=True), torch.randint(0, 8, (300,)) ** 2 // 8
     found, expected = LossSettings(dice_weight=0.7)(logits, reference), formula_without_bias(logits, reference, 0.7)
-    assert torch.equal(found, expected)
-    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
 
 
 @pytest.mark.parametrize("bias", [0.5, 1.0, 2.0])

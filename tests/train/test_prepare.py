@@ -202,3 +202,33 @@ def test_a_missing_table_of_scans_is_an_error(settings: TrainSettings, tmp_path:
     add(settings, "a")
     with pytest.raises(SettingsError, match="cannot read the table of scans"):
         prepare.load_training(run_context(replace(settings, scans=tmp_path / "none.tsv")))
+
+
+def test_a_table_of_expected_dice_becomes_weights_and_a_changed_one_prepares_the_labels_again(
+    settings: TrainSettings,
+) -> None:
+    add(settings, "a")
+    table = settings.data / "a_expected_dice.tsv"
+
+    def weights() -> np.ndarray | None:
+        prepare.prepare_scans(run_context(settings))
+        with np.load(settings.work_dir / "prepared" / "a.labels.npz") as arrays:
+            return arrays.get("weights")
+
+    assert weights() is None
+    for value in (0.5, 0.25):
+        table.write_text(f"index\texpected_dice\n30\t{value}\n")
+        found = weights()
+        assert found is not None
+        assert found[PROTOCOL.ids == 30].tolist() == [value]
+        assert (found[PROTOCOL.ids != 30] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["index\tdice\n30\t0.5\n", "index\texpected_dice\n30\t1.5\n", "index\texpected_dice\nx\t1\n"]
+)
+def test_a_wrong_table_of_expected_dice_is_named(settings: TrainSettings, text: str) -> None:
+    add(settings, "a")
+    (settings.data / "a_expected_dice.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"a_expected_dice\.tsv: found .*expected"):
+        prepare.prepare_scans(run_context(settings))

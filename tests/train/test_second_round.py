@@ -14,15 +14,20 @@ from phantoms import phantom_arrays, toy_settings, write_prepared
 
 from slant.errors import InputError
 from slant.grid import axis_aligned_grid
+from slant.io.quality import RegionQuality
+from slant.io.resources import load_protocol
 from slant.nets.weights import read_model
 from slant.train import second_round
 from slant.train.checkpoint import averaged_weights
+from slant.train.data import expected_dice_file
+from slant.train.prepare import voxel_weights
 from slant.train.run import run_stages
 from slant.train.settings import TrainSettings
-from slant.volume import LabelMap
+from slant.volume import LabelMap, Volume
 
 STAGES = ("whole", "tiles", "export")
 GRID = axis_aligned_grid((4, 4, 4), 1.0, (0, 0, 0))
+PROTOCOL = load_protocol()
 
 
 @pytest.fixture
@@ -35,9 +40,14 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
         write_prepared(toy.work_dir / "prepared", tmp_path / "work/all-round2/auxiliary", name, phantom_arrays(50 + i))
     seen: list[str] = []
 
-    def segment(scan: str, *_: object) -> SimpleNamespace:
-        seen.append(scan)
-        return SimpleNamespace(labels=LabelMap(np.full(GRID.shape, len(seen), np.uint8), GRID))
+    def segment_scan(scan: SimpleNamespace, *_: object) -> SimpleNamespace:
+        seen.append(scan.volume)
+        labels = LabelMap(np.full(GRID.shape, PROTOCOL.ids[len(seen)], np.uint8), GRID)
+        confidence = Volume(np.full(GRID.shape, 0.75, np.float32), GRID)
+        grade = "fail" if scan.volume == "failed" else "pass"
+        regions = {int(PROTOCOL.ids[1]): RegionQuality(expected_dice=0.5)}
+        quality = SimpleNamespace(grade=grade, reasons=("head size 9: too small",), regions=regions)
+        return SimpleNamespace(labels=labels, confidence=confidence, quality=quality)
 
     def read_scan(path: Path) -> SimpleNamespace:
         if path.name == "bad_T1w.nii.gz":
@@ -47,7 +57,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     def load(name: str) -> SimpleNamespace:
         return SimpleNamespace(identity=read_model(Path(name)).identity)
 
-    monkeypatch.setattr(second_round, "segment", segment)
+    monkeypatch.setattr(second_round, "segment_scan", segment_scan)
     monkeypatch.setattr(second_round, "read_scan", read_scan)
     monkeypatch.setattr(
         second_round, "load_model", lambda name: SimpleNamespace(identity=read_model(Path(name)).identity)
@@ -68,7 +78,7 @@ def test_a_second_round_trains_on_pseudo_labels_and_starts_with_the_networks_of_
         assert run_stages(settings, STAGES, (), None)
     folder, second = pseudo_labels(settings), settings.work_dir / "all-round2"
     assert sorted(p.name for p in folder.iterdir()) == [
-        f"{n}_{k}.nii.gz" for n in ("u0", "u1") for k in ("T1w", "dseg")
+        f"{n}_{k}" for n in ("u0", "u1") for k in ("T1w.nii.gz", "dseg.nii.gz", "expected_dice.tsv")
     ]
     assert (folder / "u0_T1w.nii.gz").read_text() == "u0"
     manifests = [read_model(run / "model-toy").manifest["training"] for run in (settings.run, second)]
@@ -98,6 +108,23 @@ def test_a_scan_that_cannot_be_segmented_is_left_out_by_name(settings: TrainSett
         assert run_stages(settings, STAGES, (), None)
     assert "bad_T1w.nii.gz is left out of the second round" in capsys.readouterr().err
     assert not list(pseudo_labels(settings).glob("bad*"))
+
+
+def test_a_scan_whose_labels_are_graded_fail_is_left_out_with_the_reason(settings: TrainSettings, capsys) -> None:
+    assert settings.unlabelled is not None
+    (settings.unlabelled / "u2_T1w.nii.gz").write_text("failed")
+    with phantom_field():
+        assert run_stages(settings, STAGES, (), None)
+    assert "u2_T1w.nii.gz is left out of the second round: its labels are graded fail: head" in capsys.readouterr().err
+    assert not list(pseudo_labels(settings).glob("u2*"))
+
+
+def test_the_weight_of_a_region_is_its_expected_dice_or_else_its_mean_vote_fraction(settings: TrainSettings) -> None:
+    with phantom_field():
+        run_stages(settings, STAGES, (), None)
+    weights = [voxel_weights(expected_dice_file(pseudo_labels(settings), name), PROTOCOL) for name in ("u0", "u1")]
+    assert weights[0][:3].tolist() == [1, 0.5, 1]
+    assert weights[1][:3].tolist() == [1, 1, 0.75]  # the model has no expected Dice for this region
 
 
 def test_no_scan_that_can_be_segmented_is_an_error(settings: TrainSettings) -> None:
