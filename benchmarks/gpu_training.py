@@ -1,0 +1,270 @@
+"""The part `training` of `gpu.py`: time of a step, training until the time is over, export and validation."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from gpu_parts import DONE, FAILED, names_of, peak_gib, prepared_of
+from gpu_results import Options, Results, deliver
+from torch import Tensor
+from unpack_training import description_of, settings_of
+
+from slant import pipeline
+from slant.config import SegmentSettings
+from slant.io.models import load_model
+from slant.train import loop, run, stages, step
+from slant.train.checkpoint import State
+from slant.train.settings import TrainSettings
+from slant.train.validate import mean_dice_of
+
+WARM_UP = 10
+"""Least number of training steps before the first that is measured."""
+
+EXPORT_S = 10.0
+"""Seconds for the last checkpoint, the curves and the export."""
+
+STOP_S = 3.0
+"""Seconds by which the part ends before it would be stopped."""
+
+LABEL_S = 20.0
+"""Seconds for the validation of a scan, if they were not measured."""
+
+Continue = Callable[[State], bool]
+
+
+class StepMeter:
+    """Measures steps of a training while it goes on: first as they are, then with a wait after each of their parts.
+
+    Parameters
+    ----------
+    device : str
+        Torch name of the device on which the steps are computed.
+    count : int
+        Least number of steps for each mean, after `WARM_UP` steps.
+    """
+
+    def __init__(self, results: Results, device: str, count: int) -> None:
+        self.results, self.device = results, device
+        self.phases = [(WARM_UP, self._begin), (count, self._report_plain), (count, self._report_parts)]
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.first, self.begun, self.inside = 0, time.monotonic(), 0.0
+        self.waiting = ExitStack()
+
+    def wait(self) -> None:
+        """Wait until the GPU has done what it was told."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+    def after_steps(self, state: State, following: Continue) -> bool:
+        """Call the function that follows one or more steps; its time does not count. Whether the training goes on."""
+        is_over = bool(self.phases) and state.step - self.first >= self.phases[0][0]
+        if is_over:
+            self.wait()
+            _, report = self.phases.pop(0)
+            report(state, time.monotonic() - self.begun - self.inside)
+        start = time.monotonic()
+        more = following(state)
+        self.inside += time.monotonic() - start
+        if is_over:
+            self.first, self.begun, self.inside = state.step, time.monotonic(), 0.0
+        return more
+
+    def _begin(self, state: State, seconds: float) -> None:
+        self.results.row("training", "first steps", seconds / (state.step - self.first), "s", "mean, warm-up included")
+        peak_gib(self.device)
+
+    def _report_plain(self, state: State, seconds: float) -> None:
+        count = state.step - self.first
+        self.results.row("training", "step", seconds / count, "s", f"mean of {count} steps")
+        peak, what = peak_gib(self.device)
+        self.results.row("training", "step peak", peak, "GiB", what)
+        self._watch(state)
+
+    def _report_parts(self, state: State, seconds: float) -> None:
+        self.waiting.close()
+        count = state.step - self.first
+        self.results.row("training", "step, waiting after each part", seconds / count, "s", f"mean of {count} steps")
+        parts = dict(self.seconds)
+        if "augmentation" in parts and "forward pass" in parts:
+            parts["forward pass"] -= parts["augmentation"]
+        parts["rest"] = seconds - sum(parts.values())
+        for part, total in parts.items():
+            self.results.row("training", f"step: {part}", total / count, "s")
+
+    def _watch(self, state: State) -> None:
+        """From now on, measure the parts of a step; those that are not found are counted to the others."""
+        for module, name, part in ((step, "view_of", "augmentation"), (loop, "step_loss", "forward pass")):
+            if hasattr(module, name):
+                changed = self._timed(part, getattr(module, name))
+                self.waiting.enter_context(patch.object(module, name, changed))
+        backward = self._timed("backward pass", Tensor.backward)
+        self.waiting.enter_context(patch.object(Tensor, "backward", backward))
+        starts: list[float] = []
+
+        def before(*_: object) -> None:
+            self.wait()
+            starts.append(time.monotonic())
+
+        def after(*_: object) -> None:
+            self.wait()
+            self.seconds["optimizer"] += time.monotonic() - starts.pop()
+
+        for handle in (state.optimizer.register_step_pre_hook(before), state.optimizer.register_step_post_hook(after)):
+            self.waiting.callback(handle.remove)
+
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self.wait()
+            start = time.monotonic()
+            out = function(*arguments, **named)
+            self.wait()
+            self.seconds[part] += time.monotonic() - start
+            return out
+
+        return timed
+
+
+@dataclass
+class Plan:
+    """When the training must end, so that there is time for export and validation.
+
+    Attributes
+    ----------
+    end : float
+        Value of `time.monotonic` at which all must be done.
+    """
+
+    options: Options
+    end: float
+    scans: int
+    begun: float = field(default_factory=time.monotonic)
+    finished: int | None = None
+
+    @property
+    def results(self) -> Results:
+        """The table of results."""
+        return Results(self.options.out)
+
+    @property
+    def deadline(self) -> float:
+        """When the last step must end."""
+        device, results = self.options.device, self.results
+        seconds = [results.number("labels", f"whole {what}") for what in (f"{device} first", "deformation")]
+        label = LABEL_S if None in seconds else 1.5 * sum(s for s in seconds if s is not None)
+        reserve = EXPORT_S + self.scans * label
+        return self.end - min(reserve, 0.5 * (self.end - time.monotonic()))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Measure the steps of every stage, end them in time, and load the scans only once."""
+        train_stage, load = vars(stages)["train_stage"], vars(run)["load_training"]
+        loaded: list[Any] = []
+
+        def load_once(context: Any) -> Any:
+            if not loaded:
+                start = time.monotonic()
+                loaded.append(load(context))
+                self.results.row("training", "loading the scans", time.monotonic() - start, "s")
+            return loaded[0]
+
+        def train(state: State, context: Any, after_steps: Continue, **more: Any) -> State:
+            deadline, first = self.deadline, state.step
+            print(f"from step {first}, for at most {deadline - time.monotonic():.0f} s", flush=True)
+            meter = StepMeter(self.results, self.options.device, self.options.step_count)
+            meter.first = first
+
+            def following(current: State) -> bool:
+                return after_steps(current) and time.monotonic() < deadline
+
+            try:
+                trained: State = train_stage(
+                    state, context, lambda current: meter.after_steps(current, following), **more
+                )
+                return trained
+            finally:
+                meter.waiting.close()
+                self.finished = state.step - first
+
+        with patch.object(stages, "train_stage", train), patch.object(run, "load_training", load_once):
+            yield
+
+
+def training(options: Options, start: float) -> int:
+    """Train in the time that is left, export the model of the steps so far, and validate it.
+
+    Parameters
+    ----------
+    start : float
+        Value of `time.monotonic` at which the process began.
+    """
+    results, settings = Results(options.out), settings_of(options.work, options.device)
+    _, held_out = names_of(settings)
+    plan = Plan(options, start + options.seconds - STOP_S, len(held_out))
+    if settings.groupwise is not None:
+        run.run_stages(settings, ("groupwise",), (), None)
+        results.row("training", "groupwise template and registrations", time.monotonic() - plan.begun, "s")
+    with plan.applied():
+        run.run_stages(settings, ("pretrain", "whole"), (), plan.end - EXPORT_S)
+        steps = checkpoint_steps(settings)
+        results.row("training", "steps now", plan.finished if plan.finished is not None else 0, "steps")
+        results.row("training", "steps in all", steps, "steps", f"of {_stage_of(settings).steps}")
+        deliver(settings.run / "whole.tsv", options.out)
+        deliver(settings.run / "curves.png", options.out)
+        run.run_stages(_ended(settings, options, steps), ("export",), (), None)
+    archive = options.work / "model-whole.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(settings.run / "model-whole", "model-whole")
+    deliver(archive, options.out)
+    return validate(settings, held_out, plan)
+
+
+def checkpoint_steps(settings: TrainSettings) -> int:
+    """Number of steps of the checkpoint of the stage whole."""
+    return int(torch.load(settings.run / "whole.pt", map_location="cpu", weights_only=True)["step"])
+
+
+def _stage_of(settings: TrainSettings) -> Any:
+    return settings.cascade[0].whole
+
+
+def _ended(settings: TrainSettings, options: Options, steps: int) -> TrainSettings:
+    """The settings as if the stage ended here, so that its model can be exported, with the first weights named."""
+    source = description_of(options.work)["init_from"]
+    stage = replace(_stage_of(settings), steps=min(steps, _stage_of(settings).steps))
+    return replace(settings, whole=stage, init_from=None if source is None else Path(source))
+
+
+def validate(settings: TrainSettings, names: list[str], plan: Plan) -> int:
+    """Label the held-out scans with the exported model, and measure Dice in template space."""
+    from slant.nets.groupwise import deform
+    from slant.train.data import load_stored
+
+    options = plan.options
+    scores: list[float] = []
+    model = load_model(str(settings.run / "model-whole"))
+    for name in names:
+        if time.monotonic() > plan.end - EXPORT_S / 2:
+            print(f"no time is left to validate {', '.join(names[len(scores) :])}")
+            return FAILED
+        prepared = prepared_of(settings, name)
+        if model.inputs.groupwise is not None:
+            prepared = replace(prepared, deformation=deform(prepared.image, model.inputs.groupwise))
+        found = pipeline.label(prepared, model, SegmentSettings(device=options.device)).template_labels
+        path = settings.work_dir / "prepared" / f"{name}.labels.npz"
+        reference = load_stored(path, "prepared scan", "prepare", ("channels",))["channels"]
+        channels = model.protocol.channels_from_ids(found.data, unknown="error").astype(np.uint8)
+        scores.append(mean_dice_of(channels, reference))
+        plan.results.row("training", f"Dice of {name}", scores[-1], "", "held out, in template space")
+    if scores:
+        plan.results.row("training", "mean Dice", float(np.nanmean(scores)), "", f"{len(scores)} held-out scans")
+    return DONE
