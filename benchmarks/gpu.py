@@ -159,6 +159,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tests-seconds", type=float, default=90.0, help="at most, for the tests")
     parser.add_argument("--models", nargs="*", default=["whole", "slant27"], help="models to compare")
     parser.add_argument("--step-count", type=int, default=20, help="training steps for each mean")
+    parser.add_argument("--fit-steps", action="store_true", help="end the schedule now: as many steps as there is time")
     parser.add_argument("--work-dir", type=Path, help="work folder to keep (default: a temporary one)")
     return parser.parse_args()
 
@@ -183,7 +184,7 @@ def main() -> None:
         log(json.dumps(vars(given), default=str))
         options = Options(
             given.pack.resolve(), given.out.resolve(), work.resolve(), given.device, 0.0, given.tests_seconds,
-            tuple(given.models), given.step_count,
+            tuple(given.models), given.step_count, given.fit_steps,
         )  # fmt: skip
         failed = run_all([part for part in PARTS if part in given.parts], options, end, log)
         files = sorted(given.out.iterdir())

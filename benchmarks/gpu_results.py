@@ -24,6 +24,8 @@ class Options:
         Embedded models whose labels are compared.
     step_count : int
         Number of training steps for each mean.
+    fit_steps : bool
+        Whether the schedule of the stage whole ends with this training: its number of steps follows from their time.
     """
 
     pack: Path
@@ -34,6 +36,7 @@ class Options:
     tests_seconds: float
     models: tuple[str, ...]
     step_count: int
+    fit_steps: bool = False
 
     def with_seconds(self, seconds: float) -> Options:
         """The same with another time."""

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from gpu_parts import DONE, FAILED, names_of, peak_gib, prepared_of
 from gpu_results import Options, Results, deliver
+from pack_training import UNLABELLED
 from torch import Tensor
+from unlabelled_scans import label_scans
 from unpack_training import description_of, settings_of
 
 from slant import pipeline
@@ -38,6 +40,12 @@ STOP_S = 3.0
 
 LABEL_S = 20.0
 """Seconds for the validation of a scan, if they were not measured."""
+
+RESTART_S = 5.0
+"""Seconds for continuing with another schedule."""
+
+FITTED = 0.97
+"""Fraction of the time left for which steps are planned."""
 
 Continue = Callable[[State], bool]
 
@@ -149,6 +157,7 @@ class Plan:
     scans: int
     begun: float = field(default_factory=time.monotonic)
     finished: int | None = None
+    only_measure: bool = False
 
     @property
     def results(self) -> Results:
@@ -184,7 +193,8 @@ class Plan:
             meter.first = first
 
             def following(current: State) -> bool:
-                return after_steps(current) and time.monotonic() < deadline
+                measuring = bool(meter.phases) or not self.only_measure
+                return after_steps(current) and measuring and time.monotonic() < deadline
 
             try:
                 trained: State = train_stage(
@@ -209,11 +219,17 @@ def training(options: Options, start: float) -> int:
     """
     results, settings = Results(options.out), settings_of(options.work, options.device)
     _, held_out = names_of(settings)
-    plan = Plan(options, start + options.seconds - STOP_S, len(held_out))
+    plan, known = Plan(options, start + options.seconds - STOP_S, len(held_out)), description_of(options.work)
+    if known[UNLABELLED]:
+        mean = label_scans(settings, known[UNLABELLED], known["label_with"], options.device)
+        note = f"{len(known[UNLABELLED])} scans by {known['label_with']}, mean vote fraction {mean:.4f}"
+        results.row("training", "labelling the scans without labels", time.monotonic() - plan.begun, "s", note)
     if settings.groupwise is not None:
         run.run_stages(settings, ("groupwise",), (), None)
         results.row("training", "groupwise template and registrations", time.monotonic() - plan.begun, "s")
     with plan.applied():
+        if options.fit_steps:
+            settings = _fitted(settings, plan)
         run.run_stages(settings, ("pretrain", "whole"), (), plan.end - EXPORT_S)
         steps = checkpoint_steps(settings)
         results.row("training", "steps now", plan.finished if plan.finished is not None else 0, "steps")
@@ -226,6 +242,20 @@ def training(options: Options, start: float) -> int:
         tar.add(settings.run / "model-whole", "model-whole")
     deliver(archive, options.out)
     return validate(settings, held_out, plan)
+
+
+def _fitted(settings: TrainSettings, plan: Plan) -> TrainSettings:
+    """The settings with as many steps of the stage whole as there is time for, after a few that are measured."""
+    plan.only_measure = True
+    run.run_stages(settings, ("pretrain", "whole"), (), plan.end - EXPORT_S)
+    plan.only_measure = False
+    seconds = plan.results.number("training", "step")
+    if seconds is None:  # the stage is finished, or there was no time to measure it
+        return settings
+    left = plan.deadline - time.monotonic() - RESTART_S
+    steps = checkpoint_steps(settings) + max(1, int(FITTED * left / seconds))
+    plan.results.row("training", "steps of the schedule", steps, "steps", f"{left:.0f} s left")
+    return replace(settings, whole=replace(_stage_of(settings), steps=steps))
 
 
 def checkpoint_steps(settings: TrainSettings) -> int:

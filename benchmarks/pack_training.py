@@ -4,8 +4,9 @@
 
 WORK is the folder of a training whose stage `prepare` has been run. The pack has, in this order: settings, table of
 scans, groupwise template, all scans with manual labels, checkpoint of the stage `whole` if there is one, a scan in
-native space (--native-scan), then as many auxiliary scans and displacements to the template as fit into --limit-mib.
-What was left out is printed. Images are rounded to --levels, the errors are printed; all else is exact.
+native space (--native-scan), then as many auxiliary scans, scans without labels (--unlabelled-dir; `gpu.sh` labels them
+with the model --label-with, and uses them as auxiliary scans) and displacements to the template as fit into
+--limit-mib. What was left out is printed. Images are rounded to --levels, the errors are printed; all else is exact.
 
 `unpack_training.py` makes a work folder of a pack, and `gpu.sh` does so before it trains. OUT without `.tar` is a
 folder. Scans stay under the licence of their data: a pack is as confidential as they are.
@@ -26,21 +27,24 @@ from typing import Any
 
 import torch
 from joblib import Parallel, delayed
-from packed_scans import LEVELS, ScanError, pack_scan
+from packed_scans import LEVELS, ScanError, Source, pack_scan
 from pieces import MIB, compressed
 
 from slant.config import build, read_toml
 from slant.errors import InputError, SettingsError, SlantError
 from slant.files import replacing
 from slant.io.models import embedded_models
+from slant.io.prepared import prepared_scan
 from slant.train.data import labelled_names, load_stored
+from slant.train.second_round import unlabelled_scans
 from slant.train.settings import TrainSettings
 from slant.train.splits import auxiliary_names
 
 FORMAT = 1
 DESCRIPTION, CONFIG, TABLE, PROTOCOL = "pack.json", "config.toml", "scans.tsv", "protocol.tsv"
 CHECKPOINT, INITIAL = "whole.pt.compressed", "initial.pt"
-MANUAL, AUXILIARY, GROUPWISE, NATIVE, RECORDS = "manual", "auxiliary", "groupwise", "native", "records"
+MANUAL, AUXILIARY, UNLABELLED = "manual", "auxiliary", "unlabelled"
+GROUPWISE, NATIVE, RECORDS = "groupwise", "native", "records"
 """Files and folders of a pack."""
 
 _BLOCK = 512  # of a tar
@@ -91,15 +95,6 @@ class Pack:
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mtime = len(data), int(time.time())
                 archive.addfile(entry, BytesIO(data))
-
-
-@dataclass(frozen=True)
-class Source:
-    """A prepared scan: its name and its two files."""
-
-    name: str
-    image: Path
-    labels: Path
 
 
 def source_of(settings: TrainSettings, name: str, folders: list[Path]) -> Source:
@@ -181,15 +176,18 @@ def pack_training(settings: TrainSettings, options: argparse.Namespace) -> Pack:
         pack.require(f"{NATIVE}/{options.native_scan.name}", options.native_scan.read_bytes())
     sources = auxiliary_sources(pack, settings, options.auxiliary_dir, manual)
     more = add_scans(pack, AUXILIARY, sources, options.levels, required=False)
-    left_out = sorted({source.name for source in sources} - set(more))
     print(f"{len(more)} of {len(sources)} auxiliary scans, {pack.size / MIB:.1f} MiB", flush=True)
+    unlabelled = unlabelled_sources(settings, options.unlabelled_dir, {*manual, *(source.name for source in sources)})
+    others = add_scans(pack, UNLABELLED, unlabelled, options.levels, required=False)
+    print(f"{len(others)} of {len(unlabelled)} scans without labels, {pack.size / MIB:.1f} MiB", flush=True)
+    left_out = sorted({source.name for source in (*sources, *unlabelled)} - {*more, *others})
     if settings.groupwise is not None:
         paths = [path for name in (*errors, *more) if (path := settings.split / GROUPWISE / f"{name}.npz").is_file()]
         count = sum(pack.fits(f"{GROUPWISE}/{path.name}", path.read_bytes()) for path in paths)
         print(f"{count} of {len(paths)} displacements, {pack.size / MIB:.1f} MiB")
     if left_out:
         print(f"left out, because there is no room: {', '.join(left_out)}")
-    all_errors = [*errors.values(), *more.values()]
+    all_errors = [*errors.values(), *more.values(), *others.values()]
     largest, rms = max(e.largest for e in all_errors), max(e.rms for e in all_errors)
     print(f"images of {options.levels} levels: error at most {largest:.4f}, root mean square at most {rms:.4f}; mean 1")
     description = {
@@ -197,6 +195,8 @@ def pack_training(settings: TrainSettings, options: argparse.Namespace) -> Pack:
         "fold": settings.fold,
         "manual": manual,
         "auxiliary": sorted(more),
+        "unlabelled": {source.name: source.image.stem for source in unlabelled if source.name in others},
+        "label_with": options.label_with,
         "left_out": left_out,
         "steps": steps,
         "init_from": None if settings.init_from is None else str(settings.init_from),
@@ -227,6 +227,20 @@ def auxiliary_sources(pack: Pack, settings: TrainSettings, folders: list[Path], 
     if len(names) > len(set(names)):
         raise SettingsError("a scan is in several folders of --auxiliary-dir; give each scan once")
     return [source_of(settings, name, [run / AUXILIARY for run in runs]) for name in names]
+
+
+def unlabelled_sources(settings: TrainSettings, folders: list[Path], labelled: set[str]) -> list[Source]:
+    """The scans without labels of all folders, prepared if they are not yet; those with labels are left out."""
+    paths = {name: path for folder in folders for name, path in unlabelled_scans(folder).items()}
+    names = spread([name for name in paths if name not in labelled])
+    folder = settings.work_dir / "prepared"
+    hashes = Parallel(n_jobs=-1)(delayed(prepared_sha256)(paths[name], folder) for name in names)
+    return [Source(name, folder / f"{sha256}.npz", None) for name, sha256 in zip(names, hashes, strict=True)]
+
+
+def prepared_sha256(path: Path, folder: Path) -> str:
+    """Prepare a scan if it is not in the folder; the SHA-256 of its file."""
+    return prepared_scan(path, folder).sha256
 
 
 def add_records(pack: Pack, settings: TrainSettings, folder: Path, manual: list[str]) -> list[str]:
@@ -260,6 +274,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the scans with manual labels")
     parser.add_argument("--fold", type=int, help="fold that is held out (default: none, or that of CONFIG)")
     parser.add_argument("--auxiliary-dir", type=Path, nargs="+", default=[], help="folders of auxiliary scans")
+    parser.add_argument("--unlabelled-dir", type=Path, nargs="+", default=[], help="folders of NAME_T1w.nii.gz")
+    parser.add_argument("--label-with", default="whole", help="embedded model that has not seen the held-out scans")
     parser.add_argument("--scans", type=Path, help="table of the scans")
     parser.add_argument("--init-from", type=Path, help="embedded model or checkpoint with the first weights")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint to go on with (default: whole.pt of the fold)")

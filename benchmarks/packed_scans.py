@@ -25,7 +25,7 @@ LEVELS = 255
 """Largest number of levels of an image, besides 0."""
 
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0}]  # bytes without alignment
-_IMAGE, _LABELS, _BRAIN = "image", "channels", "brain"
+_IMAGE, _LABELS, _BRAIN, _WEIGHTS, _KNOWN = "image", "channels", "brain", "weights", ("scan_sha256", "identity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +81,33 @@ class ScanError:
     rms: float
 
 
-def pack_scan(image: Path, labels: Path, levels: int = LEVELS) -> tuple[bytes, ScanError]:
-    """Pack the two files of a prepared scan, ``SHA256.npz`` and ``NAME.labels.npz``.
+@dataclass(frozen=True)
+class Source:
+    """A prepared scan: its name and its files, without labels if it has none."""
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+def pack_scan(image: Path, labels: Path | None, levels: int = LEVELS) -> tuple[bytes, ScanError]:
+    """Pack the two files of a prepared scan, ``SHA256.npz`` and ``NAME.labels.npz``, or only the first.
 
     Raises
     ------
     InputError
         If one of them is missing or damaged, so that the scan must be prepared first.
     """
-    scan, reference = _arrays(image, (_IMAGE,)), _arrays(labels, (_LABELS, "scan_sha256", "identity"))
+    scan = _arrays(image, (_IMAGE,))
+    out: dict[str, Any] = {}
+    if labels is not None:
+        reference = _arrays(labels, (_LABELS, *_KNOWN))
+        out |= {f"labels.{name}": reference[name] for name in (*_KNOWN, _WEIGHTS) if name in reference}
+        out |= _boxed(_LABELS, reference[_LABELS])
     original = scan.pop(_IMAGE)
     rounded = levels_of(original, levels)
-    out = {f"scan.{name}": value for name, value in scan.items() if name != _BRAIN}
-    out |= {f"labels.{name}": reference[name] for name in ("scan_sha256", "identity")}
-    out |= _boxed(_IMAGE, rounded.levels) | _boxed(_LABELS, reference[_LABELS])
+    out |= {f"scan.{name}": value for name, value in scan.items() if name != _BRAIN}
+    out |= _boxed(_IMAGE, rounded.levels)
     if _BRAIN in scan:
         out["scan.brain"] = _lzma(scan[_BRAIN])
     out["range"] = np.array([rounded.low, rounded.high, rounded.count])
@@ -107,25 +120,30 @@ def pack_scan(image: Path, labels: Path, levels: int = LEVELS) -> tuple[bytes, S
 
 
 def unpack_scan(packed: Path, images: Path, labels: Path, name: str, channel_count: int) -> None:
-    """Write the two files of a packed scan again, uncompressed; the label frequencies are computed.
-
-    The identity of the image is another one than that of the original, because it is not what the preparation makes.
-    """
+    """Write the two files of a packed scan again, uncompressed; the label frequencies are computed."""
     stored = _arrays(packed, ("labels.scan_sha256",))
+    known = {key.removeprefix("labels."): value for key, value in stored.items() if key.startswith("labels.")}
+    unpack_image(stored, images, str(known["scan_sha256"]))
+    channels = _unboxed(_LABELS, stored)
+    labels.mkdir(parents=True, exist_ok=True)
+    frequency = label_frequency(channels, channel_count)
+    np.savez(labels / f"{name}.labels.npz", **{_LABELS: channels, "frequency": frequency, **known})
+
+
+def unpack_image(packed: Path | dict[str, Any], images: Path, sha256: str) -> None:
+    """Write the image of a packed scan, given as file or by its arrays, as ``SHA256.npz``, uncompressed.
+
+    Its identity is another one than that of the original, because it is not what the preparation makes.
+    """
+    stored = _arrays(packed, ("range",)) if isinstance(packed, Path) else packed
     low, high, count = (float(v) for v in stored["range"])
     image = Levels(_unboxed(_IMAGE, stored), low, high, int(count)).image()
     scan = {key.removeprefix("scan."): value for key, value in stored.items() if key.startswith("scan.")}
     if _BRAIN in scan:
         scan[_BRAIN] = np.frombuffer(lzma.decompress(scan[_BRAIN].tobytes()), np.uint8)
     scan["identity"] = np.array(digest("packed", str(scan.get("identity", ""))))
-    channels = _unboxed(_LABELS, stored)
-    sha256 = stored["labels.scan_sha256"]
-    known = {"scan_sha256": sha256, "identity": stored["labels.identity"]}
-    for folder in (images, labels):
-        folder.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     np.savez(images / f"{sha256}.npz", **{**scan, _IMAGE: image})
-    frequency = label_frequency(channels, channel_count)
-    np.savez(labels / f"{name}.labels.npz", **{_LABELS: channels, "frequency": frequency, **known})
 
 
 def _arrays(path: Path, required: tuple[str, ...]) -> dict[str, Any]:

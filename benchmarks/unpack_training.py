@@ -32,14 +32,16 @@ from pack_training import (
     PROTOCOL,
     RECORDS,
     TABLE,
+    UNLABELLED,
 )
-from packed_scans import unpack_scan
+from packed_scans import unpack_image, unpack_scan
 from pieces import PieceError, decompressed
 
 from slant.config import build, read_toml
 from slant.errors import InputError, SlantError
 from slant.files import replacing
 from slant.io.resources import load_protocol
+from slant.train.second_round import PSEUDO_PROBABILITY
 from slant.train.settings import TrainSettings
 from slant.train.splits import split
 
@@ -89,8 +91,8 @@ def unpack(pack: Path, work: Path) -> TrainSettings:
     for name in (DESCRIPTION, CONFIG, TABLE, PROTOCOL, INITIAL):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, work / name)
-    for kind, place in ((MANUAL, DATA), (AUXILIARY, AUXILIARY_DATA)):
-        _list_names(work / place, known[kind])
+    for kind, place in ((MANUAL, DATA), (AUXILIARY, AUXILIARY_DATA), (UNLABELLED, AUXILIARY_DATA)):
+        _list_names(work / place, list(known[kind]))
     if (folder / RECORDS).is_dir():
         shutil.copytree(folder / RECORDS, work / AUXILIARY_DATA, dirs_exist_ok=True)
     settings = settings_of(work)
@@ -100,6 +102,8 @@ def unpack(pack: Path, work: Path) -> TrainSettings:
     own = settings.run / AUXILIARY
     jobs += [(folder / AUXILIARY / f"{name}.npz", images, own, name, channels) for name in known[AUXILIARY]]
     Parallel(n_jobs=-1)(delayed(unpack_scan)(*job) for job in jobs)
+    without = [(folder / UNLABELLED / f"{name}.npz", images, sha256) for name, sha256 in known[UNLABELLED].items()]
+    Parallel(n_jobs=-1)(delayed(unpack_image)(*job) for job in without)
     for kind, target in ((GROUPWISE, settings.split / GROUPWISE), (NATIVE, work / NATIVE)):
         if (folder / kind).is_dir():
             shutil.copytree(folder / kind, target, dirs_exist_ok=True)
@@ -127,7 +131,7 @@ def _restore(packed: Path, path: Path, settings: TrainSettings, known: dict[str,
         except PieceError as error:
             raise InputError(f"{packed}: {error}") from error
     trained, _ = split(settings, known[MANUAL])
-    names = [*trained, *known[AUXILIARY]]
+    names = [*trained, *known[AUXILIARY], *known[UNLABELLED]]
     stored = torch.load(path, map_location="cpu", weights_only=True)
     if sorted(stored["subjects"]) == sorted(names):
         return
@@ -155,7 +159,9 @@ def settings_of(work: Path, device: str = "cpu") -> TrainSettings:
         values["init_from"] = work / INITIAL
     elif known["init_from"] is not None:
         values["init_from"] = known["init_from"]
-    if not known[AUXILIARY]:
+    if known[UNLABELLED] and not values["whole"].get("auxiliary_probability"):
+        values["whole"] = {**values["whole"], "auxiliary_probability": PSEUDO_PROBABILITY}
+    if not (known[AUXILIARY] or known[UNLABELLED]):
         del values["auxiliary_dir"]
         values.pop("pretrain", None)
         values["whole"] = {**values["whole"], "auxiliary_probability": 0.0}

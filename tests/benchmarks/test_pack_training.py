@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 from phantom_runs import phantom_field, started, train_whole
-from phantoms import toy_settings
+from phantoms import phantom_arrays, toy_settings
 
 from slant.errors import InputError, SettingsError
+from slant.grid import axis_aligned_grid
+from slant.io.resources import load_protocol
 from slant.train.settings import TrainSettings
 from slant.train.stage_settings import SlicesSettings
 
@@ -55,8 +57,9 @@ def tools() -> SimpleNamespace:
     """The modules, which are not part of the package."""
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
     with patch.object(sys, "path", [str(folder), *sys.path]):
-        pack, unpack, scans = map(importlib.import_module, ("pack_training", "unpack_training", "packed_scans"))
-    return SimpleNamespace(pack=pack, unpack=unpack, scans=scans)
+        names = ("pack_training", "unpack_training", "packed_scans", "unlabelled_scans")
+        pack, unpack, scans, unlabelled = map(importlib.import_module, names)
+    return SimpleNamespace(pack=pack, unpack=unpack, scans=scans, unlabelled=unlabelled)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +86,7 @@ def run_on_phantoms(folder: Path, tools: SimpleNamespace, steps: int = 3, auxili
 def options_of(folder: Path, *more: str) -> argparse.Namespace:
     """Options of `pack_training.py` for the run of a folder."""
     defaults = {"scans": None, "init_from": None, "checkpoint": None, "native_scan": None, "limit_mib": 60.0}
-    defaults |= {"levels": 255, "no_checkpoint": False}
+    defaults |= {"levels": 255, "no_checkpoint": False, "unlabelled_dir": [], "label_with": "whole"}
     given = dict(zip(more[::2], more[1::2], strict=True))
     fixed = {"config": folder / "toy.toml", "work_dir": folder / "work", "data": folder / "data", "fold": 0}
     options = argparse.Namespace(**{**defaults, **fixed, "auxiliary_dir": [folder / "aux"]})
@@ -224,3 +227,45 @@ def test_an_initial_checkpoint_travels_without_its_optimizer(tmp_path: Path, too
     pack, source = tools.pack.Pack(10**7), settings.run / "whole.pt"
     tools.pack.add_initial_weights(pack, replace(settings, init_from=source), None)
     assert 0 < len(pack.files["initial.pt"]) < 0.5 * source.stat().st_size
+
+
+def test_scans_without_labels_are_labelled_where_the_training_goes_on(
+    tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_on_phantoms(tmp_path / "a", tools, auxiliary=0.0)
+    image, channels = phantom_arrays(60)
+    scan, folder = tmp_path / "new" / "u0_T1w.nii.gz", tmp_path / "a" / "work" / "prepared"
+    scan.parent.mkdir()
+    scan.touch()
+    np.savez(folder / "abc.npz", image=image.astype(np.float16), identity=np.array("x"))
+    monkeypatch.setattr(tools.pack, "prepared_scan", lambda *_: SimpleNamespace(sha256="abc"))
+    options = options_of(tmp_path / "a")
+    options.auxiliary_dir, options.unlabelled_dir = [], [scan.parent]
+    tools.pack.pack_training(tools.pack.settings_from(options), options).write(tmp_path / "pack.tar")
+
+    other = tools.unpack.unpack(tmp_path / "pack.tar", tmp_path / "b")
+
+    known = tools.unpack.description_of(tmp_path / "b")
+    assert known["unlabelled"] == {"u0": "abc"}
+    assert other.whole is not None
+    assert other.whole.auxiliary_probability == 0.5
+    fraction = np.where(channels > 0, 0.75, 1.0).astype(np.float32)
+    vote = SimpleNamespace(channels=channels, fraction=fraction)
+    model = SimpleNamespace(
+        protocol=load_protocol(),
+        identity="m",
+        inputs=SimpleNamespace(groupwise=None),
+        cascade=lambda *_: SimpleNamespace(vote=lambda *_: vote),
+    )
+    grid = axis_aligned_grid(image.shape, 1.0, (0, 0, 0))
+    monkeypatch.setattr(tools.unlabelled, "load_template", lambda: SimpleNamespace(grid=grid))
+    monkeypatch.setattr(tools.unlabelled, "load_model", lambda _: model)
+    monkeypatch.setattr(tools.unlabelled, "Parallel", lambda **_: lambda jobs: [f(*a) for f, a, _ in jobs])
+    assert tools.unlabelled.label_scans(other, known["unlabelled"], "whole", "cpu") == pytest.approx(0.75)
+    _, scans = started(other)
+    (new,) = scans.auxiliary
+    assert torch.equal(new.channels, torch.from_numpy(channels))
+    assert new.weights is not None
+    assert new.weights[[0, int(channels.max())]].tolist() == [1.0, 0.75]
+    assert (new.image - torch.from_numpy(image)).abs().max() < 0.02
+    assert train_whole(other)
