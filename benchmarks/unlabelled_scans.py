@@ -15,9 +15,11 @@ from slant.io.models import load_model
 from slant.io.prepared import digest
 from slant.io.resources import load_protocol
 from slant.io.templates import load_template
+from slant.labels import LabelProtocol
 from slant.nets.device import inference_dtype
 from slant.nets.groupwise import Deformation, deform
 from slant.nets.model import Model
+from slant.quality.reference import load_reference
 from slant.train.data import label_frequency, load_stored
 from slant.train.settings import TrainSettings
 from slant.volume import Volume
@@ -28,7 +30,8 @@ Arrays = dict[str, Any]
 def label_scans(settings: TrainSettings, scans: dict[str, str], label_with: str, device: str) -> float:
     """Label scans in template space and write them as prepared auxiliary labels; their mean vote fraction.
 
-    The voxels of a region get its mean vote fraction as their weight in the loss.
+    The weight of the voxels of a region in the loss is the mean Dice of this region on held-out subjects that the
+    normative reference of the model has; 1 for the background and for regions without it.
 
     Parameters
     ----------
@@ -51,11 +54,12 @@ def label_scans(settings: TrainSettings, scans: dict[str, str], label_with: str,
     folder.mkdir(parents=True, exist_ok=True)
     images = [settings.work_dir / "prepared" / f"{sha256}.npz" for sha256 in scans.values()]
     deformations = Parallel(n_jobs=-1)(delayed(deformation_of)(path, label_with) for path in images)
-    means = []
+    means, weights = [], region_weights(label_with, protocol)
     for (name, sha256), path, deformation in zip(scans.items(), images, deformations, strict=True):
         arrays, mean = labels_of(image_of(path), deformation, model, torch.device(device))
         identity = digest("pseudo-labels", sha256, model.identity)
-        np.savez(folder / f"{name}.labels.npz", **arrays, scan_sha256=np.array(sha256), identity=np.array(identity))
+        arrays |= {"weights": weights, "scan_sha256": np.array(sha256), "identity": np.array(identity)}
+        np.savez(folder / f"{name}.labels.npz", **arrays)
         means.append(mean)
     return float(np.mean(means))
 
@@ -76,23 +80,15 @@ def deformation_of(path: Path, model: str) -> Deformation | None:
 def labels_of(
     image: Volume, deformation: Deformation | None, model: Model, device: torch.device
 ) -> tuple[Arrays, float]:
-    """Channels, frequency and weights of a scan as the stage `prepare` makes them, and its mean vote fraction."""
+    """Channels and frequency of a scan as the stage `prepare` makes them, and the mean vote fraction of its labels."""
     cascade = model.cascade(image.data, deformation, inference_dtype("float32", device))
     vote = cascade.vote(image.data, device, torch.get_num_threads())
-    count = len(model.protocol)
-    labelled = vote.channels > 0
-    arrays = {
-        "channels": vote.channels,
-        "frequency": label_frequency(vote.channels, count),
-        "weights": mean_fractions(vote.channels, vote.fraction, count),
-    }
-    return arrays, float(vote.fraction[labelled].mean())
+    arrays = {"channels": vote.channels, "frequency": label_frequency(vote.channels, len(model.protocol))}
+    return arrays, float(vote.fraction[vote.channels > 0].mean())
 
 
-def mean_fractions(channels: NDArray[np.uint8], fraction: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """(C,) mean vote fraction of each channel; 1 for the background and for channels that do not occur."""
-    voxels = np.bincount(channels.ravel(), minlength=count)
-    sums = np.bincount(channels.ravel(), weights=fraction.ravel(), minlength=count)
-    means = np.where(voxels > 0, sums / np.maximum(voxels, 1), 1.0)
-    means[0] = 1.0
-    return means.astype(np.float32)
+def region_weights(model: str, protocol: LabelProtocol) -> NDArray[np.float32]:
+    """(C,) weight of each channel, see `label_scans`."""
+    reference = load_reference(model)
+    base = {} if reference is None or reference.dice is None else reference.dice.base
+    return np.array([1.0, *(base.get(int(i), 1.0) for i in protocol.ids[1:])], dtype=np.float32)

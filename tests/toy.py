@@ -263,7 +263,9 @@ def voted_result() -> Result:
 
 def use_light_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `slant segment` return `light_found` for any scan on the toy grid."""
-    monkeypatch.setattr("slant.pipeline.segment", lambda *_: light_found())
+    toy_model_folder()  # both are made once and then kept; a test may limit what can be written from here on
+    found = light_found()
+    monkeypatch.setattr("slant.pipeline.segment", lambda *_: found)
     monkeypatch.setattr("slant.report.overlay.draw_overlay", lambda *_, **__: b"a picture")
     monkeypatch.setattr("slant.report.page.reports_of", lambda *_: {"report": b"a page"})
 

@@ -1,9 +1,8 @@
 """Data augmentation: settings, random numbers, and random deformations of a training scan.
 
 Every function draws its random numbers from a `torch.Generator` of the CPU, so a training step is a function of its
-seed, and computes on the device of its tensors.
-After a left-right flip, `flip_labels` exchanges the channels of left and right regions. Intensities are changed in
-`slant.train.intensity`.
+seed, and computes on the device of its tensors. After a left-right flip, `flip_labels` exchanges the channels of left
+and right regions. Intensities are changed in `slant.train.intensity`.
 """
 
 from __future__ import annotations

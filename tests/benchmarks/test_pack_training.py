@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from phantom_runs import phantom_field, started, train_whole
-from phantoms import phantom_arrays, toy_settings
+from phantoms import LEFT, phantom_arrays, toy_settings
 
 from slant.errors import InputError, SettingsError
 from slant.grid import axis_aligned_grid
 from slant.io.resources import load_protocol
+from slant.quality.reference import load_reference
 from slant.train.settings import TrainSettings
 from slant.train.stage_settings import SlicesSettings
 
@@ -266,6 +267,8 @@ def test_scans_without_labels_are_labelled_where_the_training_goes_on(
     (new,) = scans.auxiliary
     assert torch.equal(new.channels, torch.from_numpy(channels))
     assert new.weights is not None
-    assert new.weights[[0, int(channels.max())]].tolist() == [1.0, 0.75]
+    base = load_reference("whole").dice.base[int(load_protocol().ids[LEFT])]
+    assert new.weights[[0, LEFT]].tolist() == pytest.approx([1.0, base])
+    assert 0.5 < base < 0.95
     assert (new.image - torch.from_numpy(image)).abs().max() < 0.02
     assert train_whole(other)
