@@ -1,4 +1,4 @@
-"""Training curves: loss and Dice of held-out subjects by step."""
+"""Training curves: loss by step, and Dice of held-out subjects by step and by hour."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def draw_curves(folder: Path) -> Path | None:
     tables = {path: table for path, table in tables.items() if len(table)}
     if not tables:
         return None
-    figure = Figure(figsize=(10, 4.5), dpi=110, layout="constrained")
-    losses, scores = figure.subplots(1, 2)
+    figure = Figure(figsize=(14, 4.5), dpi=110, layout="constrained")
+    losses, scores, by_hour = figure.subplots(1, 3)
     tiles = [path for path in tables if path.parent != folder]
     for path, table in tables.items():
         is_stage = path.parent == folder
@@ -40,12 +40,15 @@ def draw_curves(folder: Path) -> Path | None:
         smooth = table["loss"].rolling(_WINDOW, min_periods=1).mean()
         losses.plot(table["step"], smooth, color=color, label=name, linewidth=1.6 if is_stage else 0.8)
         validated = table.dropna(subset="val_dice")
-        scores.plot(validated["step"], validated["val_dice"], "o-", color=color, label=name, markersize=3)
+        for axes, x in ((scores, "step"), (by_hour, "hours")):
+            axes.plot(validated[x], validated["val_dice"], "o-", color=color, label=name, markersize=3)
     losses.set(xlabel="step", ylabel=f"loss, mean of {_WINDOW} steps")
     scores.set(xlabel="step", ylabel="mean Dice of held-out subjects, template space")
+    by_hour.set(xlabel="hours of training, without validation", ylabel="mean Dice of held-out subjects, template space")
     _legend(losses, merge_tiles=len(tiles) > _MAX_LEGEND_TILES)
-    if not scores.has_data() or not any(len(np.atleast_1d(line.get_xdata())) for line in scores.lines):
-        scores.text(0.5, 0.5, "not measured\n(set validate_every and a fold)", ha="center", transform=scores.transAxes)
+    for axes in (scores, by_hour):
+        if not any(len(np.atleast_1d(line.get_xdata())) for line in axes.lines):
+            axes.text(0.5, 0.5, "not measured\n(set validate_every and a fold)", ha="center", transform=axes.transAxes)
     path = folder / "curves.png"
     write_atomic(path, figure_png(figure))
     return path
@@ -61,7 +64,9 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.read_csv(path, sep="\t")
     columns = {"step", "loss", "val_dice"}
-    return table if columns <= set(table.columns) else pd.DataFrame()
+    if not columns <= set(table.columns):
+        return pd.DataFrame()
+    return table if "hours" in table else table.assign(hours=np.nan)  # of an earlier version
 
 
 def _legend(axes: object, *, merge_tiles: bool) -> None:

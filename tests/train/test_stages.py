@@ -93,11 +93,15 @@ def test_a_stage_stopped_at_any_step_resumes_to_the_same_bytes(tmp_path: Path, m
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         assert not train_whole(runs[1], deadline=1.0)
+    before = pd.read_csv(runs[1].run / "whole.tsv", sep="\t").hours.tolist()
     with pytest.raises(ModelError, match=f"has seen {steps} of 3 steps"):
         train_tiles(runs[1])
     assert train_whole(runs[1])
     assert same_run(*runs)
-    assert pd.read_csv(runs[1].run / "whole.tsv", sep="\t").val_dice.notna().tolist() == [False, True, True]
+    table = pd.read_csv(runs[1].run / "whole.tsv", sep="\t")
+    assert table.val_dice.notna().tolist() == [False, True, True]
+    assert table.hours.tolist()[:steps] == before
+    assert (np.diff(pd.read_csv(runs[0].run / "whole.tsv", sep="\t").hours, prepend=0) > 0).all()
 
 
 def test_stages_in_the_wrong_order_name_the_missing_stage(tmp_path: Path) -> None:
