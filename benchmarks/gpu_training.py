@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tarfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,20 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from gpu_parts import DONE, FAILED, names_of, peak_gib, prepared_of
+from gpu_meter import StepMeter
+from gpu_parts import DONE, FAILED, names_of, prepared_of
 from gpu_results import Options, Results, deliver
 from pack_training import UNLABELLED
-from torch import Tensor
 from unlabelled_scans import label_scans
 from unpack_training import description_of, settings_of
 
 from slant import pipeline
 from slant.config import SegmentSettings
 from slant.io.models import load_model
-from slant.train import loop, run, stages, step
+from slant.train import run, stages
 from slant.train.checkpoint import State
 from slant.train.settings import TrainSettings
 from slant.train.validate import mean_dice_of
-
-WARM_UP = 10
-"""Least number of training steps before the first that is measured."""
 
 EXPORT_S = 10.0
 """Seconds for the last checkpoint, the curves and the export."""
@@ -44,102 +40,10 @@ LABEL_S = 20.0
 RESTART_S = 5.0
 """Seconds for continuing with another schedule."""
 
-FITTED = 0.97
+FITTED = 0.95
 """Fraction of the time left for which steps are planned."""
 
 Continue = Callable[[State], bool]
-
-
-class StepMeter:
-    """Measures steps of a training while it goes on: first as they are, then with a wait after each of their parts.
-
-    Parameters
-    ----------
-    device : str
-        Torch name of the device on which the steps are computed.
-    count : int
-        Least number of steps for each mean, after `WARM_UP` steps.
-    """
-
-    def __init__(self, results: Results, device: str, count: int) -> None:
-        self.results, self.device = results, device
-        self.phases = [(WARM_UP, self._begin), (count, self._report_plain), (count, self._report_parts)]
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.first, self.begun, self.inside = 0, time.monotonic(), 0.0
-        self.waiting = ExitStack()
-
-    def wait(self) -> None:
-        """Wait until the GPU has done what it was told."""
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
-
-    def after_steps(self, state: State, following: Continue) -> bool:
-        """Call the function that follows one or more steps; its time does not count. Whether the training goes on."""
-        is_over = bool(self.phases) and state.step - self.first >= self.phases[0][0]
-        if is_over:
-            self.wait()
-            _, report = self.phases.pop(0)
-            report(state, time.monotonic() - self.begun - self.inside)
-        start = time.monotonic()
-        more = following(state)
-        self.inside += time.monotonic() - start
-        if is_over:
-            self.first, self.begun, self.inside = state.step, time.monotonic(), 0.0
-        return more
-
-    def _begin(self, state: State, seconds: float) -> None:
-        self.results.row("training", "first steps", seconds / (state.step - self.first), "s", "mean, warm-up included")
-        peak_gib(self.device)
-
-    def _report_plain(self, state: State, seconds: float) -> None:
-        count = state.step - self.first
-        self.results.row("training", "step", seconds / count, "s", f"mean of {count} steps")
-        peak, what = peak_gib(self.device)
-        self.results.row("training", "step peak", peak, "GiB", what)
-        self._watch(state)
-
-    def _report_parts(self, state: State, seconds: float) -> None:
-        self.waiting.close()
-        count = state.step - self.first
-        self.results.row("training", "step, waiting after each part", seconds / count, "s", f"mean of {count} steps")
-        parts = dict(self.seconds)
-        if "augmentation" in parts and "forward pass" in parts:
-            parts["forward pass"] -= parts["augmentation"]
-        parts["rest"] = seconds - sum(parts.values())
-        for part, total in parts.items():
-            self.results.row("training", f"step: {part}", total / count, "s")
-
-    def _watch(self, state: State) -> None:
-        """From now on, measure the parts of a step; those that are not found are counted to the others."""
-        for module, name, part in ((step, "view_of", "augmentation"), (loop, "step_loss", "forward pass")):
-            if hasattr(module, name):
-                changed = self._timed(part, getattr(module, name))
-                self.waiting.enter_context(patch.object(module, name, changed))
-        backward = self._timed("backward pass", Tensor.backward)
-        self.waiting.enter_context(patch.object(Tensor, "backward", backward))
-        starts: list[float] = []
-
-        def before(*_: object) -> None:
-            self.wait()
-            starts.append(time.monotonic())
-
-        def after(*_: object) -> None:
-            self.wait()
-            self.seconds["optimizer"] += time.monotonic() - starts.pop()
-
-        for handle in (state.optimizer.register_step_pre_hook(before), state.optimizer.register_step_post_hook(after)):
-            self.waiting.callback(handle.remove)
-
-    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **named: Any) -> Any:
-            self.wait()
-            start = time.monotonic()
-            out = function(*arguments, **named)
-            self.wait()
-            self.seconds[part] += time.monotonic() - start
-            return out
-
-        return timed
 
 
 @dataclass
@@ -158,6 +62,7 @@ class Plan:
     begun: float = field(default_factory=time.monotonic)
     finished: int | None = None
     only_measure: bool = False
+    measured: bool = False
 
     @property
     def results(self) -> Results:
@@ -169,6 +74,9 @@ class Plan:
         """When the last step must end."""
         device, results = self.options.device, self.results
         seconds = [results.number("labels", f"whole {what}") for what in (f"{device} first", "deformation")]
+        own = results.number("training", "labelling a scan")
+        if None in seconds and own is not None:
+            seconds = [own]
         label = LABEL_S if None in seconds else 1.5 * sum(s for s in seconds if s is not None)
         reserve = EXPORT_S + self.scans * label
         return self.end - min(reserve, 0.5 * (self.end - time.monotonic()))
@@ -190,6 +98,8 @@ class Plan:
             deadline, first = self.deadline, state.step
             print(f"from step {first}, for at most {deadline - time.monotonic():.0f} s", flush=True)
             meter = StepMeter(self.results, self.options.device, self.options.step_count)
+            if self.measured:
+                meter.phases.clear()
             meter.first = first
 
             def following(current: State) -> bool:
@@ -221,9 +131,10 @@ def training(options: Options, start: float) -> int:
     _, held_out = names_of(settings)
     plan, known = Plan(options, start + options.seconds - STOP_S, len(held_out)), description_of(options.work)
     if known[UNLABELLED]:
+        begun = time.monotonic()
         mean = label_scans(settings, known[UNLABELLED], known["label_with"], options.device)
         note = f"{len(known[UNLABELLED])} scans by {known['label_with']}, mean vote fraction {mean:.4f}"
-        results.row("training", "labelling the scans without labels", time.monotonic() - plan.begun, "s", note)
+        results.row("training", "labelling a scan", (time.monotonic() - begun) / len(known[UNLABELLED]), "s", note)
     if settings.groupwise is not None:
         run.run_stages(settings, ("groupwise",), (), None)
         results.row("training", "groupwise template and registrations", time.monotonic() - plan.begun, "s")
@@ -248,7 +159,7 @@ def _fitted(settings: TrainSettings, plan: Plan) -> TrainSettings:
     """The settings with as many steps of the stage whole as there is time for, after a few that are measured."""
     plan.only_measure = True
     run.run_stages(settings, ("pretrain", "whole"), (), plan.end - EXPORT_S)
-    plan.only_measure = False
+    plan.only_measure, plan.measured = False, True
     seconds = plan.results.number("training", "step")
     if seconds is None:  # the stage is finished, or there was no time to measure it
         return settings

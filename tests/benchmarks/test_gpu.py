@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
+from phantoms import toy_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -144,6 +145,25 @@ def test_training_ends_in_time_for_the_validation(tmp_path: Path) -> None:
         state.step = 2
         training.stages.train_stage(state, None, after_steps, until=7)
     assert plan.finished == 0
+
+
+def test_a_schedule_is_fitted_to_the_time_that_is_left(tmp_path: Path) -> None:
+    training, results = module_of("gpu_training"), module_of("gpu_results")
+    options = results.Options(tmp_path, tmp_path, tmp_path, "cpu", 0.0, 1.0, (), 1, fit_steps=True)
+    plan, settings = training.Plan(options, time.monotonic() + 215, scans=0), toy_settings(tmp_path)
+    measuring: list[bool] = []
+
+    def run_stages(*_: object) -> bool:
+        measuring.append(plan.only_measure)
+        results.Results(tmp_path).row("training", "step", 0.5, "s")
+        return False
+
+    with patch.object(training.run, "run_stages", run_stages), patch.object(training, "checkpoint_steps", lambda _: 60):
+        fitted = training._fitted(settings, plan)
+    assert measuring == [True]
+    assert (plan.only_measure, plan.measured) == (False, True)
+    seconds = 215 - training.EXPORT_S - training.RESTART_S
+    assert fitted.whole.steps == pytest.approx(60 + training.FITTED * seconds / 0.5, abs=2)
 
 
 def test_wrong_arguments_are_explained(tmp_path: Path, environment: dict[str, str]) -> None:
