@@ -264,5 +264,12 @@ def check_same_run(a: TrainSettings, b: TrainSettings) -> None:
     assert one.keys() == two.keys() == {"whole", "1_1_1", "2_1_1"}
     for name, tensors in one.items():
         assert all(torch.equal(tensors[key], two[name][key]) for key in tensors), name
-    tables = [{p.name: p.read_bytes() for p in s.run.rglob("*.tsv")} for s in (a, b)]
+    tables = [{p.name: without_hours(p) for p in s.run.rglob("*.tsv")} for s in (a, b)]
     assert tables[0] == tables[1]
+
+
+def without_hours(table: Path) -> list[list[str]]:
+    """The cells of a table of steps except the hours, which are never the same."""
+    rows = [line.split("\t") for line in table.read_text("utf-8").splitlines()]
+    index = rows[0].index("hours")
+    return [row[:index] + row[index + 1 :] for row in rows]
