@@ -268,14 +268,19 @@ def dice_of(run: RunContext, scans: TrainingScans) -> float | None:
     return held_out_dice(network, whole_context(run, scans, run.assembly.whole))
 
 
-def main() -> None:
+def print_table(rows: Iterator[str]) -> None:
     """Print each row as soon as it is known."""
+    print("| row | parameters | steps | seconds per step | minutes | Dice |\n|---|--:|--:|--:|--:|--:|", flush=True)
+    for row in rows:
+        print(row, flush=True)
+
+
+def main() -> None:
+    """Train the rows, and print their table."""
     options = arguments()
     torch.set_num_threads(1)
     prepare(options)
-    print("| row | parameters | steps | seconds per step | minutes | Dice |\n|---|--:|--:|--:|--:|--:|", flush=True)
-    for name in options.rows:
-        print(train_row(options, name), flush=True)
+    print_table(train_row(options, name) for name in options.rows)
 
 
 if __name__ == "__main__":

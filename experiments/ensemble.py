@@ -53,6 +53,11 @@ def vote_of(predictors: list[Predictor], choice: Choice, prepared: Prepared, dev
     return counter.finalize()
 
 
+def in_all_tiles(predictors: list[Predictor]) -> Choice:
+    """Every tile has all these predictors."""
+    return lambda _: predictors
+
+
 def in_turn(predictors: list[Predictor]) -> Choice:
     """Neighbouring tiles along every axis, also those that label the same view, have different predictors."""
 
@@ -99,11 +104,9 @@ def main() -> None:
         reference = read_labels(options.data / f"{name}_dseg.nii.gz", scan)
         prepared = prepare(scan.volume, replace(models[0].inputs, groupwise=None), SegmentSettings())
         predictors = [predictor_of(model, prepared, device) for model in models]
-        ways: dict[str, Choice] = {
-            str(name): lambda _, one=one: [one] for name, one in zip(options.models, predictors, strict=True)
-        }
+        ways = {title: in_all_tiles([one]) for title, one in zip(options.models, predictors, strict=True)}
         if len(models) > 1:
-            ways |= {"tiles in turn": in_turn(predictors), "all in all tiles": lambda _, every=predictors: every}
+            ways |= {"tiles in turn": in_turn(predictors), "all in all tiles": in_all_tiles(predictors)}
         for way, choice in ways.items():
             vote = vote_of(predictors, choice, prepared, device)
             scores.setdefault(way, []).append(dice_of(vote, prepared, models[0], reference))

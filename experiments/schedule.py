@@ -20,16 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dimensions import WHOLE, alone, dice_of, link_shared, read_plan, save, seconds_per_step, train
-from dimensions import Plan as Kept
+from dimensions import (
+    SHARED,
+    WHOLE,
+    Plan,
+    alone,
+    dice_of,
+    link_shared,
+    print_table,
+    read_plan,
+    save,
+    seconds_per_step,
+    train,
+)
 
 from slant.config import build, read_toml
 from slant.io.resources import resource
 from slant.train.context import run_context
 from slant.train.prepare import load_training, prepare_groupwise, prepare_scans
 from slant.train.settings import TrainSettings
-
-SHARED = "shared"
 
 NETWORK = {"kind": "residual", "widths": [24, 32, 48, 64], "upsampled_channels": 16, "head_channels": 24}
 STAGE = {
@@ -125,7 +134,7 @@ def train_row(options: argparse.Namespace, name: str) -> str:
         if plan is None:
             step_s = seconds_per_step(run, scans, options.timed_steps)
             steps = max(1, round(60 * options.minutes / step_s))
-            plan = save(path, Kept(options.minutes, {WHOLE: step_s}, {WHOLE: steps}))
+            plan = save(path, Plan(options.minutes, {WHOLE: step_s}, {WHOLE: steps}))
         run = run_context(settings_of(options, work, row, plan.steps[WHOLE]))
         plan = train(run, scans, plan, path)
         plan = save(path, replace(plan, dice=dice_of(run, scans)))
@@ -135,15 +144,13 @@ def train_row(options: argparse.Namespace, name: str) -> str:
 
 
 def main() -> None:
-    """Print each row as soon as it is known."""
+    """Train the rows, and print their table."""
     options = arguments()
     if "auxiliary scans" in options.rows and options.auxiliary_dir is None:
         raise SystemExit("the row 'auxiliary scans' needs --auxiliary-dir, a folder of automatically labelled scans")
     torch.set_num_threads(1)
     prepare(options)
-    print("| row | parameters | steps | seconds per step | minutes | Dice |\n|---|--:|--:|--:|--:|--:|", flush=True)
-    for name in options.rows:
-        print(train_row(options, name), flush=True)
+    print_table(train_row(options, name) for name in options.rows)
 
 
 if __name__ == "__main__":
