@@ -41,7 +41,7 @@ def voted(prepared: slant.Prepared, model: slant.Model, dtype: torch.dtype) -> L
     """Labels in template space, with the layers of the networks in this data type."""
     image = prepared.image.data
     vote = model.cascade(image, prepared.deformation, dtype).vote(image, torch.device("cpu"), 2)
-    return LabelMap(model.protocol.ids_from_channels(vote.channels), prepared.image.grid)
+    return LabelMap(model.protocol.ids_from_channels(vote.winners), prepared.image.grid)
 
 
 def row(name: str, found: LabelMap, expected: LabelMap, ids: list[int]) -> str:

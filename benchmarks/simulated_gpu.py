@@ -29,6 +29,7 @@ from slant.io.models import load_model
 from slant.nets.predict import Predictor
 from slant.pipeline import Prepared, Segmentation, label
 from slant.tiles import Tile
+from slant.vote import ballot_maps
 
 _SECONDS = "SIMULATED_GPU_SECONDS"
 
@@ -42,8 +43,9 @@ def simulated_votes(predictor: Predictor, *_: object) -> Iterator[tuple[Tile, ND
     channels = prior.steps.argmax(axis=-1).astype(np.uint8)
     for axis, size in enumerate(prior.shape):
         channels = channels.repeat(prior.spacing, axis=axis).take(np.arange(size), axis=axis)
+    maps = np.stack([channels, channels, 0 * channels])[: ballot_maps(predictor.ballots)]
     for tile in predictor.layout:
-        yield tile, channels[tile.box]
+        yield tile, maps[:, *tile.box]
 
 
 def simulated_label(prepared: Prepared, model: str, _: str, settings: SegmentSettings) -> Segmentation:

@@ -83,8 +83,8 @@ def labels_of(
     """Channels and frequency of a scan as the stage `prepare` makes them, and the mean vote fraction of its labels."""
     cascade = model.cascade(image.data, deformation, inference_dtype("float32", device))
     vote = cascade.vote(image.data, device, torch.get_num_threads())
-    arrays = {"channels": vote.channels, "frequency": label_frequency(vote.channels, len(model.protocol))}
-    return arrays, float(vote.fraction[vote.channels > 0].mean())
+    arrays = {"channels": vote.winners, "frequency": label_frequency(vote.winners, len(model.protocol))}
+    return arrays, float(vote.fraction[vote.winners > 0].mean())
 
 
 def region_weights(model: str, protocol: LabelProtocol) -> NDArray[np.float32]:

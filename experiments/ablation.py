@@ -198,7 +198,7 @@ def dice(
             predictor, threads = Predictor(layout, prior, network), torch.get_num_threads()
             for tile, channels in tile_votes(predictor, scan.image.numpy(), torch.device("cpu"), threads):
                 votes.aggregate(channels, tile)
-            scores.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
+            scores.append(mean_dice_of(votes.finalize().winners, scan.channels.numpy()))
         found[perturbation] = float(np.mean(scores))
     return found
 

@@ -181,7 +181,7 @@ def dice_of(network: ResidualUNet, settings: TrainSettings, scans: TrainingScans
         with patch("slant.nets.predict.box_coordinate_channels", variant.input_channels(scan.name, displacement)):
             for tile, channels in tile_votes(predictor, scan.image.numpy(), CPU, 1):
                 votes.aggregate(channels, tile)
-        found.append(mean_dice_of(votes.finalize().channels, scan.channels.numpy()))
+        found.append(mean_dice_of(votes.finalize().winners, scan.channels.numpy()))
     return found
 
 

@@ -25,11 +25,12 @@ from slant.nets.groupwise import deform
 from slant.nets.model import Model
 from slant.nets.predict import Predictor, tile_ballots
 from slant.pipeline import Prepared, labels_of, prepare
-from slant.resample import resample_labels
+from slant.resample_votes import resample_votes
+from slant.sparse_votes import SparseVotes
 from slant.tiles import Tile
-from slant.volume import LabelMap, Volume
+from slant.volume import LabelMap
 from slant.volumes import dice_per_region
-from slant.vote import Vote, VoteCounter
+from slant.vote import VoteCounter, most_ballots
 
 Choice = Callable[[Tile], list[Predictor]]
 
@@ -42,14 +43,17 @@ def predictor_of(model: Model, prepared: Prepared, device: torch.device) -> Pred
     return predictor
 
 
-def vote_of(predictors: list[Predictor], choice: Choice, prepared: Prepared, device: torch.device) -> Vote:
-    """The vote in which every tile has a ballot of each of its predictors."""
+def vote_of(predictors: list[Predictor], choice: Choice, prepared: Prepared, device: torch.device) -> SparseVotes:
+    """The vote in which every tile has the ballots of each of its predictors, each with as many."""
     layout = predictors[0].layout
-    ballots = len(choice(layout.tiles[0]))
-    counter = VoteCounter(layout, ballots=ballots)
+    views = len(choice(layout.tiles[0]))
+    divided = all(one.network(layout.tiles[0].name).probabilistic for one in predictors)
+    ballots = most_ballots(layout, views) if divided else 1
+    counter = VoteCounter(layout, ballots=ballots, views=views)
     for tile in layout:
-        channels = [tile_ballots(one, tile, prepared.image.data, device, tile.core_within)[0] for one in choice(tile)]
-        counter.aggregate(np.stack(channels), tile)
+        ready = [replace(one, ballots=ballots) for one in choice(tile)]
+        maps = [tile_ballots(one, tile, prepared.image.data, device, tile.core_within) for one in ready]
+        counter.aggregate(np.concatenate(maps), tile)
     return counter.finalize()
 
 
@@ -68,12 +72,11 @@ def in_turn(predictors: list[Predictor]) -> Choice:
     return choice
 
 
-def dice_of(vote: Vote, prepared: Prepared, model: Model, reference: LabelMap) -> float:
+def dice_of(votes: SparseVotes, prepared: Prepared, model: Model, reference: LabelMap) -> float:
     """Mean Dice over the regions in native space."""
-    template = labels_of(vote.channels, prepared.image.grid, model)
     template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
-    fraction = Volume(vote.fraction, prepared.image.grid)
-    labels, _ = resample_labels(template, fraction, prepared.native_grid, template_from_native, "multilabel")
+    channels, _ = resample_votes(votes, prepared.image.grid, prepared.native_grid, template_from_native)
+    labels = labels_of(channels, prepared.native_grid, model)
     known = LabelMap(np.where(np.isin(reference.data, model.protocol.ids), reference.data, 0), reference.grid)
     dice = dice_per_region(labels, known, [region.id for region in model.protocol.regions[1:]])
     return float(np.nanmean(list(dice.values())))
@@ -108,8 +111,8 @@ def main() -> None:
         if len(models) > 1:
             ways |= {"tiles in turn": in_turn(predictors), "all in all tiles": in_all_tiles(predictors)}
         for way, choice in ways.items():
-            vote = vote_of(predictors, choice, prepared, device)
-            scores.setdefault(way, []).append(dice_of(vote, prepared, models[0], reference))
+            votes = vote_of(predictors, choice, prepared, device)
+            scores.setdefault(way, []).append(dice_of(votes, prepared, models[0], reference))
             print(f"{name} {way}: {scores[way][-1]:.4f}", flush=True)
     print("\n| networks | mean | scans |\n|---|--:|---|")
     print("\n".join(row(way, values) for way, values in scores.items()))

@@ -97,7 +97,7 @@ def merged(predictor: Predictor, image: NDArray[np.float32]) -> Iterator[tuple[s
             part = total[tile.box]
             part[..., torch.from_numpy(channels)] += likely * weights[name]
     for name, counter in counters.items():
-        yield name, counter.finalize().channels
+        yield name, counter.finalize().winners
     for name, total in means.items():
         yield name, np.asarray(total.argmax(dim=-1).to(torch.uint8))
 

@@ -34,11 +34,11 @@ class SegmentSettings:
     skull_stripped : bool, optional
         Input is skull-stripped, background constant (default: detect, and try the other way if one fails).
     interpolation : {"multilabel", "nearest"}
-        Interpolation of labels to native space: a vote with trilinear weights, or the nearest voxel.
+        Interpolation to native space: multilabel (the votes for each region, trilinearly) or the nearest voxel.
     precision : {"float32", "bfloat16"}
         Precision of the networks on a CPU; bfloat16 is faster with AVX512-BF16 or AMX and changes 0.1 % of the labels.
     mirror : bool
-        Every tile labels the scan and its mirror image (slant27, whole): slightly better, networks take twice as long.
+        Every tile labels the scan and its mirror image (slant27, whole): no gain was measured, and it takes long.
     """
 
     model: str = "slant27"

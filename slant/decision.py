@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from slant.errors import LayoutError
 from slant.grid import Shape
-from slant.sparse_votes import SparseVotes
-from slant.vote import Channels, Vote
+from slant.sparse_votes import KEPT, MOST_VOTES, SparseVotes
+
+Channels = NDArray[np.uint8]
 
 SLAB = 16
 """Number of planes of the template grid that are decided at once."""
@@ -36,7 +37,7 @@ BLOCK = 4096
 _DISPUTED = -1
 
 
-def decide(votes: Sequence[SparseVotes], shape: Shape) -> Vote:
+def decide(votes: Sequence[SparseVotes], shape: Shape) -> SparseVotes:
     """Decide by the majority of the votes of all tiles of several assemblies.
 
     Parameters
@@ -48,9 +49,9 @@ def decide(votes: Sequence[SparseVotes], shape: Shape) -> Vote:
 
     Returns
     -------
-    Vote
-        Channel with the largest sum of counts of each template voxel, ties to the lowest channel, with its fraction of
-        the sum of all votes. Read-only. Of a single assembly at 1 mm: exactly the result of its `VoteCounter`.
+    SparseVotes
+        The channels with the largest sums of counts of each template voxel. The counts are their parts of the sum of
+        all votes, in 255ths, rounded down: 255 only where all votes agree. Ties go to the lowest channel. Read-only.
 
     Raises
     ------
@@ -68,20 +69,22 @@ def decide(votes: Sequence[SparseVotes], shape: Shape) -> Vote:
     unit = 2 * lcm(*(own.voxel_mm for own in votes))
     assemblies = [_Upsampled.of(own, unit) for own in votes]
     channel_count = 1 + max(int(own.channels.max()) for own in votes)
-    channels: Channels = np.empty(shape, dtype=np.uint8)
-    fraction = np.ones(shape, dtype=np.float32)
+    channels: Channels = np.zeros((*shape, KEPT), dtype=np.uint8)
+    counts: NDArray[np.uint8] = np.zeros((*shape, KEPT), dtype=np.uint8)
+    counts[..., 0] = MOST_VOTES
     for start in range(0, shape[0], SLAB):
         planes = slice(start, min(start + SLAB, shape[0]))
         agreed = reduce(_agreement, (own.unanimous(planes) for own in assemblies))
-        channels[planes] = agreed
+        channels[planes, ..., 0] = agreed
         x, y, z = np.nonzero(agreed == _DISPUTED)
         x += start
         for first in range(0, len(x), BLOCK):
             at = tuple(axis[first : first + BLOCK] for axis in (x, y, z))
-            channels[at], fraction[at] = _largest_sum(assemblies, at, channel_count)
-    for result in (channels, fraction):
-        result.flags.writeable = False
-    return Vote(channels, fraction)
+            channels[at], counts[at] = _largest_sums(assemblies, at, channel_count)
+    result = SparseVotes(channels, counts, np.full(shape, MOST_VOTES, dtype=np.uint8))
+    for array in (result.channels, result.counts, result.totals):
+        array.flags.writeable = False
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +142,10 @@ def _agreement(one: NDArray[np.int16], other: NDArray[np.int16]) -> NDArray[np.i
     return np.where(one == other, one, np.int16(_DISPUTED))
 
 
-def _largest_sum(
+def _largest_sums(
     assemblies: Sequence[_Upsampled], voxels: tuple[NDArray[np.intp], ...], channel_count: int
-) -> tuple[Channels, NDArray[np.float32]]:
-    """Channel (N,) with the largest sum of votes for each of N template voxels, and its fraction (N,) of all votes."""
+) -> tuple[Channels, NDArray[np.uint8]]:
+    """Channels (N, K) with the largest sums of votes for each of N template voxels, and their 255ths of all votes."""
     count = len(voxels[0])
     totals = np.zeros(count, dtype=np.int64)
     cells, sums = [], []
@@ -156,7 +159,12 @@ def _largest_sum(
             sums.append((weight[:, None] * counts)[found])
     # float64 sums of whole numbers are exact
     table = np.bincount(np.concatenate(cells), np.concatenate(sums), minlength=count * channel_count)
-    table = table.reshape(count, channel_count)
-    winner = table.argmax(axis=1)
-    largest = table[np.arange(count), winner]
-    return winner.astype(np.uint8), (largest / totals).astype(np.float32)
+    table = MOST_VOTES * table.reshape(count, channel_count) // totals[:, None]
+    channels, parts = np.zeros((count, KEPT), dtype=np.uint8), np.zeros((count, KEPT), dtype=np.uint8)
+    rows = np.arange(count)
+    for k in range(min(KEPT, channel_count)):
+        best = table.argmax(axis=1)
+        parts[:, k] = table[rows, best]
+        channels[:, k] = np.where(parts[:, k] > 0, best, 0)
+        table[rows, best] = 0
+    return channels, parts

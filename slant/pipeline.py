@@ -13,7 +13,7 @@ from slant.preprocess.alignment import AlignedBrain, align_brain
 from slant.preprocess.ants import load_ants
 from slant.preprocess.brain import fov_truncation_warning
 from slant.preprocess.intensity_range import robust_intensities
-from slant.resample import resample_labels
+from slant.resample_votes import resample_votes
 from slant.threads import Threads
 from slant.timing import Listener, Timing, TimingLog
 from slant.volume import LabelMap, Volume
@@ -73,7 +73,7 @@ class Segmentation:
     labels : LabelMap
         Region ids in native space, on the grid of the scan.
     confidence : Volume
-        Vote fraction of each label in native space, 0 to 1. It is not a probability.
+        Vote fraction of each label, interpolated in native space, 0 to 1; nearly its mean probability over the tiles.
     template_labels : LabelMap
         Region ids on the template grid.
     volumes : tuple of VolumeRow
@@ -209,7 +209,7 @@ def deformation_warning(deformation: Deformation) -> str:
 def label(
     prepared: Prepared, model: Model, settings: SegmentSettings | None = None, listener: Listener | None = None
 ) -> Segmentation:
-    """Run the networks, fuse the tiles by vote, resample the labels to native space and measure the volumes.
+    """Run the networks, count the votes of the tiles, decide the labels in native space and measure the volumes.
 
     Parameters
     ----------
@@ -235,14 +235,13 @@ def label(
         device = choose_device(settings.device)
         dtype = inference_dtype(settings.precision, device)
         cascade = model.cascade(prepared.image.data, prepared.deformation, dtype, mirror=settings.mirror)
-        vote = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
+        votes = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
     with clock("resample labels"):
-        template_labels = labels_of(vote.channels, prepared.image.grid, model)
+        grid, native_grid = prepared.image.grid, prepared.native_grid
+        template_labels = labels_of(votes.winners, grid, model)
         template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
-        fraction, native_grid = Volume(vote.fraction, prepared.image.grid), prepared.native_grid
-        labels, confidence = resample_labels(
-            template_labels, fraction, native_grid, template_from_native, settings.interpolation
-        )
+        channels, fraction = resample_votes(votes, grid, native_grid, template_from_native, settings.interpolation)
+        labels, confidence = labels_of(channels, native_grid, model), Volume(fraction, native_grid)
     return segmentation_of(prepared, template_labels, labels, confidence, model, clock)
 
 

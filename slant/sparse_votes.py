@@ -57,6 +57,16 @@ class SparseVotes:
             raise LayoutError(f"voxel_mm of sparse votes must be a positive integer, found {self.voxel_mm!r}")
 
     @property
+    def winners(self) -> NDArray[np.uint8]:
+        """(X, Y, Z) channel with the most votes; ties go to the lowest channel."""
+        return self.channels[..., 0]
+
+    @property
+    def fraction(self) -> NDArray[np.float32]:
+        """(X, Y, Z) votes for the winner divided by all votes of the voxel, above 0 and at most 1."""
+        return np.divide(self.counts[..., 0], self.totals, dtype=np.float32)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid in voxels."""
         return self.totals.shape
@@ -72,30 +82,38 @@ class SparseVotes:
         return self.channels[index], np.divide(self.counts[index], self.totals[index][..., None], dtype=np.float32)
 
 
-def most_frequent(votes: NDArray[np.uint8], kept: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def most_frequent(
+    votes: NDArray[np.uint8], kept: int, weights: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The most frequent channels for each voxel, most frequent first, ties by the lowest channel.
 
     Parameters
     ----------
     votes : (V, N) uint8 array
-        V votes, at most `MOST_VOTES`, for each of N voxels.
+        V channels for each of N voxels.
     kept : int
         Number K of channels to return for each voxel.
+    weights : (V, N) uint8 array, optional
+        How many votes each of them has (default: 1), at most `MOST_VOTES` for a voxel.
 
     Returns
     -------
     channels, counts : (N, K) uint8 arrays
         The channels and their numbers of votes; both 0 where a voxel has fewer different channels.
     """
-    votes = np.sort(votes, axis=0)
-    # One key for each run of equal votes: the length of the run in the high byte, 255 - channel in the low byte.
+    if weights is None:
+        votes, weight = np.sort(votes, axis=0), np.ones(votes.shape, dtype=np.uint16)
+    else:
+        pairs = np.sort((votes.astype(np.uint16) << 8) | weights, axis=0)
+        votes, weight = (pairs >> 8).astype(np.uint8), pairs & np.uint16(255)
+    # One key for each run of equal votes: the weight of the run in the high byte, 255 - channel in the low byte.
     keys = np.zeros((max(kept, len(votes)), votes.shape[1]), dtype=np.uint16)
-    length = np.ones(votes.shape[1], dtype=np.uint16)
-    keys[0] = (length << 8) | ~votes[0]
+    total = weight[0].copy()
+    keys[0] = (total << 8) | ~votes[0]
     for i, (previous, current) in enumerate(pairwise(votes), 1):
         same = current == previous
-        length = length * same + np.uint16(1)
-        keys[i] = (length << 8) | ~current
+        total = total * same + weight[i]
+        keys[i] = (total << 8) | ~current
         keys[i - 1][same] = 0
     best = np.sort(keys, axis=0)[::-1][:kept].T
     counts = (best >> 8).astype(np.uint8)

@@ -7,8 +7,9 @@ tiles along one axis make three cells::
     tile 1              |--------------------|
     cells    |    0     |   0, 1  |    1     |
 
-A cell stores one byte per voxel and vote until the last of its tiles has arrived. Then the most frequent channels are
-computed and the votes are deleted. Memory therefore depends on how many tiles overlap, not on how many tiles there are.
+A cell stores one byte per voxel and vote until the last of its tiles has arrived, or three if the tiles divide their
+ballots between two channels. Then the most frequent channels are computed and the votes are deleted. Memory therefore
+depends on how many tiles overlap, not on how many tiles there are.
 """
 
 from __future__ import annotations
@@ -26,29 +27,12 @@ from slant.tiles import Tile, TileLayout
 Channels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Vote:
-    """Result of a vote over a whole grid.
-
-    Attributes
-    ----------
-    channels : (X, Y, Z) uint8 array
-        Most frequent channel of each voxel; ties go to the lowest channel.
-    fraction : (X, Y, Z) float32 array
-        Votes for the winner divided by all votes of the voxel, above 0 and at most 1.
-    sparse : SparseVotes, optional
-        The votes themselves, if the counter was asked to keep them.
-    """
-
-    channels: Channels
-    fraction: NDArray[np.float32]
-    sparse: SparseVotes | None = None
-
-
 class VoteCounter:
     """Fuses the label maps of tiles by majority vote (Huo et al. 2018), one tile at a time, each in its core only.
 
     `aggregate` adds a tile, `finalize` returns the result. The result does not depend on the order of the tiles.
+
+    A tile with a single ballot votes for one channel at each voxel; a tile with more divides them between two.
 
     Parameters
     ----------
@@ -56,10 +40,10 @@ class VoteCounter:
         The tiles, in voxels of the grid on which they vote.
     voxel_mm : int
         Edge length of a voxel of that grid in template voxels (1 mm); only noted in the sparse votes.
-    sparse : bool
-        Whether the result contains the `SparseVotes`, which take 9 bytes per voxel.
     ballots : int
-        Number of votes of each tile for each voxel.
+        Number of ballots of each view of a tile for each voxel.
+    views : int
+        How often each tile votes, for example for the scan and for its mirror image.
 
     Raises
     ------
@@ -72,22 +56,21 @@ class VoteCounter:
     >>> counter = VoteCounter(layout)
     >>> for tile, channel in zip(layout, (7, 5)):
     ...     counter.aggregate(np.full(layout.size, channel, np.uint8), tile)
-    >>> counter.finalize().channels.ravel().tolist()
+    >>> counter.finalize().winners.ravel().tolist()
     [7, 5, 5, 5]
     """
 
-    def __init__(self, layout: TileLayout, voxel_mm: int = 1, *, sparse: bool = False, ballots: int = 1) -> None:
+    def __init__(self, layout: TileLayout, voxel_mm: int = 1, *, ballots: int = 1, views: int = 1) -> None:
         self._layout = layout
         self._voxel_mm = voxel_mm
-        self._sparse = sparse
         self._ballots = ballots
+        self._maps = views * ballot_maps(ballots)
         self._pending: dict[str, Tile] = {tile.name: tile for tile in layout}
         self._known = frozenset(self._pending.values())
-        self._cells = _cells(layout, ballots)
+        self._cells = _cells(layout, ballots * views)
         self._votes: dict[_Cell, list[Channels]] = {}
-        kept = KEPT if sparse else 1
-        self._channels: Channels = np.zeros((*layout.shape, kept), dtype=np.uint8)
-        self._counts: NDArray[np.uint8] = np.zeros((*layout.shape, kept), dtype=np.uint8)
+        self._channels: Channels = np.zeros((*layout.shape, KEPT), dtype=np.uint8)
+        self._counts: NDArray[np.uint8] = np.zeros((*layout.shape, KEPT), dtype=np.uint8)
         self._totals: NDArray[np.uint8] = np.zeros(layout.shape, dtype=np.uint8)
 
     def aggregate(self, channels: Channels, tile: Tile) -> None:
@@ -95,9 +78,10 @@ class VoteCounter:
 
         Parameters
         ----------
-        channels : (B, X, Y, Z) uint8 array
-            Ballots for every voxel of the tile, of the layout's tile size; a single one may be (X, Y, Z). They are
-            copied, so the caller may overwrite them afterwards.
+        channels : (M, X, Y, Z) uint8 array
+            Ballots for every voxel of the tile, of the layout's tile size. For each view, the map of channels or, of
+            several ballots, the three maps of `ballot_maps`. A single map may be (X, Y, Z). They are copied, so the
+            caller may overwrite them afterwards.
 
         Raises
         ------
@@ -108,8 +92,8 @@ class VoteCounter:
             raise LayoutError(f"tile {tile.name} from {tile.start} to {tile.stop} is not a tile of {self._layout}")
         if tile.name not in self._pending:
             raise LayoutError(f"tile {tile.name} was added twice; each tile votes once")
-        shape = (self._ballots, *self._layout.size)
-        if self._ballots == 1 and channels.shape == self._layout.size:
+        shape = (self._maps, *self._layout.size)
+        if self._maps == 1 and channels.shape == self._layout.size:
             channels = channels[None]
         if channels.shape != shape or channels.dtype != np.uint8:
             found = f"{channels.dtype} of shape {channels.shape}"
@@ -118,23 +102,31 @@ class VoteCounter:
         for cell in self._cells[tile.name]:
             held = self._votes.setdefault(cell, [])
             held.extend(channels[:, *cell.within(tile)].copy())
-            if len(held) == cell.votes:
+            if len(held) == cell.votes // self._ballots * ballot_maps(self._ballots):
                 self._count(cell, self._votes.pop(cell))
 
     def _count(self, cell: _Cell, votes: list[Channels]) -> None:
         """Store the most frequent channels of the voxels of a cell and their numbers of votes."""
         channels, counts = self._channels[cell.box], self._counts[cell.box]
-        channels[..., 0] = votes[0]
+        step = ballot_maps(self._ballots)
+        first, second, part = (votes[i::step] for i in range(3)) if step > 1 else (votes, [], [])
+        channels[..., 0] = first[0]
         counts[..., 0] = cell.votes
         self._totals[cell.box] = cell.votes
         disputed = np.zeros(votes[0].shape, dtype=np.bool_)
-        for other in votes[1:]:
-            disputed |= other != votes[0]
+        for other in first[1:]:
+            disputed |= other != first[0]
+        for divided in part:
+            disputed |= divided != 0
         if disputed.any():
-            kept = channels.shape[-1]
-            channels[disputed], counts[disputed] = most_frequent(np.stack([v[disputed] for v in votes]), kept)
+            weights = None
+            if part:
+                of_second = np.stack([v[disputed] for v in part])
+                weights = np.concatenate([np.uint8(self._ballots) - of_second, of_second])
+            voted = np.stack([v[disputed] for v in (*first, *second)])
+            channels[disputed], counts[disputed] = most_frequent(voted, KEPT, weights)
 
-    def finalize(self) -> Vote:
+    def finalize(self) -> SparseVotes:
         """Return the result as read-only arrays, after every tile has voted.
 
         Raises
@@ -147,12 +139,9 @@ class VoteCounter:
                 f"{len(self._pending)} of {len(self._layout)} tiles have not voted: {', '.join(self._pending)}; "
                 "add all tiles before the result is computed"
             )
-        channels = np.ascontiguousarray(self._channels[..., 0])
-        fraction = np.divide(self._counts[..., 0], self._totals, dtype=np.float32)
-        for result in (channels, fraction, self._channels, self._counts, self._totals):
+        for result in (self._channels, self._counts, self._totals):
             result.flags.writeable = False
-        sparse = SparseVotes(self._channels, self._counts, self._totals, self._voxel_mm) if self._sparse else None
-        return Vote(channels, fraction, sparse)
+        return SparseVotes(self._channels, self._counts, self._totals, self._voxel_mm)
 
 
 @dataclass(frozen=True)
@@ -170,6 +159,20 @@ class _Cell:
     def within(self, tile: Tile) -> tuple[slice, ...]:
         """Slices of the cell in the array of the tile."""
         return tuple(slice(a - s, b - s) for a, b, s in zip(self.start, self.stop, tile.start, strict=True))
+
+
+def ballot_maps(ballots: int) -> int:
+    """Number of (X, Y, Z) uint8 maps that hold the ballots of one view of a tile.
+
+    One for a single ballot, its channel. Three for several: the first channel, the second channel, and the number of
+    ballots of the second; the first has the rest.
+    """
+    return 1 if ballots == 1 else 3
+
+
+def most_ballots(layout: TileLayout, views: int = 1) -> int:
+    """Largest number of ballots of each view of a tile that can be counted, at least one."""
+    return max(1, MOST_VOTES // (most_voters(layout) * views))
 
 
 def most_voters(layout: TileLayout) -> int:

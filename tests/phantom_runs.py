@@ -67,7 +67,7 @@ def model_of(folder: Path) -> Model:
 
 def labelled(folder: Path, image: np.ndarray, threads: int = 1) -> np.ndarray:
     """Channels of an image, labelled by an exported model."""
-    return model_of(folder).cascade(image).vote(image, torch.device("cpu"), threads).channels
+    return model_of(folder).cascade(image).vote(image, torch.device("cpu"), threads).winners
 
 
 @contextmanager

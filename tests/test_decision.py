@@ -15,7 +15,7 @@ from slant.decision import decide
 from slant.errors import LayoutError
 from slant.sparse_votes import KEPT, SparseVotes
 from slant.tiles import TileLayout
-from slant.vote import Vote, VoteCounter
+from slant.vote import VoteCounter
 
 SHAPE = (12, 6, 18)
 
@@ -26,15 +26,13 @@ def _votes(shape, voxel_mm: int, seed: int, highest: int = 5, structured: bool =
     layout = TileLayout((x, y, z), (max(1, x - 1), max(1, y - 1), max(1, z - 1)), (2, 2, 2))
     rng = np.random.default_rng(seed)
     truth = np.kron(rng.integers(0, highest + 1, (2, 2, 2)), np.ones((x, y, z), int))[::2, ::2, ::2]
-    counter = VoteCounter(layout, voxel_mm, sparse=True)
+    counter = VoteCounter(layout, voxel_mm)
     for tile in layout:
         channels = rng.integers(0, highest + 1, layout.size)
         if structured:
             channels = np.where(rng.random(layout.size) < 0.02, channels, truth[tile.box])
         counter.aggregate(channels.astype(np.uint8), tile)
-    sparse = counter.finalize().sparse
-    assert sparse is not None
-    return sparse
+    return counter.finalize()
 
 
 def _constant(shape, voxel_mm: int, *entries: tuple[int, int]) -> SparseVotes:
@@ -55,7 +53,8 @@ def _neighbours(voxel: int, voxel_mm: int, count: int) -> list[tuple[int, Fracti
 
 
 def _oracle(votes: list[SparseVotes], shape) -> tuple[np.ndarray, np.ndarray]:
-    channels, fraction = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+    """The channels with the largest sums and their 255ths of all votes."""
+    channels, counts = (np.zeros((*shape, KEPT), np.uint8) for _ in range(2))
     for voxel in np.ndindex(*shape):
         sums: Counter[int] = Counter()
         total = Fraction(0)
@@ -65,17 +64,20 @@ def _oracle(votes: list[SparseVotes], shape) -> tuple[np.ndarray, np.ndarray]:
                 total += a * b * c * int(own.totals[i, j, k])
                 for channel, count in zip(own.channels[i, j, k], own.counts[i, j, k], strict=True):
                     sums[int(channel)] += a * b * c * int(count)
-        channels[voxel] = max(sums, key=lambda channel: (sums[channel], -channel))
-        fraction[voxel] = float(sums[channels[voxel]] / total)
-    return channels, fraction
+        parts = {channel: floor(255 * votes_of / total) for channel, votes_of in sums.items()}
+        ranked = sorted(parts, key=lambda channel: (-parts[channel], channel))[:KEPT]
+        for k, channel in enumerate(ranked):
+            counts[voxel][k] = parts[channel]
+            channels[voxel][k] = channel if counts[voxel][k] else 0
+    return channels, counts
 
 
-def _assert_exact(result: Vote, votes: list[SparseVotes], shape) -> None:
-    channels, fraction = _oracle(votes, shape)
-    assert result.channels.dtype == np.uint8
-    assert result.fraction.dtype == np.float32
+def _assert_exact(result: SparseVotes, votes: list[SparseVotes], shape) -> None:
+    channels, counts = _oracle(votes, shape)
     np.testing.assert_array_equal(result.channels, channels)
-    np.testing.assert_array_equal(result.fraction, fraction)
+    np.testing.assert_array_equal(result.counts, counts)
+    assert (result.totals == 255).all()
+    assert (result.voxel_mm, result.shape) == (1, shape)
 
 
 @pytest.mark.parametrize("structured", [False, True])
@@ -102,7 +104,7 @@ def test_the_slabs_do_not_change_the_result(monkeypatch):
     monkeypatch.setattr(decision, "BLOCK", 7)
     parts = decide(votes, SHAPE)
     assert whole.channels.tobytes() == parts.channels.tobytes()
-    assert whole.fraction.tobytes() == parts.fraction.tobytes()
+    assert whole.counts.tobytes() == parts.counts.tobytes()
 
 
 def test_two_coarse_voxels_by_eye():
@@ -115,26 +117,32 @@ def test_two_coarse_voxels_by_eye():
     shape = (4, 2, 2)
     result = decide([coarse, _constant(shape, 1, (7, 1))], shape)
     for y, z in product(range(2), range(2)):
-        assert result.channels[:, y, z].tolist() == [3, 3, 7, 7], "at 0.25: 1.5 votes for 3, 0.5 + 1 for 7, a tie"
-        assert result.fraction[:, y, z].tolist() == pytest.approx([2 / 3, 1.5 / 3, 2.5 / 3, 1])
+        assert result.winners[:, y, z].tolist() == [3, 3, 7, 7], "at 0.25: 1.5 votes for 3, 0.5 + 1 for 7, a tie"
+        assert result.counts[:, y, z, :2].tolist() == [[170, 85], [127, 127], [212, 42], [255, 0]]
 
 
 @pytest.mark.parametrize("edge", [1, 2, 3, 6])
 def test_ties_go_to_the_lowest_channel(edge):
     votes = [_constant(SHAPE, edge, (9, 3), (4, 2)), _constant(SHAPE, 1, (4, 1), (255, 1))]
     result = decide(votes, SHAPE)
-    assert (result.channels == 4).all(), "3 votes each for channels 9 and 4"
-    assert (result.fraction == np.float32(3 / 7)).all()
+    assert (result.winners == 4).all(), "3 votes each for channels 9 and 4"
+    assert (result.counts == [109, 109, 36, 0]).all(), "3, 3 and 1 of 7 votes"
 
 
 def test_a_channel_second_in_both_assemblies_can_win():
     votes = [_constant(SHAPE, 2, (1, 5), (6, 4)), _constant(SHAPE, 1, (3, 5), (6, 4))]
-    assert (decide(votes, SHAPE).channels == 6).all()
+    assert (decide(votes, SHAPE).winners == 6).all()
+
+
+def test_a_channel_that_has_all_votes_but_a_few_has_not_all_parts():
+    result = decide([_constant(SHAPE, 1, (3, 254), (8, 1)), _constant(SHAPE, 1, (3, 255))], SHAPE)
+    assert (result.counts == [254, 0, 0, 0]).all(), "509 of 510 votes, rounded down"
+    assert (result.channels == [3, 0, 0, 0]).all()
 
 
 def test_unanimous_assemblies_have_fraction_one():
     result = decide([_constant(SHAPE, 2, (255, 27)), _constant(SHAPE, 1, (255, 1))], SHAPE)
-    assert (result.channels == 255).all()
+    assert (result.winners == 255).all()
     assert (result.fraction == 1).all()
 
 
@@ -142,18 +150,18 @@ def test_unanimous_assemblies_have_fraction_one():
 def test_one_assembly_at_1_mm_gives_the_result_of_its_counter(seed):
     layout = TileLayout((7, 8, 9), (4, 5, 6), (3, 2, 3))
     rng = np.random.default_rng(seed)
-    counter = VoteCounter(layout, sparse=True)
+    counter = VoteCounter(layout)
     for tile in layout:
         counter.aggregate(rng.integers(0, 10 if seed % 2 else 256, layout.size, dtype=np.uint8), tile)
     expected = counter.finalize()
-    result = decide([expected.sparse], layout.shape)
+    result = decide([expected], layout.shape)
     assert result.channels.tobytes() == expected.channels.tobytes()
-    assert result.fraction.tobytes() == expected.fraction.tobytes()
+    np.testing.assert_array_equal(result.counts, 255 * expected.counts.astype(int) // expected.totals[..., None])
 
 
 def test_the_result_is_read_only():
     result = decide([_constant(SHAPE, 1, (2, 1))], SHAPE)
-    for array in (result.channels, result.fraction):
+    for array in (result.channels, result.counts, result.totals):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0, 0] = 1
 

@@ -13,9 +13,9 @@ from slant.sparse_votes import KEPT, SparseVotes, most_frequent
 SHAPE = (2, 3, 4)
 
 
-def _ranking(votes: np.ndarray) -> list[tuple[int, int]]:
+def _ranking(counted: Counter[int]) -> list[tuple[int, int]]:
     """Channels of one voxel with their numbers of votes, most frequent first, ties by the lowest channel."""
-    ranked = sorted(Counter(votes.tolist()).items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted((+counted).items(), key=lambda item: (-item[1], item[0]))
     return [*ranked, *[(0, 0)] * KEPT][:KEPT]
 
 
@@ -35,7 +35,25 @@ def test_the_most_frequent_channels_agree_with_a_counter(voters, highest):
     channels, counts = most_frequent(votes, KEPT)
     assert channels.dtype == counts.dtype == np.uint8
     for column, channel, count in zip(votes.T, channels, counts, strict=True):
-        assert list(zip(channel.tolist(), count.tolist(), strict=True)) == _ranking(column)
+        assert list(zip(channel.tolist(), count.tolist(), strict=True)) == _ranking(Counter(column.tolist()))
+
+
+@pytest.mark.parametrize("highest", [1, 5, 255])
+@pytest.mark.parametrize("voters", [1, 2, 3, 7, 54])
+def test_the_most_frequent_of_weighted_votes_agree_with_a_counter(voters, highest):
+    """Some weights are 0, and in the first voxel, one channel has all 255 votes."""
+    rng = np.random.default_rng(voters)
+    votes = rng.integers(0, highest + 1, (voters, 50), dtype=np.uint8)
+    weights = rng.multinomial(255, np.full(voters, 1 / voters), 50).T * (rng.random((voters, 50)) < 0.7)
+    votes[:, 0], weights[:, 0] = highest, 0
+    weights[-1, 0] = 255
+    channels, counts = most_frequent(votes, KEPT, weights.astype(np.uint8))
+    assert channels.dtype == counts.dtype == np.uint8
+    for column, weight, channel, count in zip(votes.T, weights.T, channels, counts, strict=True):
+        expected: Counter[int] = Counter()
+        for vote, number in zip(column.tolist(), weight.tolist(), strict=True):
+            expected[vote] += number
+        assert list(zip(channel.tolist(), count.tolist(), strict=True)) == _ranking(expected)
 
 
 def test_most_frequent_of_a_few_votes_by_eye():
@@ -55,6 +73,8 @@ def test_fractions_are_counts_divided_by_all_votes():
     votes = SparseVotes(
         np.array([[[[7, 1, 3, 5]]]], np.uint8), np.array([[[[3, 2, 2, 1]]]], np.uint8), np.full((1, 1, 1), 9, np.uint8)
     )
+    assert votes.winners.tolist() == [[[7]]]
+    assert votes.fraction.tolist() == [[[np.float32(3 / 9)]]]
     channels, fractions = votes.at(np.ix_([0], [0], [0]))
     assert channels.tolist() == votes.channels.tolist()
     assert fractions.dtype == np.float32

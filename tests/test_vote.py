@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from slant.errors import LayoutError
-from slant.sparse_votes import KEPT
+from slant.sparse_votes import KEPT, SparseVotes
 from slant.tiles import Tile, TileLayout
-from slant.vote import Vote, VoteCounter, most_voters
+from slant.vote import VoteCounter, ballot_maps, most_ballots, most_voters
 
 LAYOUT = TileLayout((7, 8, 9), (4, 5, 6), (3, 2, 3))
 SLANT_27 = TileLayout((172, 220, 156), (96, 128, 88), (3, 3, 3))
@@ -20,28 +20,51 @@ def _votes(layout: TileLayout, highest: int = 3, seed: int = 0) -> dict[str, np.
     return {tile.name: rng.integers(0, highest + 1, layout.size, dtype=np.uint8) for tile in layout}
 
 
-def _count(layout: TileLayout, votes: dict[str, np.ndarray], order: list[Tile], *, sparse: bool = False) -> Vote:
-    counter = VoteCounter(layout, voxel_mm=2, sparse=sparse)
+def _ballots(layout: TileLayout, ballots: int, views: int, highest: int = 3) -> dict[str, np.ndarray]:
+    """(M, X, Y, Z) random maps of each tile, in a third of the voxels with all ballots for one channel."""
+    rng, found = np.random.default_rng(ballots + views), {}
+    for tile in layout:
+        maps = rng.integers(0, highest + 1, (views, ballot_maps(ballots), *layout.size), dtype=np.uint8)
+        if ballots > 1:
+            maps[:, 2] = rng.integers(0, ballots // 2 + 1, maps[:, 2].shape) * (rng.random(layout.size) < 2 / 3)
+        found[tile.name] = maps.reshape(-1, *layout.size)
+    return found
+
+
+def _count(layout: TileLayout, votes: dict[str, np.ndarray], order: list[Tile], **numbers: int) -> SparseVotes:
+    counter = VoteCounter(layout, voxel_mm=2, **numbers)
     for tile in order:
         counter.aggregate(votes[tile.name], tile)
     return counter.finalize()
 
 
-def _table(layout: TileLayout, votes: dict[str, np.ndarray]) -> np.ndarray:
-    """(C, X, Y, Z) number of votes for every channel in every voxel."""
-    counts = np.zeros((int(max(v.max() for v in votes.values())) + 1, *layout.shape))
+def _table(layout: TileLayout, votes: dict[str, np.ndarray], ballots: int = 1) -> np.ndarray:
+    """(256, X, Y, Z) number of votes for every channel in every voxel."""
+    table = np.zeros((256, *layout.shape), int)
     for tile in layout:
-        for channel in range(len(counts)):
-            counts[channel][tuple(map(slice, tile.core_start, tile.core_stop))] += (
-                votes[tile.name][tile.core_within] == channel
-            )
-    return counts
+        own = table[:, *map(slice, tile.core_start, tile.core_stop)]
+        maps = votes[tile.name].reshape(-1, *layout.size)[:, *tile.core_within].astype(int)
+        if ballots == 1:
+            counted = [(channels, 1) for channels in maps]
+        else:
+            views = list(zip(maps[::3], maps[1::3], maps[2::3], strict=True))
+            counted = [(first, ballots - part) for first, _, part in views] + [(s, part) for _, s, part in views]
+        for channels, weight in counted:
+            own[channels, *np.indices(channels.shape)] += weight
+    return table
 
 
-def _oracle(layout: TileLayout, votes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Winner, where argmax gives ties to the lowest channel, and fraction."""
-    counts = _table(layout, votes)
-    return counts.argmax(axis=0), counts.max(axis=0) / counts.sum(axis=0)
+def _assert_counted(result: SparseVotes, table: np.ndarray) -> None:
+    """The result has the largest counts of the table, with ties by the lowest channel as in a stable sort."""
+    ranked = np.argsort(-table, axis=0, kind="stable")[:KEPT]
+    counts = np.take_along_axis(table, ranked, axis=0)
+    np.testing.assert_array_equal(result.counts, np.moveaxis(counts, 0, -1))
+    np.testing.assert_array_equal(result.channels, np.moveaxis(np.where(counts > 0, ranked, 0), 0, -1))
+    np.testing.assert_array_equal(result.totals, table.sum(axis=0))
+    np.testing.assert_array_equal(result.winners, table.argmax(axis=0))
+    assert result.fraction.dtype == np.float32
+    np.testing.assert_array_equal(result.fraction, (table.max(axis=0) / table.sum(axis=0)).astype(np.float32))
+    assert result.voxel_mm == 2
 
 
 @pytest.mark.parametrize("overlap", ["vote", "core"])
@@ -49,56 +72,31 @@ def _oracle(layout: TileLayout, votes: dict[str, np.ndarray]) -> tuple[np.ndarra
 def test_the_vote_agrees_with_counting_every_channel(overlap, highest):
     layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
     votes = _votes(layout, highest)
-    result = _count(layout, votes, list(layout))
-    channels, fraction = _oracle(layout, votes)
-    assert result.channels.dtype == np.uint8
-    assert result.fraction.dtype == np.float32
-    np.testing.assert_array_equal(result.channels, channels)
-    np.testing.assert_array_equal(result.fraction, fraction.astype(np.float32))
+    _assert_counted(_count(layout, votes, list(layout)), _table(layout, votes))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_order_of_the_tiles_does_not_matter(seed):
-    votes = _votes(LAYOUT)
+@pytest.mark.parametrize(("ballots", "views"), [(1, 1), (1, 2), (7, 2)])
+def test_the_order_of_the_tiles_does_not_matter(seed, ballots, views):
+    votes = _ballots(LAYOUT, ballots, views)
     shuffled = [LAYOUT.tiles[i] for i in np.random.default_rng(seed).permutation(len(LAYOUT))]
-    one, other = (_count(LAYOUT, votes, order, sparse=True) for order in (list(LAYOUT), shuffled))
-    assert one.channels.tobytes() == other.channels.tobytes()
-    assert one.fraction.tobytes() == other.fraction.tobytes()
+    one, other = (_count(LAYOUT, votes, order, ballots=ballots, views=views) for order in (list(LAYOUT), shuffled))
     for name in ("channels", "counts", "totals"):
-        assert getattr(one.sparse, name).tobytes() == getattr(other.sparse, name).tobytes()
-
-
-@pytest.mark.parametrize("overlap", ["vote", "core"])
-@pytest.mark.parametrize("highest", [1, 3, 255])
-def test_sparse_votes_agree_with_counting_every_channel(overlap, highest):
-    layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
-    votes = _votes(layout, highest)
-    dense, result = (_count(layout, votes, list(layout), sparse=sparse) for sparse in (False, True))
-    assert dense.sparse is None
-    assert result.channels.tobytes() == dense.channels.tobytes()
-    assert result.fraction.tobytes() == dense.fraction.tobytes()
-    table = np.concatenate([_table(layout, votes), np.zeros((KEPT, *layout.shape))])
-    ranked = np.argsort(-table, axis=0, kind="stable")[:KEPT]
-    counts = np.take_along_axis(table, ranked, axis=0)
-    sparse = result.sparse
-    np.testing.assert_array_equal(sparse.counts, np.moveaxis(counts, 0, -1))
-    np.testing.assert_array_equal(sparse.channels, np.moveaxis(np.where(counts > 0, ranked, 0), 0, -1))
-    np.testing.assert_array_equal(sparse.totals, table.sum(axis=0))
-    assert sparse.voxel_mm == 2
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
 
 
 def test_vote_of_three_small_tiles():
     layout = TileLayout((5, 1, 1), (3, 1, 1), (3, 1, 1))
     votes = {"1_1_1": [9, 9, 2], "2_1_1": [4, 9, 2], "3_1_1": [2, 0, 8]}
     result = _count(layout, {n: np.array(v, np.uint8).reshape(3, 1, 1) for n, v in votes.items()}, list(layout))
-    assert result.channels.ravel().tolist() == [9, 4, 2, 0, 8], "tie at voxel 1 (9, 4), tie at voxel 3 (2, 0)"
+    assert result.winners.ravel().tolist() == [9, 4, 2, 0, 8], "tie at voxel 1 (9, 4), tie at voxel 3 (2, 0)"
     assert result.fraction.ravel().tolist() == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2, 1])
 
 
 def test_unanimous_votes_have_fraction_one():
     votes = {tile.name: np.full(LAYOUT.size, 17, np.uint8) for tile in LAYOUT}
     result = _count(LAYOUT, votes, list(LAYOUT))
-    assert (result.channels == 17).all()
+    assert (result.winners == 17).all()
     assert (result.fraction == 1).all()
 
 
@@ -109,13 +107,12 @@ def test_the_caller_may_reuse_its_array():
     for tile in LAYOUT:
         buffer[:] = votes[tile.name]
         counter.aggregate(buffer, tile)
-    np.testing.assert_array_equal(counter.finalize().channels, _oracle(LAYOUT, votes)[0])
+    np.testing.assert_array_equal(counter.finalize().winners, _table(LAYOUT, votes).argmax(axis=0))
 
 
 def test_the_result_is_read_only():
-    result = _count(LAYOUT, _votes(LAYOUT), list(LAYOUT), sparse=True)
-    sparse = result.sparse
-    for array in (result.channels, result.fraction, sparse.channels, sparse.counts, sparse.totals):
+    result = _count(LAYOUT, _votes(LAYOUT), list(LAYOUT))
+    for array in (result.channels, result.counts, result.totals, result.winners):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0, 0] = 1
 
@@ -125,16 +122,17 @@ def _held_bytes(counter: VoteCounter) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_tiles():
-    def peak(count: int) -> int:
+    def peak(count: int, ballots: int = 1) -> int:
         layout = TileLayout((5 * count + 5, 5, 5), (10, 5, 5), (count, 1, 1))
-        counter, held = VoteCounter(layout), []
+        counter, held = VoteCounter(layout, ballots=ballots), []
         for tile in layout:
-            counter.aggregate(np.zeros(layout.size, np.uint8), tile)
+            counter.aggregate(np.zeros((ballot_maps(ballots), *layout.size), np.uint8), tile)
             held.append(_held_bytes(counter))
         assert held[-1] == 0
         return max(held)
 
     assert peak(10) == peak(40) == 5 * 5 * 5, "the half of one tile that overlaps with the next"
+    assert peak(10, ballots=2) == peak(40, ballots=127) == 3 * 5 * 5 * 5
 
 
 def test_missing_tiles_are_named():
@@ -177,23 +175,36 @@ def test_at_most_255_votes_for_a_voxel():
         VoteCounter(TileLayout((555, 1, 1), (300, 1, 1), (256, 1, 1)))
 
 
-# Several ballots
+# Several ballots and views
 
 
-@pytest.mark.parametrize("ballots", [2, 5])
-@pytest.mark.parametrize("overlap", ["vote", "core"])
-def test_several_ballots_count_as_as_many_tiles(overlap, ballots):
+@pytest.mark.parametrize("highest", [1, 3, 255])
+@pytest.mark.parametrize(
+    ("overlap", "ballots", "views"),
+    [
+        *(("vote", *numbers) for numbers in ((2, 1), (3, 1), (14, 1), (1, 5), (7, 2), (4, 3))),
+        *(("core", *numbers) for numbers in ((255, 1), (127, 2), (51, 5))),
+    ],
+)
+def test_divided_ballots_agree_with_counting_every_channel(overlap, ballots, views, highest):
     layout = TileLayout(LAYOUT.shape, LAYOUT.size, LAYOUT.counts, overlap)
-    rounds = [_votes(layout, seed=seed) for seed in range(ballots)]
-    counter = VoteCounter(layout, sparse=True, ballots=ballots)
-    for tile in layout:
-        counter.aggregate(np.stack([votes[tile.name] for votes in rounds]), tile)
-    result = counter.finalize()
-    table = sum(_table(layout, votes) for votes in rounds)
-    np.testing.assert_array_equal(result.channels, table.argmax(axis=0))
-    np.testing.assert_array_equal(result.sparse.totals, table.sum(axis=0))
-    np.testing.assert_array_equal(result.sparse.counts, np.moveaxis(-np.sort(-table, axis=0)[:KEPT], 0, -1))
-    np.testing.assert_array_equal(result.fraction, (table.max(axis=0) / table.sum(axis=0)).astype(np.float32))
+    votes = _ballots(layout, ballots, views, highest)
+    result = _count(layout, votes, list(layout), ballots=ballots, views=views)
+    assert result.totals.max() == ballots * views * most_voters(layout)
+    _assert_counted(result, _table(layout, votes, ballots))
+
+
+def test_a_channel_that_is_second_in_all_tiles_can_win():
+    layout = TileLayout((5, 1, 1), (3, 1, 1), (3, 1, 1))
+    votes = {
+        tile.name: np.array([[first], [6], [4]], np.uint8).repeat(3, axis=1)[..., None, None]
+        for tile, first in zip(layout, (9, 1, 2), strict=True)
+    }
+    result = _count(layout, votes, list(layout), ballots=9)
+    assert result.winners.ravel().tolist() == [9, 6, 6, 6, 2]
+    assert result.channels[2, 0, 0].tolist() == [6, 1, 2, 9]
+    assert result.counts[2, 0, 0].tolist() == [12, 5, 5, 5]
+    assert result.totals.ravel().tolist() == [9, 18, 27, 18, 9]
 
 
 def test_a_single_ballot_may_have_an_axis_of_its_own():
@@ -204,18 +215,28 @@ def test_a_single_ballot_may_have_an_axis_of_its_own():
     assert counter.finalize().channels.tobytes() == _count(LAYOUT, votes, list(LAYOUT)).channels.tobytes()
 
 
-def test_another_number_of_ballots_is_refused():
-    counter = VoteCounter(LAYOUT, ballots=3)
-    for shape in ((4, 5, 6), (1, 4, 5, 6), (2, 4, 5, 6)):
-        with pytest.raises(LayoutError, match=r"must be uint8 of shape \(3, 4, 5, 6\), found uint8 of shape"):
+@pytest.mark.parametrize(("ballots", "views", "maps"), [(1, 2, 2), (2, 1, 3), (14, 1, 3), (3, 2, 6)])
+def test_another_number_of_maps_is_refused(ballots, views, maps):
+    counter = VoteCounter(LAYOUT, ballots=ballots, views=views)
+    for shape in ((4, 5, 6), (1, 4, 5, 6), (maps - 1, 4, 5, 6), (maps + 1, 4, 5, 6)):
+        with pytest.raises(LayoutError, match=rf"must be uint8 of shape \({maps}, 4, 5, 6\), found uint8 of shape"):
             counter.aggregate(np.zeros(shape, np.uint8), LAYOUT.tiles[0])
 
 
-def test_at_most_255_ballots_for_a_voxel():
+@pytest.mark.parametrize(("views", "most"), [(1, 14), (2, 7), (7, 2)])
+def test_at_most_255_ballots_for_a_voxel(views, most):
     assert most_voters(LAYOUT) == 18
-    VoteCounter(LAYOUT, ballots=14)
-    with pytest.raises(LayoutError, match=r"270 votes for voxel \(3, 3, 3\) of .*, expected at most 255"):
-        VoteCounter(LAYOUT, ballots=15)
+    assert most_ballots(LAYOUT, views) == most
+    VoteCounter(LAYOUT, ballots=most, views=views)
+    votes = 18 * views * (most + 1)
+    with pytest.raises(LayoutError, match=rf"{votes} votes for voxel \(3, 3, 3\) of .*, expected at most 255"):
+        VoteCounter(LAYOUT, ballots=most + 1, views=views)
+
+
+def test_there_is_at_least_one_ballot_although_it_cannot_be_counted():
+    assert most_ballots(LAYOUT, 15) == 1
+    with pytest.raises(LayoutError, match="270 votes"):
+        VoteCounter(LAYOUT, views=15)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +252,7 @@ def test_the_largest_number_of_tiles_that_vote_for_a_voxel(layout, expected):
     votes = {tile.name: np.zeros(layout.size, np.uint8) for tile in layout}
     assert most_voters(layout) == expected
     if layout is not SLANT_27:
-        assert _count(layout, votes, list(layout), sparse=True).sparse.totals.max() == expected
+        assert _count(layout, votes, list(layout)).totals.max() == expected
 
 
 def test_the_published_tiles_give_the_published_vote_in_every_voxel(data_dir):
@@ -245,7 +266,7 @@ def test_the_published_tiles_give_the_published_vote_in_every_voxel(data_dir):
         counter.aggregate(ids[tile.box], tile)
     result = counter.finalize()
     expected = np.asarray(nib.load(folder / "1000_space-MNI305_dseg.nii.gz").dataobj)
-    assert result.channels.size == 5_903_040
-    np.testing.assert_array_equal(result.channels, expected)
+    assert result.winners.size == 5_903_040
+    np.testing.assert_array_equal(result.winners, expected)
     assert result.fraction.min() > 0
     assert result.fraction.max() == 1

@@ -46,6 +46,7 @@ from slant.preprocess.register import Registration
 from slant.resample import pick_labels, resample
 from slant.tiles import TileLayout
 from slant.volume import LabelMap, Volume
+from slant.vote import ballot_maps
 
 LAYOUT = TileLayout((172, 220, 156), (172, 220, 22), (1, 1, 8))
 SETTINGS = UNetSettings(133, (4, 6), image_channels=2, head_channels=4)
@@ -215,8 +216,9 @@ def quick_networks() -> Iterator[None]:
 
     def votes(predictor: Any, image: np.ndarray, *_: object) -> Iterator[tuple[Any, np.ndarray]]:
         channels = np.where(image != 0, patches_1mm(), 0).astype(np.uint8)
+        maps = np.stack([channels, channels, 0 * channels])[: ballot_maps(predictor.ballots)]
         for tile in predictor.layout:
-            yield tile, channels[tile.box]
+            yield tile, maps[:, *tile.box]
 
     with patch("slant.nets.cascade.tile_votes", votes):
         yield

@@ -52,7 +52,7 @@ _SIDECARS: dict[str, dict[str, Any]] = {
         "SpatialReference": "orig",
     },
     "desc-confidence_map.json": {
-        "Description": "Vote fraction: fraction of the votes of the tiles for the label; not a probability",
+        "Description": "Vote fraction: fraction of the votes of the tiles for the label, interpolated in native space",
         "SpatialReference": "orig",
     },
     "seg-BrainCOLOR_dseg.json": {
@@ -65,7 +65,7 @@ T1-weighted images were segmented into 132 regions of the BrainCOLOR protocol wi
 SHA-256 {sha256:.12}), which follows SLANT [1, 2]. The brain was extracted with deepbet [3] and registered affinely to
 the MNI305 template with ANTs [4]. Intensity inhomogeneity was corrected with N4 [5], and intensities were normalized
 to a common reference. Each voxel was then labelled by networks that were trained for overlapping tiles of the brain,
-and the labels of overlapping tiles were combined by voting. The labels were resampled to the native space of each
+and the labels of overlapping tiles were combined by voting. The votes were resampled to the native space of each
 image, where regional volumes were computed. The total intracranial volume was estimated from the affine
 registration [6].{longitudinal}
 

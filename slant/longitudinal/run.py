@@ -239,7 +239,7 @@ def _votes(run: _Run, ready: Sequence[_Ready], together: Subject, index: int) ->
     one, settings = ready[index], run.settings
     of_settings = (run.request.volume, settings.skull_stripped, settings.precision, settings.device, settings.mirror)
     of_files = (one.scan.sha256, sorted(other.scan.sha256 for other in ready))
-    identity = digest("votes of a visit", *of_files, run.model.identity, *of_settings)
+    identity = digest("divided votes of a visit", *of_files, run.model.identity, *of_settings)
     with errors_about(one.visit.name):
         return kept_votes(
             run.kept_file(one.visit, "votes"), identity, partial(_run_networks, run, one.visit, together, index)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from slant.errors import LayoutError, ModelError, SettingsError
 from slant.grid import Shape, scaled_shape
 from slant.nets.network import NetworkSettings
-from slant.nets.registry import settings_of
+from slant.nets.registry import KINDS, settings_of
 from slant.tiles import Tile, TileLayout
 
 Mirror = Literal["alternate", "shared"]
@@ -91,6 +91,11 @@ class Assembly:
     def networks(self) -> tuple[Tile, ...]:
         """The tiles that have a network of their own."""
         return own_tiles(self.layout, self.mirror)
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether the tiles divide their ballots, see `slant.nets.network.Network`."""
+        return KINDS[self.kind].network.probabilistic
 
     @property
     def plain(self) -> dict[str, Any]:

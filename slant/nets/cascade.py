@@ -14,14 +14,7 @@ from slant.nets.assembly import Assembly
 from slant.nets.earlier import block_mean
 from slant.nets.predict import Predictor, tile_votes
 from slant.sparse_votes import SparseVotes
-from slant.vote import Vote, VoteCounter, most_voters
-
-BALLOTS = 32
-"""Number of ballots for a voxel where most tiles overlap, see `Cascade.sparse_votes`.
-
-With 27 tiles that overlap, as in `slant27`, each tile has one ballot, or one each for the scan and its mirror image:
-many tiles vote for a voxel.
-"""
+from slant.vote import VoteCounter, most_ballots
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +43,11 @@ class Cascade:
         device: torch.device,
         threads: int,
         advance: Callable[[float], None] = lambda _: None,
-    ) -> Vote:
-        """Label a scan: the majority of the votes of all assemblies at each voxel, on the template grid.
+    ) -> SparseVotes:
+        """Label a scan: the votes of all assemblies that vote at each voxel of the template grid.
 
-        A tile has one ballot. If the tiles label both the scan and its mirror image, each has about `BALLOTS` / (number
-        of tiles that vote for a voxel) ballots, at least two, because two votes that differ would be a tie.
+        Each tile has `ballots` ballots and divides them between the two most likely channels in proportion to their
+        probabilities, so that the fractions follow the mean probability over the tiles.
 
         Parameters
         ----------
@@ -65,52 +58,34 @@ class Cascade:
         advance : callable
             Told of the fraction of the tiles that have voted.
         """
-        sole = len(self.assemblies) == 1 and self.assemblies[0].resolution_mm == 1
-        votes = self._votes(image, device, threads, advance, sparse=not sole)
-        if sole:
-            return votes[self.assemblies[0].name]
-        voting = [votes[assembly.name].sparse for assembly in self.assemblies if assembly.vote]
+        votes = self._votes(image, device, threads, advance)
+        voting = [votes[assembly.name] for assembly in self.assemblies if assembly.vote]
+        if len(voting) == 1 and voting[0].voxel_mm == 1:
+            return voting[0]
         x, y, z = image.shape
-        return decide([sparse for sparse in voting if sparse is not None], (x, y, z))
+        return decide(voting, (x, y, z))
 
-    def sparse_votes(
+    def last_votes(
         self,
         image: NDArray[np.float32],
         device: torch.device,
         threads: int,
         advance: Callable[[float], None] = lambda _: None,
     ) -> SparseVotes:
-        """The votes of the last assembly that votes, on its grid; arguments as for `vote`.
-
-        A tile has about `BALLOTS` / (number of tiles that vote for a voxel) ballots, half of them for the mirror image
-        if it labels both. It divides them between the two most likely channels, so that the fractions follow the
-        probabilities of the networks.
-        """
+        """The votes of the last assembly that votes, on its grid; arguments as for `vote`."""
         last = [assembly for assembly in self.assemblies if assembly.vote][-1]
-        sparse = self._votes(image, device, threads, advance, sparse=True, divided=last.name)[last.name].sparse
-        if sparse is None:
-            raise AssertionError("the counter keeps sparse votes")
-        return sparse
+        return self._votes(image, device, threads, advance)[last.name]
 
     def _votes(
-        self,
-        image: NDArray[np.float32],
-        device: torch.device,
-        threads: int,
-        advance: Callable[[float], None],
-        *,
-        sparse: bool,
-        divided: str | None = None,
-    ) -> dict[str, Vote]:
-        """The vote of each assembly by its name; the tiles of the assembly ``divided`` have several ballots."""
-        votes: dict[str, Vote] = {}
-        done, common = 0, self._common_ballots()
+        self, image: NDArray[np.float32], device: torch.device, threads: int, advance: Callable[[float], None]
+    ) -> dict[str, SparseVotes]:
+        """The votes of each assembly by its name."""
+        votes: dict[str, SparseVotes] = {}
+        done, common = 0, self.ballots
         for assembly, predictor in zip(self.assemblies, self.predictors, strict=True):
-            ballots = _ballots(most_voters(assembly.layout), predictor.views) if assembly.name == divided else common
-            earlier = None if assembly.earlier is None else votes[assembly.earlier].sparse
-            ready = replace(predictor, earlier=earlier, ballots=ballots)
-            cast = ballots * predictor.views
-            counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=sparse, ballots=cast)
+            earlier = None if assembly.earlier is None else votes[assembly.earlier]
+            ready = replace(predictor, earlier=earlier, ballots=common)
+            counter = VoteCounter(assembly.layout, assembly.resolution_mm, ballots=common, views=predictor.views)
             for tile, channels in tile_votes(ready, block_mean(image, assembly.resolution_mm), device, threads):
                 counter.aggregate(channels, tile)
                 done += 1
@@ -118,12 +93,14 @@ class Cascade:
             votes[assembly.name] = counter.finalize()
         return votes
 
-    def _common_ballots(self) -> int:
-        """Number of ballots of a view of a tile, the same in all assemblies, so that these keep their weights."""
-        views = max(predictor.views for predictor in self.predictors)
-        return 1 if views == 1 else _ballots(max(most_voters(assembly.layout) for assembly in self.assemblies), views)
+    @property
+    def ballots(self) -> int:
+        """Number of ballots of a view of a tile: the same in all assemblies, so that each has the weight of its tiles.
 
-
-def _ballots(voters: int, views: int) -> int:
-    """Number of ballots of a view of a tile, where at most this number of tiles vote for a voxel."""
-    return max(1, BALLOTS // (voters * views))
+        As many as can be counted where most tiles overlap, or one if the networks of an assembly are not
+        `slant.nets.network.Network.probabilistic`.
+        """
+        if not all(assembly.probabilistic for assembly in self.assemblies):
+            return 1
+        pairs = zip(self.assemblies, self.predictors, strict=True)
+        return min(most_ballots(assembly.layout, predictor.views) for assembly, predictor in pairs)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from slant.nets.network import Network
 from slant.nets.prior import Prior
+from slant.vote import ballot_maps
 
 EDGE, GPU_EDGE = 16, 48
 """Edge length of a block in voxels, on a CPU and on a GPU, where starting a computation takes longer."""
@@ -31,7 +32,7 @@ def cast_ballots(
     partners: NDArray[np.uint8] | None = None,
     ballots: int = 1,
 ) -> NDArray[np.uint8]:
-    """Channels with the largest sums of logit and log-frequency at each voxel, (B, X, Y, Z) uint8.
+    """Ballots for the channels with the largest sums of logit and log-frequency at each voxel.
 
     Parameters
     ----------
@@ -44,10 +45,15 @@ def cast_ballots(
     partners : (C,) uint8 array, optional
         Channels of the network that stand for the channels of the labels (default: the same).
     ballots : int
-        Number B of ballots of each voxel, which are divided between the two most likely channels in proportion to their
-        probabilities; the most likely one comes first. A single ballot is for the most likely one.
+        Number of ballots of each voxel. A single one is for the most likely channel. Several are divided between the
+        two most likely channels in proportion to their probabilities.
+
+    Returns
+    -------
+    (M, X, Y, Z) uint8 array
+        The maps of `slant.vote.ballot_maps`.
     """
-    labels = np.zeros((ballots, *features.shape[:3]), np.uint8)
+    labels = np.zeros((ballot_maps(ballots), *features.shape[:3]), np.uint8)
     for block, within in _blocks(box, EDGE if features.device.type == "cpu" else GPU_EDGE):
         if prior is None:
             channels = np.arange(network.settings.outputs)
@@ -59,17 +65,15 @@ def cast_ballots(
         logs = None if prior is None else prior.of_box(block, channels, features.device).flatten(0, 2)
         outputs = torch.from_numpy(channels if partners is None else partners[channels].astype(np.int64))
         logits = network.logits_of(inputs.flatten(0, 2), outputs.to(features.device), logs)
-        chosen = logits.argmax(dim=1)[None] if ballots == 1 else _divided(logits, ballots)
-        labels[:, *within] = channels[chosen.cpu().numpy()].reshape(ballots, *inputs.shape[:3])
+        shape = inputs.shape[:3]
+        if ballots == 1:
+            labels[0][within] = channels[logits.argmax(dim=1).cpu().numpy()].reshape(shape)
+            continue
+        values, index = logits.topk(2, dim=1)
+        second = (torch.sigmoid(values[:, 1] - values[:, 0]) * ballots).round().clamp(max=ballots // 2).byte()
+        labels[:2, *within] = channels[index.T.cpu().numpy()].reshape(2, *shape)
+        labels[2][within] = second.cpu().numpy().reshape(shape)
     return labels
-
-
-def _divided(logits: Tensor, ballots: int) -> Tensor:
-    """Index (B, N) of the channel of each ballot, from (N, C) logits of at least two channels."""
-    values, index = logits.topk(2, dim=1)
-    second = (torch.sigmoid(values[:, 1] - values[:, 0]) * ballots).round().long()
-    is_second = torch.arange(ballots, device=logits.device)[:, None] >= ballots - second
-    return torch.where(is_second, index[:, 1], index[:, 0])
 
 
 def _blocks(box: Box, edge: int) -> Iterator[tuple[list[slice], Box]]:

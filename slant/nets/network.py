@@ -96,6 +96,9 @@ class Network(nn.Module):
         Whether log-frequencies of the regions (an atlas prior) are added to the logits.
     half_precision : bool
         Whether inference may run in half precision: float16 on a GPU, bfloat16 on a CPU.
+    probabilistic : bool
+        Whether the softmax of the logits follows the frequencies of the labels, so that a tile divides its ballots.
+        Otherwise it has one, as in the original SLANT.
     frozen : tuple of str
         Prefixes of the names of tensors that training leaves as `take_over` has set them.
     memory : MemorySettings
@@ -105,6 +108,7 @@ class Network(nn.Module):
     prior: ClassVar[bool]
     frozen: ClassVar[tuple[str, ...]] = ()
     half_precision: ClassVar[bool] = True
+    probabilistic: ClassVar[bool] = True
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()

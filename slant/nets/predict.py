@@ -30,6 +30,7 @@ from slant.nets.unet import box_coordinate_channels
 from slant.sparse_votes import SparseVotes
 from slant.threads import SINGLE_THREAD
 from slant.tiles import Tile, TileLayout
+from slant.vote import ballot_maps
 
 SLAB = 32
 """Number of planes of a tile for which the layers at 1 mm are computed at once."""
@@ -103,7 +104,9 @@ class Predictor:
 def tile_votes(
     predictor: Predictor, image: NDArray[np.float32], device: torch.device, threads: int
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Yield each tile with its ballots, (V B, X, Y, Z) uint8 channels in its core and 0 elsewhere, in no fixed order.
+    """Yield each tile with its ballots, (M, X, Y, Z) uint8 maps in its core and 0 elsewhere, in no fixed order.
+
+    The maps are those of `tile_ballots`.
 
     Parameters
     ----------
@@ -140,11 +143,11 @@ def label_tile(
 def tile_ballots(
     predictor: Predictor, tile: Tile, image: NDArray[np.float32], device: torch.device, region: Box | None = None
 ) -> NDArray[np.uint8]:
-    """Ballots of each voxel of one tile, (V B, X, Y, Z) uint8: B ballots of each of V `Predictor.views`.
+    """Ballots of each voxel of one tile, (M, X, Y, Z) uint8: the `slant.vote.ballot_maps` of each `Predictor.views`.
 
     A single ballot is for the most likely channel; several are divided between two channels. A tile without a mirrored
-    tile casts its ballots V times, so that all tiles have the same weight. The layers at 1 mm, which take most of the
-    time, run only where they are needed.
+    tile casts its ballots as often as the others, so that all tiles have the same weight. The layers at 1 mm, which
+    take most of the time, run only where they are needed.
 
     Parameters
     ----------
@@ -163,11 +166,11 @@ def tile_ballots(
 
 
 def _labelled(predictor: Predictor, tile_input: TileInput, device: torch.device, region: Box) -> NDArray[np.uint8]:
-    """Ballots (B, X, Y, Z) for a region of a tile of the scan; the mirror image is labelled in the mirrored region."""
+    """Ballots (M, X, Y, Z) for a region of a tile of the scan; the mirror image is labelled in the mirrored region."""
     size, mirrored = predictor.layout.size, tile_input.partners is not None
     if mirrored:
         region = (slice(size[0] - region[0].stop, size[0] - region[0].start), *region[1:])
-    labels, tile = np.zeros((predictor.ballots, *size), np.uint8), tile_input.tile
+    labels, tile = np.zeros((ballot_maps(predictor.ballots), *size), np.uint8), tile_input.tile
     boxes = [box for slab in _slabs(tile, region) if (box := _foreground_box(tile_input.image[tile.box], slab))]
     if boxes:
         network = predictor.ready(tile.name, device)

@@ -74,7 +74,7 @@ class Slant2018(Network):
     (z, x, y); the network itself does not depend on the order of the axes.
     """
 
-    prior, half_precision = False, False
+    prior, half_precision, probabilistic = False, False, False
     settings: Slant2018Settings
 
     def __init__(self, settings: Slant2018Settings) -> None:

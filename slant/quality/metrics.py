@@ -136,7 +136,7 @@ METRICS: dict[str, MetricMeaning] = {
         "cm³",
         high="CSF, a cavity or a lesion without a counterpart in the other hemisphere; check this location",
     ),
-    "vote_fraction": MetricMeaning("Mean vote fraction", low="the tiles disagree more than in the reference scans"),
+    "vote_fraction": MetricMeaning("Mean vote fraction", low="the tiles are less certain than in the reference scans"),
     "missing_regions": MetricMeaning("Missing regions", high="regions are missing", decisive=True),
     "fragmentation": MetricMeaning("Disconnected components", "%", high="regions are fragmented"),
     "volume_outliers": MetricMeaning(

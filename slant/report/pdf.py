@@ -52,7 +52,7 @@ def _pictures(shown: Contents, canvas: Canvas) -> None:
         width = (layout.INSIDE - 2 * layout.GAP * 4) / 3 * scale
         lowest = min(lowest, layout.draw_row(canvas, row, _EDGES, top, width, left))
         left += width + layout.GAP * 4
-    top = layout.heading(canvas, "Vote fraction: dark blue where a few votes disagree, yellow at 50 % or less", lowest)
+    top = layout.heading(canvas, "Vote fraction: dark blue just below 100 %, yellow at 50 % or less", lowest)
     for row in shown.votes:
         top = layout.draw_row(canvas, row, _VOTES, top, layout.INSIDE * 0.86 * scale)
 

@@ -28,7 +28,7 @@ from slant.train.context import RunContext, StageContext
 from slant.train.data import LabelledScan, TrainingScans
 from slant.train.groupwise import deformed_prior
 from slant.train.splits import subject_folds
-from slant.vote import VoteCounter
+from slant.vote import VoteCounter, most_ballots
 
 
 def with_earlier(run: RunContext, scans: TrainingScans) -> TrainingScans:
@@ -124,7 +124,7 @@ def _kept_votes(run: RunContext, scans: TrainingScans, scan: LabelledScan, netwo
     if scans.groupwise is not None:
         inputs.update(np.ascontiguousarray(scans.groupwise.displacements[scan.name].numpy()).tobytes())
     assembly = json.dumps(run.assembly.assembly(run.network).plain)
-    identity = digest("votes", assembly, networks.identity, inputs.hexdigest())
+    identity = digest("divided votes", assembly, networks.identity, inputs.hexdigest())
     stored = kept(_votes_file(run, scan.name), identity, compute)
     return SparseVotes(stored["channels"], stored["counts"], stored["totals"], run.assembly.resolution_mm)
 
@@ -135,14 +135,13 @@ def _votes_file(run: RunContext, scan: str) -> Path:
 
 def votes_of(predictor: Predictor, scan: LabelledScan, device: torch.device) -> SparseVotes:
     """The votes of the tiles of an assembly for a prepared scan."""
-    r = predictor.resolution_mm
-    counter = VoteCounter(predictor.layout, r, sparse=True)
+    r, layout, views = predictor.resolution_mm, predictor.layout, predictor.views
+    divided = predictor.network(layout.tiles[0].name).probabilistic
+    predictor = replace(predictor, ballots=most_ballots(layout, views) if divided else 1)
+    counter = VoteCounter(layout, r, ballots=predictor.ballots, views=views)
     for tile, channels in tile_votes(predictor, block_mean(scan.image.numpy(), r), device, torch.get_num_threads()):
         counter.aggregate(channels, tile)
-    sparse = counter.finalize().sparse
-    if sparse is None:
-        raise AssertionError("the counter keeps sparse votes")
-    return sparse
+    return counter.finalize()
 
 
 def predictor_of(

@@ -57,7 +57,7 @@ def _dice_of_scan(network: Network, scan: LabelledScan, context: StageContext) -
         voxels = tuple(slice(span.start * r, span.stop * r) for span in tile.box)
         return mean_dice_of(labels.repeat(r, 0).repeat(r, 1).repeat(r, 2), reference[voxels])
     x, y, z = reference.shape
-    return mean_dice_of(decide([votes_of(predictor, scan, device)], (x, y, z)).channels, reference)
+    return mean_dice_of(decide([votes_of(predictor, scan, device)], (x, y, z)).winners, reference)
 
 
 def mean_dice_of(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from slant.config import SegmentSettings
 from slant.errors import InputError
 from slant.pipeline import Prepared, Segmentation, deformation_warning, labels_of, segmentation_of
-from slant.resample import pick_labels, resample_labels
+from slant.resample import pick_labels, pick_values
 from slant.timing import Listener, Timing, TimingLog
 from slant.volume import Volume
 from slant.within_subject import MIN_VISITS
@@ -259,7 +259,7 @@ def visit_votes(
         device = choose_device(settings.device)
         dtype = inference_dtype(settings.precision, device)
         cascade = model.cascade(prepared.image.data, prepared.deformation, dtype, mirror=settings.mirror)
-        return cascade.sparse_votes(prepared.image.data, device, settings.thread_count, advance)
+        return cascade.last_votes(prepared.image.data, device, settings.thread_count, advance)
 
 
 def label_visit(
@@ -293,8 +293,7 @@ def label_visit(
             channels, fraction = decide_native(evidence, grid, native_grid, template_from_native)
             labels, confidence = labels_of(channels, native_grid, model), Volume(fraction, native_grid)
         else:
-            fractions = Volume(evidence.fractions[..., 0], grid)
-            labels, confidence = resample_labels(
-                template_labels, fractions, native_grid, template_from_native, settings.interpolation
-            )
+            fraction = pick_values(evidence.fractions[..., 0], grid, native_grid, template_from_native, outside=1)
+            labels = pick_labels(template_labels, native_grid, template_from_native)
+            confidence = Volume(fraction, native_grid)
     return segmentation_of(prepared, template_labels, labels, confidence, model, clock)

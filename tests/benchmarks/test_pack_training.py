@@ -251,7 +251,7 @@ def test_scans_without_labels_are_labelled_where_the_training_goes_on(
     assert other.whole is not None
     assert other.whole.auxiliary_probability == 0.5
     fraction = np.where(channels > 0, 0.75, 1.0).astype(np.float32)
-    vote = SimpleNamespace(channels=channels, fraction=fraction)
+    vote = SimpleNamespace(winners=channels, fraction=fraction)
     model = SimpleNamespace(
         protocol=load_protocol(),
         identity="m",

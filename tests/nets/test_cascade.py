@@ -6,31 +6,34 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from tiny_networks import TINY
 
 from slant.decision import decide
 from slant.io.models import embedded_models, load_model
 from slant.nets import predict
 from slant.nets.assembly import Assembly, manifest_entries
-from slant.nets.cascade import BALLOTS, Cascade
+from slant.nets.cascade import Cascade
 from slant.nets.earlier import block_mean, prior_at
 from slant.nets.inputs import InputScaling
 from slant.nets.mirroring import Mirroring
 from slant.nets.model import Model
+from slant.nets.most_likely import Box, cast_ballots
 from slant.nets.network import Network
 from slant.nets.predict import Predictor, label_tile, tile_ballots, tile_votes
 from slant.nets.prior import Prior
-from slant.nets.registry import build_network
+from slant.nets.registry import build_network, settings_of
 from slant.nets.unet import ResidualSettings
-from slant.nets.voxel_head import UNetSettings
+from slant.nets.voxel_head import UNetSettings, VoxelNetwork
 from slant.nets.weights import read_model, write_model
 from slant.sparse_votes import SparseVotes
 from slant.tiles import TileLayout
-from slant.vote import Vote, VoteCounter, most_voters
+from slant.vote import VoteCounter, most_voters
 
 CPU = torch.device("cpu")
 PARTNERS = np.array([0, 2, 1, 3, 4], np.uint8)
@@ -65,8 +68,9 @@ def prior() -> Prior:
 def network(assembly: Assembly, tile: str) -> Network:
     torch.manual_seed(sum(map(ord, assembly.name + tile)))
     net = build_network(assembly.kind, assembly.settings).eval().requires_grad_(False)
-    torch.nn.init.normal_(net.head.weight)
-    return net
+    if isinstance(net, VoxelNetwork):
+        torch.nn.init.normal_(net.head.weight)
+    return net.half().float()  # as a file of weights stores it
 
 
 def predictor(assembly: Assembly) -> Predictor:
@@ -84,95 +88,126 @@ def cascade(*assemblies: Assembly) -> Cascade:
     return Cascade(assemblies, tuple(map(predictor, assemblies)))
 
 
-def by_loops(*assemblies: Assembly) -> Vote:
-    """The votes of all assemblies, one tile after the other."""
+def votes_by_loops(*assemblies: Assembly) -> dict[str, SparseVotes]:
+    """The votes of each assembly, one tile after the other; all tiles have the same number of ballots."""
+    ballots = 255 // max(most_voters(assembly.layout) for assembly in assemblies)
     results: dict[str, SparseVotes] = {}
     for assembly in assemblies:
-        ready = replace(predictor(assembly), earlier=results.get(assembly.earlier or "none"))
-        counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=True)
+        ready = replace(predictor(assembly), earlier=results.get(assembly.earlier or "none"), ballots=ballots)
+        counter = VoteCounter(assembly.layout, assembly.resolution_mm, ballots=ballots)
         for tile in assembly.layout:
             own = block_mean(image(), assembly.resolution_mm)
-            counter.aggregate(label_tile(ready, tile, own, CPU), tile)
-        results[assembly.name] = counter.finalize().sparse
-    return decide([results[assembly.name] for assembly in assemblies if assembly.vote], FINE.shape)
+            counter.aggregate(tile_ballots(ready, tile, own, CPU), tile)
+        results[assembly.name] = counter.finalize()
+    return results
+
+
+def assert_same(found: SparseVotes, expected: SparseVotes) -> None:
+    for name in ("channels", "counts", "totals"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.voxel_mm == expected.voxel_mm
 
 
 @pytest.mark.parametrize("name", CASCADES)
-def test_a_cascade_labels_as_plain_loops_over_its_tiles(name: str) -> None:
-    found, expected = cascade(*CASCADES[name]).vote(image(), CPU, 1), by_loops(*CASCADES[name])
-    np.testing.assert_array_equal(found.channels, expected.channels)
-    np.testing.assert_array_equal(found.fraction, expected.fraction)
-    assert found.channels.shape == FINE.shape
-    assert len(np.unique(found.channels)) > 2
+def test_a_cascade_votes_as_plain_loops_over_its_tiles(name: str) -> None:
+    found, votes = cascade(*CASCADES[name]).vote(image(), CPU, 1), votes_by_loops(*CASCADES[name])
+    voting = [votes[assembly.name] for assembly in CASCADES[name] if assembly.vote]
+    assert_same(found, voting[0] if [own.voxel_mm for own in voting] == [1] else decide(voting, FINE.shape))
+    assert found.shape == FINE.shape
+    assert len(np.unique(found.winners)) > 2
 
 
 @pytest.mark.parametrize("name", ["two assemblies", "with mirror images"])
-def test_the_number_of_threads_does_not_change_the_labels(name: str) -> None:
+def test_the_number_of_threads_does_not_change_the_votes(name: str) -> None:
     votes = [cascade(*CASCADES[name]).vote(image(), CPU, threads) for threads in (1, 3)]
-    np.testing.assert_array_equal(votes[0].channels, votes[1].channels)
-    np.testing.assert_array_equal(votes[0].fraction, votes[1].fraction)
+    assert_same(*votes)
 
 
-def test_one_assembly_labels_as_the_vote_of_its_tiles_whether_or_not_it_has_a_name() -> None:
-    counter = VoteCounter(FINE)
-    for tile, channels in tile_votes(predictor(ALONE), image(), CPU, 1):
-        counter.aggregate(channels, tile)
-    expected = counter.finalize()
+def test_one_assembly_votes_alike_whether_or_not_it_has_a_name() -> None:
     named = Cascade((replace(ALONE, name="only"),), (predictor(ALONE),))
-    for found in (cascade(ALONE).vote(image(), CPU, 1), named.vote(image(), CPU, 1)):
-        np.testing.assert_array_equal(found.channels, expected.channels)
-        np.testing.assert_array_equal(found.fraction, expected.fraction)
-
-
-def votes_of_the_last(*assemblies: Assembly) -> SparseVotes:
-    """Sparse votes of the last assembly that votes, whose tiles have several ballots, one tile after the other."""
-    last = [assembly for assembly in assemblies if assembly.vote][-1]
-    results: dict[str, SparseVotes] = {}
-    for assembly in assemblies:
-        ballots = BALLOTS // most_voters(assembly.layout) if assembly is last else 1
-        ready = replace(predictor(assembly), earlier=results.get(assembly.earlier or "none"), ballots=ballots)
-        counter = VoteCounter(assembly.layout, assembly.resolution_mm, sparse=True, ballots=ballots)
-        for tile in assembly.layout:
-            counter.aggregate(tile_ballots(ready, tile, block_mean(image(), assembly.resolution_mm), CPU), tile)
-        results[assembly.name] = counter.finalize().sparse
-    return results[last.name]
+    assert_same(named.vote(image(), CPU, 1), cascade(ALONE).vote(image(), CPU, 1))
 
 
 @pytest.mark.parametrize("name", CASCADES)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_sparse_votes_are_those_of_the_last_assembly_that_votes(name: str, threads: int) -> None:
+def test_the_last_votes_are_those_of_the_last_assembly_that_votes(name: str, threads: int) -> None:
     told: list[float] = []
-    used, expected = cascade(*CASCADES[name]), votes_of_the_last(*CASCADES[name])
-    found = used.sparse_votes(image(), CPU, threads, told.append)
-    for part in ("channels", "counts", "totals"):
-        np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
     last = [assembly for assembly in CASCADES[name] if assembly.vote][-1]
+    used, expected = cascade(*CASCADES[name]), votes_by_loops(*CASCADES[name])[last.name]
+    found = used.last_votes(image(), CPU, threads, told.append)
+    assert_same(found, expected)
     assert (found.voxel_mm, found.shape) == (last.resolution_mm, last.layout.shape)
-    assert found.totals.max() == BALLOTS
+    assert found.totals.max() == used.ballots * most_voters(last.layout)
     assert told[-1] == pytest.approx(1)
     assert len(told) == used.tile_count
 
 
-def test_fractions_of_sparse_votes_follow_the_probabilities() -> None:
-    """The winners are hardly others than those of single votes, but most fractions lie between."""
-    found, single = cascade(ALONE).sparse_votes(image(), CPU, 1), cascade(ALONE).vote(image(), CPU, 1)
-    assert (found.channels[..., 0] == single.channels).mean() > 0.8
-    one_tile = found.totals == found.totals.min()
-    assert (single.fraction[one_tile] == 1).all()
-    assert 0.1 < (found.counts[..., 0] < found.totals)[one_tile].mean() < 1
-    no_tie = one_tile & (found.counts[..., 0] > found.counts[..., 1])
-    np.testing.assert_array_equal(found.channels[..., 0][no_tie], single.channels[no_tie])
+# Ballots
+
+
+def test_fractions_of_one_tile_follow_the_probabilities_of_its_two_most_likely_channels() -> None:
+    assembly = replace(ALONE, layout=TileLayout(FINE.shape, FINE.shape, (1, 1, 1)))
+    used, logits = cascade(assembly), np.zeros((*FINE.shape, 5))
+
+    def recorded(network: Network, features: torch.Tensor, box: Box, own: Prior, *others: Any) -> np.ndarray:
+        logits[box] = network.logits(features) + own.of_box(list(box), np.arange(5), CPU)
+        return cast_ballots(network, features, box, own, *others)
+
+    with patch.object(predict, "cast_ballots", recorded):
+        found = used.vote(image(), CPU, 1)
+    likely = np.sort(np.exp(logits), axis=-1)[..., :-3:-1]
+    expected = likely / likely.sum(axis=-1, keepdims=True)
+    assert used.ballots == found.totals.min() == 255
+    order = np.argsort(-logits, axis=-1)[..., :2]
+    np.testing.assert_array_equal(found.channels[..., :2], np.where(found.counts[..., :2] > 0, order, 0))
+    np.testing.assert_allclose(found.counts[..., :2] / 255, expected, atol=1 / 255)
+    assert not found.counts[..., 2:].any()
+    assert len(np.unique(found.counts[..., 1])) > 64
+
+
+def test_fractions_of_several_tiles_follow_their_mean_probability() -> None:
+    """Where a tile prefers another channel only slightly, the sure tiles win."""
+    divided, single = cascade(ALONE).vote(image(), CPU, 1), VoteCounter(FINE)
+    for tile, channels in tile_votes(predictor(ALONE), image(), CPU, 1):
+        single.aggregate(channels, tile)
+    majority = single.finalize()
+    assert 0.6 < (divided.winners == majority.winners).mean() < 1
+    alone = majority.totals == 1
+    np.testing.assert_array_equal(divided.winners[alone], majority.winners[alone])
+    assert (majority.fraction[alone] == 1).all()
+    assert 0.5 <= divided.fraction[alone].min() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("assemblies", "expected"),
+    [((ALONE,), 63), ((FIRST,), 127), ((FIRST, SECOND), 63), ((replace(FIRST, vote=False), SECOND), 63)],
+)
+def test_all_tiles_have_as_many_ballots_as_can_be_counted(assemblies: tuple[Assembly, ...], expected: int) -> None:
+    assert cascade(*assemblies).ballots == expected
+
+
+def test_a_tile_of_a_network_whose_softmax_is_not_a_probability_has_one_ballot() -> None:
+    original = Assembly("", FINE, "slant2018", settings_of("slant2018", TINY["slant2018"]))
+    ready, single = replace(predictor(original), prior=None), VoteCounter(FINE)
+    used = Cascade((original,), (ready,))
+    for tile in FINE:
+        single.aggregate(label_tile(ready, tile, image(), CPU), tile)
+    found = used.vote(image(), CPU, 1)
+    assert used.ballots == 1
+    assert found.totals.max() == most_voters(FINE) == 4
+    assert_same(found, single.finalize())
+    assert cascade(FIRST, original).ballots == 1
 
 
 def test_every_assembly_changes_the_result() -> None:
-    alone = cascade(FIRST).vote(image(), CPU, 1).channels
-    both = cascade(FIRST, SECOND).vote(image(), CPU, 1).channels
-    last = cascade(replace(FIRST, vote=False), SECOND).vote(image(), CPU, 1).channels
+    alone = cascade(FIRST).vote(image(), CPU, 1).winners
+    both = cascade(FIRST, SECOND).vote(image(), CPU, 1).winners
+    last = cascade(replace(FIRST, vote=False), SECOND).vote(image(), CPU, 1).winners
     assert not np.array_equal(alone, both)
     assert not np.array_equal(both, last)
     blind = Cascade((FIRST, SECOND), (replace(predictor(FIRST), prior=None), predictor(SECOND)))
     second = Cascade((replace(FIRST, vote=False), SECOND), blind.predictors)
-    assert not np.array_equal(last, second.vote(image(), CPU, 1).channels)  # it sees another first result
+    assert not np.array_equal(last, second.vote(image(), CPU, 1).winners)  # it sees another first result
 
 
 def test_progress_counts_the_tiles_of_all_assemblies() -> None:
@@ -186,9 +221,7 @@ def test_progress_counts_the_tiles_of_all_assemblies() -> None:
 def test_the_networks_of_a_model_are_those_of_each_assembly(tmp_path: Path) -> None:
     """A model read from its folder labels as its networks in memory do."""
     assemblies = CASCADES["with mirror images"]
-    states = [
-        [(tile.name, network(a, tile.name).half().float().state_dict()) for tile in a.networks] for a in assemblies
-    ]
+    states = [[(tile.name, network(a, tile.name).state_dict()) for tile in a.networks] for a in assemblies]
     write_model(tmp_path, states, prior(), manifest_entries(assemblies))
     template = SimpleNamespace(mirror_x=15.0)
     inputs = SimpleNamespace(groupwise=None, template=template, scaling=InputScaling())
@@ -196,7 +229,7 @@ def test_the_networks_of_a_model_are_those_of_each_assembly(tmp_path: Path) -> N
     model = Model("toy", partners, inputs, read_model(tmp_path))
     assert not model.one_vote
     found = model.cascade(image()).vote(image(), CPU, 1)
-    np.testing.assert_array_equal(found.channels, cascade(*assemblies).vote(image(), CPU, 1).channels)
+    assert_same(found, cascade(*assemblies).vote(image(), CPU, 1))
 
 
 # Mirror images

@@ -16,7 +16,7 @@ import torch
 from slant.errors import SettingsError
 from slant.io.models import model_folder
 from slant.nets.assembly import Assembly, read_assemblies
-from slant.nets.cascade import BALLOTS, Cascade
+from slant.nets.cascade import Cascade
 from slant.nets.inputs import InputScaling
 from slant.nets.mirroring import Mirroring
 from slant.nets.model import Model
@@ -26,7 +26,7 @@ from slant.nets.registry import build_network
 from slant.nets.voxel_head import UNetSettings
 from slant.sparse_votes import SparseVotes
 from slant.tiles import TileLayout
-from slant.vote import VoteCounter, most_voters
+from slant.vote import VoteCounter, most_ballots, most_voters
 
 CPU = torch.device("cpu")
 PARTNERS, MIRROR_X = np.array([0, 2, 1, 3, 4], np.uint8), 15.5
@@ -37,7 +37,7 @@ LAYOUTS = {
     "4 votes": TileLayout(SHAPE, (10, 12, 12), (2, 2, 1)),
     "1 vote": TileLayout(SHAPE, (10, 12, 12), (2, 2, 1), "core"),
 }
-BALLOTS_OF_VIEW = {"9 votes": 1, "4 votes": 4, "1 vote": 16}
+BALLOTS_OF_VIEW = {"9 votes": 14, "4 votes": 31, "1 vote": 127}
 
 
 @cache
@@ -90,18 +90,19 @@ def test_every_tile_votes_on_the_scan_and_on_its_mirror_image(name: str) -> None
     for tile in layout:
         own = tile_ballots(on_scan, tile, image(), CPU)
         mirrored = tile_ballots(on_mirror_image, layout.mirror_of(tile), image()[::-1].copy(), CPU)
-        mirrored = PARTNERS[mirrored[:, ::-1]]
+        mirrored = mirrored[:, ::-1]
+        mirrored[:2] = PARTNERS[mirrored[:2]]
         assert not np.array_equal(own, mirrored)
         np.testing.assert_array_equal(
             tile_ballots(used, tile, image(), CPU), mirrored if sum(map(int, tile.name.split("_"))) % 2 else own
         )
         core = tuple(slice(a, b) for a, b in zip(tile.core_start, tile.core_stop, strict=True))
-        for ballot in (*own, *mirrored):
+        for first, second, part in (own[:, *tile.core_within], mirrored[:, *tile.core_within]):
             for channel in range(5):
-                counts[channel][core] += ballot[tile.core_within] == channel
+                counts[channel][core] += (first == channel) * (ballots - part) + (second == channel) * part
     assert counts.sum(axis=0).max() == 2 * ballots * most_voters(layout)
     found = Cascade((assembly(layout),), (both(predictor(layout)),)).vote(image(), CPU, 1)
-    np.testing.assert_array_equal(found.channels, counts.argmax(axis=0))
+    np.testing.assert_array_equal(found.winners, counts.argmax(axis=0))
     np.testing.assert_array_equal(found.fraction, (counts.max(axis=0) / counts.sum(axis=0)).astype(np.float32))
 
 
@@ -110,7 +111,7 @@ def test_where_one_tile_votes_the_more_probable_label_wins_and_not_the_lower_one
     used = predictor(layout)
     views = {"own": replace(used, mirroring=None), "both": both(used)}
     lower = higher = 0
-    vote = Cascade((assembly(layout),), (both(used),)).vote(image(), CPU, 1).channels
+    vote = Cascade((assembly(layout),), (both(used),)).vote(image(), CPU, 1).winners
     for tile in layout:
         own, mirrored = tile_ballots(views["both"], tile, image(), CPU)
         np.testing.assert_array_equal(own, label_tile(views["own"], tile, image(), CPU))
@@ -139,7 +140,7 @@ def test_a_mirrored_scan_has_the_mirrored_result() -> None:
     results = []
     for one in (both(used), used):
         cascade = Cascade((assembly(layout),), (one,))
-        scan, mirrored = (cascade.sparse_votes(x, CPU, 1) for x in (image(), image()[::-1].copy()))
+        scan, mirrored = (cascade.last_votes(x, CPU, 1) for x in (image(), image()[::-1].copy()))
         channels, counts = mirrored_result(mirrored)
         no_tie = scan.counts[..., 0] > scan.counts[..., 1]
         assert 0.5 < no_tie.mean() < 1
@@ -154,27 +155,30 @@ def test_the_number_of_threads_does_not_change_the_labels_and_progress_counts_ti
     cascade = Cascade((assembly(layout),), (both(predictor(layout)),))
     told: list[float] = []
     one, three = cascade.vote(image(), CPU, 1, told.append), cascade.vote(image(), CPU, 3)
-    assert (one.channels.tobytes(), one.fraction.tobytes()) == (three.channels.tobytes(), three.fraction.tobytes())
+    assert (one.channels.tobytes(), one.counts.tobytes()) == (three.channels.tobytes(), three.counts.tobytes())
     assert told == [0.25, 0.5, 0.75, 1]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_sparse_votes_have_no_more_ballots_than_without_mirror_images(name: str) -> None:
+def test_mirror_images_share_the_ballots_of_a_tile(name: str) -> None:
     layout = LAYOUTS[name]
     cascade = Cascade((assembly(layout),), (both(predictor(layout)),))
-    found, vote = cascade.sparse_votes(image(), CPU, 1), cascade.vote(image(), CPU, 1)
-    np.testing.assert_array_equal(found.channels[..., 0], vote.channels)
-    assert found.totals.max() == 2 * BALLOTS_OF_VIEW[name] * most_voters(layout) <= BALLOTS
+    assert cascade.ballots == BALLOTS_OF_VIEW[name]
+    found, vote = cascade.last_votes(image(), CPU, 1), cascade.vote(image(), CPU, 1)
+    assert found.channels.tobytes() == vote.channels.tobytes()
+    assert found.counts.tobytes() == vote.counts.tobytes()
+    assert found.totals.max() == 2 * BALLOTS_OF_VIEW[name] * most_voters(layout)
 
 
 def test_assemblies_of_a_cascade_have_the_same_number_of_ballots() -> None:
-    """So that the weight of an assembly in the decision does not change."""
+    """So that each has the weight of its tiles in the decision."""
     used = [replace(assembly(LAYOUTS[name]), name=name) for name in ("4 votes", "1 vote")]
     cascade = Cascade(tuple(used), tuple(both(predictor(one.layout)) for one in used))
     with patch("slant.nets.cascade.VoteCounter", wraps=VoteCounter) as counters:
         cascade.vote(image(), CPU, 1)
-        cascade.sparse_votes(image(), CPU, 1)
-    assert [call.kwargs["ballots"] for call in counters.call_args_list] == [8, 8, 8, 32]
+        cascade.last_votes(image(), CPU, 1)
+    numbers = [(call.kwargs["ballots"], call.kwargs["views"]) for call in counters.call_args_list]
+    assert numbers == [(31, 2)] * 4
 
 
 # Tiles without a mirrored tile
@@ -235,7 +239,6 @@ def test_other_models_are_refused(assemblies: dict, message: str) -> None:
 @pytest.mark.parametrize(("name", "accepted"), [("slant27", True), ("whole", True), ("slant8", False)])
 def test_the_embedded_models(name: str, accepted: bool) -> None:
     assemblies = read_assemblies(json.loads((model_folder(name) / "manifest.json").read_text("utf-8")))
-    voters = most_voters(assemblies[0].layout)
-    VoteCounter(assemblies[0].layout, ballots=2 * max(1, BALLOTS // (2 * voters)))  # not too many votes
+    VoteCounter(assemblies[0].layout, ballots=most_ballots(assemblies[0].layout, 2), views=2)  # not too many votes
     with nullcontext() if accepted else pytest.raises(SettingsError, match="found none in the model toy"):
         model(*assemblies).check_mirror()

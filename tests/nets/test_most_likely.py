@@ -92,7 +92,7 @@ def test_channels_of_the_mirror_image_become_those_of_their_partners(network: Co
     np.testing.assert_array_equal(most_likely(network, features(), BOX, None, partners), logits.argmax(-1).numpy())
 
 
-@pytest.mark.parametrize("ballots", [4, 7])
+@pytest.mark.parametrize("ballots", [2, 4, 7, 255])
 def test_ballots_are_divided_by_probability_between_the_two_most_likely_channels(
     network: CompactUNet, ballots: int
 ) -> None:
@@ -100,11 +100,32 @@ def test_ballots_are_divided_by_probability_between_the_two_most_likely_channels
     found = cast_ballots(network, features(), BOX, prior, None, ballots)
     logits = network.logits(features()) + prior.of_box(list(BOX), np.arange(CHANNELS), CPU)
     values, order = logits.topk(2, dim=-1)
-    second = (torch.sigmoid(values[..., 1] - values[..., 0]) * ballots).round().numpy()
-    assert {*np.unique(second)} == {*range(ballots // 2 + 1)}
-    np.testing.assert_array_equal(found[0], np.where(second < ballots, order[..., 0], order[..., 1]))
-    np.testing.assert_array_equal((found == order[..., 1].numpy()).sum(axis=0), second)
-    np.testing.assert_array_equal((found == order[..., 0].numpy()).sum(axis=0), ballots - second)
+    second = (torch.sigmoid(values[..., 1] - values[..., 0]) * ballots).numpy()
+    assert found.shape == (3, *order.shape[:3])
+    np.testing.assert_array_equal(found[:2], np.moveaxis(order.numpy(), -1, 0))
+    np.testing.assert_allclose(found[2], second, atol=0.501 if ballots % 2 else 0.5)
+    assert {*np.unique(found[2])} == {*range(ballots // 2 + 1)}
+
+
+@pytest.mark.parametrize("ballots", [2, 3, 7, 14, 63, 255])
+@pytest.mark.parametrize("difference", [0.0, 1e-6, 1e-3])
+def test_the_first_channel_has_no_fewer_ballots_than_the_second(
+    network: CompactUNet, ballots: int, difference: float
+) -> None:
+    """Also if two logits are equal and the number of ballots is odd."""
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias[:] = torch.tensor([-5.0, 1.0, -5.0, -5.0, 1.0 + difference, -5.0])
+    first, second, count = cast_ballots(network, features(), BOX, None, None, ballots)
+    assert {*np.unique(first), *np.unique(second)} == {1, 4}
+    assert (first != second).all()
+    assert (count == ballots // 2).all()
+    assert (first == 4).all() or difference == 0
+
+
+def test_the_ballots_of_a_voxel_without_another_possible_region_are_for_the_background(network: CompactUNet) -> None:
+    frequencies = np.zeros((10, 9, 7, CHANNELS))
+    frequencies[..., 0] = 1
+    assert not cast_ballots(network, features(), BOX, prior_of(frequencies), None, 9).any()
 
 
 def test_larger_blocks_give_the_same_labels(network: CompactUNet, monkeypatch: pytest.MonkeyPatch) -> None:

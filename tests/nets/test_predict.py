@@ -185,7 +185,7 @@ def test_tiles_of_odd_size_are_labelled_completely() -> None:
         Predictor(layout, random_prior(), lambda _: network), random_image(), torch.device("cpu"), 1
     ):
         counter.aggregate(labels, tile)
-    assert counter.finalize().channels.shape == (20, 28, 24)
+    assert counter.finalize().shape == (20, 28, 24)
 
 
 @pytest.mark.parametrize(("name", "message"), [("cuda:99", "visible"), ("tpu", "device"), ("vulkan", "not supported")])

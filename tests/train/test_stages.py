@@ -172,7 +172,7 @@ def test_a_stage_on_crops_gives_one_network_for_all_tiles(tmp_path: Path, monkey
     for tile, channels in tile_votes(Predictor(LAYOUT, model.prior, model.network), image, torch.device("cpu"), 1):
         votes.aggregate(channels, tile)
     logged = pd.read_csv(settings.run / "whole.tsv", sep="\t").val_dice.iloc[-1]
-    assert mean_dice_of(votes.finalize().channels, reference) == pytest.approx(logged, abs=0.02)
+    assert mean_dice_of(votes.finalize().winners, reference) == pytest.approx(logged, abs=0.02)
     other_run = replace(
         settings,
         init_from=folder,
