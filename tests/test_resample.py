@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from affines import MAPS, TEMPLATE, affine, centered, voxels_around
+from scipy import ndimage
 
 from slant.errors import SettingsError
 from slant.grid import Grid, axis_aligned_grid, transform_points
-from slant.resample import label_sampler, pick_labels, pick_values, resample
+from slant.resample import label_sampler, pick_labels, pick_values, resample, resample_brain
 from slant.volume import LabelMap, Volume
 
 FIELD = np.random.default_rng(0).normal(size=(7, 8, 9)).astype(np.float32)
@@ -147,3 +148,44 @@ def test_slabs_of_the_vote_join_without_a_seam(monkeypatch, oblique_grid):
 def test_the_vote_is_background_outside_and_where_there_are_no_labels(oblique_grid):
     assert not label_sampler(_patches(3))(axis_aligned_grid((3, 4, 5), 1.0, (50, 0, 0))).data.any()
     assert not label_sampler(LabelMap(np.zeros((7, 8, 9), np.uint8), TEMPLATE))(oblique_grid).data.any()
+
+
+# Brains
+
+
+def _head() -> tuple[Volume, LabelMap]:
+    """A smooth head on an oblique grid of 48 x 50 x 44 voxels, and a mask in one corner of it."""
+    rng = np.random.default_rng(11)
+    values = ndimage.gaussian_filter(rng.random((48, 50, 44)), 1.5)
+    grid = Grid(values.shape, affine((5, -8, 12), 1, (-20, -22, -18)))
+    mask = np.zeros(values.shape, np.uint8)
+    mask[2:9, 3:8, 1:7] = 1
+    return Volume(100 * (values - values.min()) / np.ptp(values), grid), LabelMap(mask, grid)
+
+
+def test_a_brain_is_interpolated_by_cubic_splines_as_the_whole_scan_would_be():
+    scan, mask = _head()
+    grid = axis_aligned_grid((60, 60, 60), 0.9, (-27, -27, -27))
+    found = resample_brain(scan, mask, grid, source_from_target=np.eye(4))
+    whole, linear = (resample(scan, grid, order=order) for order in (3, 1))
+    inside = pick_labels(mask, grid).data != 0
+    assert inside.sum() > 200
+    np.testing.assert_allclose(found.data[inside], whole.data[inside], atol=1e-3)
+    assert np.abs(found.data - linear.data)[inside].max() > 1
+    assert (found.data == 0).mean() > 0.5, "far from the brain nothing is resampled"
+
+
+def test_values_of_a_brain_stay_between_those_of_the_scan():
+    scan, mask = _head()
+    step = Volume(np.where(np.arange(48)[:, None, None] < 5, 0, 100) + np.zeros(scan.data.shape), scan.grid)
+    fine = scan.grid.with_voxels_mm(0.4)
+    spline = resample(step, fine, order=3).data
+    assert spline.min() < -5
+    found = resample_brain(step, mask, fine, source_from_target=np.eye(4)).data
+    assert (found.min(), found.max()) == (0, 100)
+
+
+def test_no_brain_is_an_empty_image():
+    scan, mask = _head()
+    empty = LabelMap(np.zeros_like(mask.data), mask.grid)
+    assert not resample_brain(scan, empty, TEMPLATE, source_from_target=np.eye(4)).data.any()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slant.errors import InputError, RegistrationError, SlantError
 from slant.preprocess import brain, register
-from slant.resample import pick_labels, resample
+from slant.resample import pick_labels, resample, resample_brain
 from slant.template import Template
 from slant.timing import TimingLog
 from slant.volume import LabelMap, Volume
@@ -105,7 +105,7 @@ def resample_to_template(
     mask : LabelMap
         Brain mask on the grid of the scan.
     mask_brain : bool
-        Set the image to 0 outside the mask.
+        Interpolate by cubic splines, and set the image to 0 outside the mask. Otherwise the interpolation is trilinear.
 
     Raises
     ------
@@ -114,5 +114,8 @@ def resample_to_template(
     """
     registration = register.register_to_template(scan, mask, template)
     template_mask = pick_labels(mask, template.grid, registration.native_from_template)
+    if mask_brain:
+        image = resample_brain(scan, mask, template.grid, source_from_target=registration.native_from_template)
+        return image.masked(template_mask), template_mask, registration
     image = resample(scan, template.grid, source_from_target=registration.native_from_template)
-    return image.masked(template_mask) if mask_brain else image, template_mask, registration
+    return image, template_mask, registration

@@ -13,7 +13,7 @@ from slant.io.results import Result
 from slant.report.overlay import ViewPlane, labelled_box
 from slant.report.paint import AMBER_MASK, Picture, gray_range
 from slant.report.slices import TEMPLATE_MIDLINE_MM, Layer, PanelRow, grays, rows_of
-from slant.resample import pick_labels, resample
+from slant.resample import pick_labels, resample, resample_brain
 from slant.template import Template
 from slant.volume import LabelMap, Volume
 
@@ -121,6 +121,7 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
     line = result.record.intensity
     if result.scan is None or line is None or not line.slope:
         return None
+    registered = _as_preprocessed(result, result.scan.volume, registered)
     corrected = Volume((result.image.data - line.intercept) / line.slope, result.image.grid)
     inside = _brain_in_template(result, registered, corrected)
     brain = inside.data != 0
@@ -150,6 +151,14 @@ def bias_check(result: Result, registered: Volume, *, radiological: bool) -> Bia
     )
     bottom, top, first, last = (float(np.exp(edge)) for edge in (-log_range, log_range, low, high))
     return BiasCheck(rows, bottom, top, (first, last))
+
+
+def _as_preprocessed(result: Result, scan: Volume, registered: Volume) -> Volume:
+    """The scan in template space, interpolated as the preprocessed image: by splines if that is masked by the brain."""
+    outside = result.image.data[result.template_brain.data == 0]
+    if outside.size and np.ptp(outside) > 0:
+        return registered
+    return resample_brain(scan, result.brain, result.image.grid, source_from_target=result.native_from_template)
 
 
 def _brain_in_template(result: Result, registered: Volume, corrected: Volume) -> LabelMap:

@@ -11,7 +11,7 @@ import numpy as np
 from slant.preprocess import bias, intensity
 from slant.preprocess.intensity_range import robust_intensities
 from slant.preprocess.register import standardized
-from slant.resample import resample
+from slant.resample import resample, resample_brain
 from slant.volume import LabelMap, Volume
 from slant.within_subject.differential_bias import equalize, mean_image
 from slant.within_subject.rigid import align_rigidly
@@ -75,7 +75,12 @@ def visit_images(
             for own, affine in zip(aligned, affines, strict=True)
         ]
         brain = LabelMap(np.asarray(np.mean(masks, axis=0, dtype=np.float32) >= 0.5, dtype=np.uint8), grid)
-        sampled = [resample(scan, grid, source_from_target=m) for scan, m in zip(robust, affines, strict=True)]
+        sampled = [
+            resample_brain(scan, own.brain, grid, source_from_target=affine)
+            if scaling.mask_brain
+            else resample(scan, grid, source_from_target=affine)
+            for scan, own, affine in zip(robust, aligned, affines, strict=True)
+        ]
     with clock("bias"):
         mask = brain if scaling.mask_brain else LabelMap(np.ones(grid.shape, np.uint8), grid)
         equal = equalize([image.masked(mask) for image in sampled], brain)
