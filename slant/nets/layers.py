@@ -115,6 +115,24 @@ class RefinementBlock(nn.Sequential):
         change = self[2](self[1](self[0](x)))
         return functional.leaky_relu(change + x, 0.01, inplace=True)
 
+    def inner(self, x: Tensor) -> Tensor:
+        """The output without two voxels on each side, which are not computed."""
+        change = inner_conv(self[2], self[1](inner_conv(self[0], x)))
+        return functional.leaky_relu(change + inside(x, 2), 0.01, inplace=True)
+
+
+def inner_conv(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """The output of a `same_conv` of edge 1 or 3 without the outermost voxels on each side, which are not computed."""
+    out = functional.conv3d(x, layer.weight, layer.bias)
+    cuts = (slice(None) if edge == 3 else slice(1, -1) for edge in layer.kernel_size)
+    return out[:, :, *cuts]
+
+
+def inside(x: Tensor, margin: int) -> Tensor:
+    """(N, C, X - 2 margin, Y - 2 margin, Z - 2 margin) features without those near the faces of (N, C, X, Y, Z)."""
+    spans = (slice(margin, size - margin) for size in x.shape[2:])
+    return x[:, :, *spans]
+
 
 def space_to_depth(image: Tensor, edge: int = 2) -> Tensor:
     """Space-to-depth of cubes of an edge e in voxels: (N, C, X, Y, Z) to (N, e^3 C, X/e, Y/e, Z/e).

@@ -13,6 +13,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from slant.errors import SettingsError
+from slant.nets.layers import inside
 
 UNCHANGED = "omitted from manifests if unchanged"
 
@@ -198,6 +199,13 @@ class Network(nn.Module):
     def decoder_head(self, features: Tensor, image: Tensor) -> Tensor:
         """(N, F, X, Y, Z) features at the voxels of the image, from the features of the backbone and the image."""
         raise NotImplementedError
+
+    def inner_head(self, features: Tensor, image: Tensor) -> Tensor:
+        """(N, F, X - 2 halo, Y - 2 halo, Z - 2 halo) features of the decoder head inside, for patches with their halo.
+
+        Arguments as for `decoder_head`. Kinds of networks may compute less than all of its features.
+        """
+        return inside(self.decoder_head(features, image), self.halo)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., outputs) logits of (..., F) features of the decoder head, channels last."""

@@ -21,6 +21,8 @@ from slant.nets.layers import (
     Kernel,
     RefinementBlock,
     concatenate_coarse_and_fine,
+    inner_conv,
+    inside,
     same_conv,
     space_to_depth,
 )
@@ -170,14 +172,29 @@ class VoxelNetwork(Network):
         """(N, head_channels, X, Y, Z) features from the features of the backbone and the image."""
 
         def head(features: Tensor, image: Tensor) -> Tensor:
-            fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
-            both = concatenate_coarse_and_fine(self.unfold(features), fine, self.settings.stem)
-            mixed = functional.leaky_relu(self.mix(both), 0.01, inplace=True)
+            mixed = functional.leaky_relu(self.mix(self._joined(features, image)), 0.01, inplace=True)
             for block in self.refine:
                 mixed = block(mixed)
             return mixed
 
         return run_level(self.memory, head, features, image)
+
+    def inner_head(self, features: Tensor, image: Tensor) -> Tensor:
+        """(N, head_channels, X - 2 halo, ...) features inside, see `Network.inner_head`; nothing else is computed."""
+
+        def head(features: Tensor, image: Tensor) -> Tensor:
+            joined = inside(self._joined(features, image), 1)
+            mixed = functional.leaky_relu(inner_conv(self.mix, joined), 0.01, inplace=True)
+            for block in self.refine:
+                mixed = block.inner(mixed)
+            return mixed
+
+        return run_level(self.memory, head, features, image)
+
+    def _joined(self, features: Tensor, image: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) features of the backbone at the voxels of the image, with those from the image itself."""
+        fine = functional.leaky_relu(self.detail(image), 0.01, inplace=True)
+        return concatenate_coarse_and_fine(self.unfold(features), fine, self.settings.stem)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., outputs) logits of (..., head_channels) features, channels last."""

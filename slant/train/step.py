@@ -124,8 +124,7 @@ def head_features_in_patches(
     m, edge = net.halo, patches.EDGE
     features = net.backbone(image, coordinates, earlier)
     patch_features = patches.gather(features, (starts - m) // net.stride, (edge + 2 * m) // net.stride)
-    out = net.decoder_head(patch_features, patches.gather(image, starts - m, edge + 2 * m))
-    out = out[:, :, m : m + edge, m : m + edge, m : m + edge]
+    out = net.inner_head(patch_features, patches.gather(image, starts - m, edge + 2 * m))
     return out.permute(0, 2, 3, 4, 1).reshape(-1, out.shape[1])
 
 

@@ -59,6 +59,7 @@ def test_the_decoder_head_on_a_box_with_halo_agrees_with_the_whole_image(network
     near = features[:, :, *(slice(part.start // s, part.stop // s) for part in box)]
     part = network.decoder_head(near, image[:, :, *box])[:, :, r : r + 8, r : r + 8, r : r + 8]
     torch.testing.assert_close(part, whole)
+    torch.testing.assert_close(network.inner_head(near, image[:, :, *box]), whole)
 
 
 def test_inference_agrees_with_the_forward_pass_of_training(network: Network) -> None:
