@@ -117,7 +117,9 @@ class RefinementBlock(nn.Sequential):
 
     def inner(self, x: Tensor) -> Tensor:
         """The output without two voxels on each side, which are not computed."""
-        change = inner_conv(self[2], self[1](inner_conv(self[0], x)))
+        first: nn.Conv3d = self[0]  # type: ignore[assignment]
+        last: nn.Conv3d = self[2]  # type: ignore[assignment]
+        change = inner_conv(last, self[1](inner_conv(first, x)))
         return functional.leaky_relu(change + inside(x, 2), 0.01, inplace=True)
 
 

@@ -185,7 +185,8 @@ class VoxelNetwork(Network):
         def head(features: Tensor, image: Tensor) -> Tensor:
             joined = inside(self._joined(features, image), 1)
             mixed = functional.leaky_relu(inner_conv(self.mix, joined), 0.01, inplace=True)
-            for block in self.refine:
+            block: RefinementBlock
+            for block in self.refine:  # type: ignore[assignment]
                 mixed = block.inner(mixed)
             return mixed
 
