@@ -180,7 +180,7 @@ class VoxelNetwork(Network):
         return run_level(self.memory, head, features, image)
 
     def inner_head(self, features: Tensor, image: Tensor) -> Tensor:
-        """(N, head_channels, X - 2 halo, ...) features inside, see `Network.inner_head`; the large layers compute no others."""
+        """(N, head_channels, X - 2 halo, ...) features inside the halo; the large layers compute no others."""
 
         def head(features: Tensor, image: Tensor) -> Tensor:
             joined = inside(self._joined(features, image), 1)
