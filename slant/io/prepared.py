@@ -25,7 +25,7 @@ from slant.io.read import read_scan
 from slant.nets.inputs import Inputs
 from slant.volume import LabelMap, Volume
 
-FORMAT = 5
+FORMAT = 6
 """Format of the kept files: change it with the arrays that they hold, so that older files are made again."""
 
 _ADVICE = f"{CHECK_DISK}, or give another directory with --work-dir; run the same command again to continue"

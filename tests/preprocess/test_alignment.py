@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from toy import native_from_template, quick_stages, toy_model, toy_prepared, toy
 
 from slant.errors import InputError, RegistrationError
 from slant.preprocess.alignment import AlignedBrain, align_brain
+from slant.preprocess.brain import without_remains
 from slant.preprocess.register import Registration
 from slant.timing import TimingLog
 from slant.volume import LabelMap, Volume
@@ -19,7 +21,7 @@ TOY_MASK = toy_prepared().brain
 
 def aligned(*, skull_stripped: bool | None = None, scan: Volume | None = None) -> tuple[AlignedBrain, list[str]]:
     clock = TimingLog()
-    with quick_stages():
+    with quick_stages(), patch("slant.preprocess.brain.without_remains", without_remains):
         found = align_brain(
             scan or toy_scan().volume, toy_model().inputs.template, clock, skull_stripped=skull_stripped
         )
@@ -46,7 +48,28 @@ def extracted(monkeypatch: pytest.MonkeyPatch) -> list[Volume]:
 def test_the_mask_of_a_skull_stripped_scan_is_its_foreground(skull_stripped, extracted) -> None:
     found, steps = aligned(skull_stripped=skull_stripped)
     np.testing.assert_array_equal(found.brain.data, toy_scan().volume.data != 0)
-    assert (found.skull_stripped, found.warnings, steps, extracted) == (True, (), ["brain", "register"], [])
+    assert (found.skull_stripped, found.warnings, steps) == (True, (), ["brain", "register"])
+    assert len(extracted) == (skull_stripped is None)
+
+
+@pytest.mark.parametrize("skull_stripped", [None, True])
+def test_remains_of_the_head_are_left_out_unless_the_scan_is_said_to_be_skull_stripped(
+    skull_stripped, monkeypatch
+) -> None:
+    remains = np.zeros(TOY_MASK.data.shape, dtype=np.bool_)
+    remains[:, : remains.shape[1] // 4] = True
+    brain = LabelMap(TOY_MASK.data * ~remains, TOY_MASK.grid)
+    assert 0 < (TOY_MASK.data.sum() - brain.data.sum()) < 0.1 * TOY_MASK.data.sum()
+    monkeypatch.setattr("slant.preprocess.brain.extract_brain", lambda _: brain)
+    found, _ = aligned(skull_stripped=skull_stripped)
+    left_out = (TOY_MASK.data != 0) & (found.brain.data == 0)
+    assert found.skull_stripped
+    assert not (left_out & ~remains).any()
+    if skull_stripped:
+        assert (left_out.any(), found.warnings) == (False, ())
+    else:
+        assert left_out.any()
+        assert "are left out as remains of the head" in found.warnings[0]
 
 
 @pytest.mark.parametrize("skull_stripped", [None, False])
@@ -75,7 +98,7 @@ def test_a_mask_that_cannot_be_registered_is_made_the_other_way(monkeypatch, ext
     clock = TimingLog()
     monkeypatch.setattr("slant.preprocess.register.register_to_template", register)
     found = align_brain(toy_scan().volume, toy_model().inputs.template, clock)
-    assert (found.skull_stripped, len(extracted)) == (False, 1)
+    assert (found.skull_stripped, len(extracted)) == (False, 2)  # once in search of remains of the head
     assert [timing.name for timing in clock.timings] == ["brain", "brain", "register"]
     (warning,) = found.warnings
     assert warning.startswith("the brain mask was made by brain extraction, because the zero background of a skull-")
