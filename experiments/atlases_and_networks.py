@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from positions import dice_of, sampled, votes_of
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, max_pool3d
 
 from slant.config import SegmentSettings
-from slant.grid import Grid, transform_points
+from slant.grid import Grid
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
 from slant.multiatlas.atlases import read_atlas_scans
@@ -30,12 +31,10 @@ from slant.multiatlas.candidates import LabelSource, choose, gather, on_whole_gr
 from slant.multiatlas.label_fusion import Candidates
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.multiatlas.task import source_of
-from slant.nets.device import choose_device, inference_dtype
 from slant.nets.model import Model
-from slant.pipeline import labels_of, prepare
+from slant.pipeline import prepare
 from slant.sparse_votes import KEPT
 from slant.volume import LabelMap
-from slant.volumes import dice_per_region
 from slant.within_subject.evidence import Evidence, Sampled, weighted_sum
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.6, 1.0)
@@ -136,17 +135,8 @@ def evidence_of(votes: Votes, agreed: NDArray[np.uint8]) -> Evidence:
 
 def network_votes(target: Path, model: Model, settings: SegmentSettings, grid: Grid) -> Sampled:
     """The votes of the networks at all voxels of a grid in native space."""
-    prepared = prepare(read_scan(target).volume, model.inputs, settings)
-    device, image = choose_device(settings.device), prepared.image
-    cascade = model.cascade(image.data, prepared.deformation, inference_dtype(settings.precision, device))
-    votes = cascade.vote(image.data, device, settings.thread_count)
-    matrix = image.grid.voxel_from_ras @ np.linalg.inv(prepared.native_from_template) @ grid.ras_from_voxel
-    return Evidence.of(votes).sampled(transform_points(matrix, voxels_of(grid)).T.astype(np.float32))
-
-
-def voxels_of(grid: Grid) -> NDArray[np.float64]:
-    """(N, 3) indices of all voxels."""
-    return np.indices(grid.shape).reshape(3, -1).T.astype(np.float64)
+    prepared = replace(prepare(read_scan(target).volume, model.inputs, settings), native_grid=grid)
+    return sampled(votes_of(prepared, model, settings), prepared)
 
 
 def main() -> None:
@@ -180,14 +170,13 @@ def row_of(target: LabelSource, atlases: list[LabelSource], model: Model, settin
     registered = time.process_time()
     fused = evidence_of(JointFusion().votes(candidates), candidates.labels[0])
     end, grid = time.process_time(), scan.volume.grid.cropped(box)
-    by_atlases = fused.sampled(voxels_of(grid).T.astype(np.float32))
+    by_atlases = fused.sampled(np.indices(grid.shape, dtype=np.float32).reshape(3, -1))
     by_networks = network_votes(target.atlas_scan.t1w, model, settings, grid)
     scores = []
     for weight in WEIGHTS:
         channels = weighted_sum([(by_networks, 1 - weight), (by_atlases, weight)], 1)[0][:, 0].reshape(grid.shape)
-        found = labels_of(np.asarray(on_whole_grid(scan.volume.grid, box, channels, 0)), scan.volume.grid, model)
-        dice = dice_per_region(found, LabelMap(known, scan.volume.grid), [r.id for r in model.protocol.regions[1:]])
-        scores.append(f"{np.nanmean(list(dice.values())):.4f}")
+        whole = np.asarray(on_whole_grid(scan.volume.grid, box, channels, 0), dtype=np.uint8)
+        scores.append(f"{dice_of(whole, LabelMap(known, scan.volume.grid), model):.4f}")
     seconds = f"{registered - started:.0f} s, {end - registered:.0f} s"
     return f"| {target.atlas_scan.name} | {' | '.join(scores)} | {seconds} |"
 

@@ -32,7 +32,7 @@ class SegmentSettings:
     threads : int, optional
         CPU threads (default: all available); does not change the labels.
     skull_stripped : bool, optional
-        Input is skull-stripped, background constant, no remains of the head (default: detect, leave remains out).
+        Input is skull-stripped, background constant, no residual tissue (default: detect, leave residual tissue out).
     interpolation : {"multilabel", "nearest"}
         Interpolation to native space: multilabel (the votes for each region, trilinearly) or the nearest voxel.
     precision : {"float32", "bfloat16"}

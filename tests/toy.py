@@ -198,11 +198,11 @@ def toy_model() -> Model:
 
 @contextmanager
 def quick_stages() -> Iterator[None]:
-    """Replace the registration by the known affine; skip the bias field correction and the search for remains."""
+    """Replace the registration by the known affine; skip bias field correction and search for residual tissue."""
     known = Registration(native_from_template(), SIMILARITY)
     with (
         patch("slant.preprocess.register.register_to_template", lambda *_: known),
-        patch("slant.preprocess.brain.without_remains", lambda _, foreground: (foreground, "")),
+        patch("slant.preprocess.brain.without_residual_tissue", lambda _, foreground: (foreground, "")),
         patch(
             "slant.preprocess.bias.correct_bias",
             lambda volume, _: (volume, Volume(np.ones(volume.grid.shape), volume.grid)),

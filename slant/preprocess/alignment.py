@@ -28,7 +28,7 @@ class AlignedBrain:
     skull_stripped : bool
         Whether the mask was made from the zero background.
     warnings : tuple of str
-        A warning if the mask was first made another way, and one about remains of the head.
+        A warning if the mask was first made another way, and one about residual non-brain tissue.
     """
 
     image: Volume
@@ -52,7 +52,7 @@ def align_brain(
         Gets the steps ``brain`` and ``register``.
     skull_stripped : bool, optional
         Whether the scan is skull-stripped. By default this is detected, and if no mask is found or it cannot be
-        registered, the other way is tried; and what skull stripping has left of the head is not part of the mask.
+        registered, the other way is tried; and thick residual non-brain tissue is not part of the mask.
     mask_brain : bool
         Set the image to 0 outside the mask.
 
@@ -68,15 +68,15 @@ def align_brain(
     for way in ways:
         try:
             with clock("brain"):
-                native, remains = brain.brain_mask(scan, skull_stripped=way), ""
+                native, residual = brain.brain_mask(scan, skull_stripped=way), ""
                 if way and skull_stripped is None:
-                    native, remains = brain.without_remains(scan, native)
+                    native, residual = brain.without_residual_tissue(scan, native)
             with clock("register"):
                 image, mask, registration = resample_to_template(scan, native, template, mask_brain=mask_brain)
         except (InputError, RegistrationError) as error:
             errors.append(error)
         else:
-            return AlignedBrain(image, mask, native, registration, way, _warnings(errors, way, remains))
+            return AlignedBrain(image, mask, native, registration, way, _warnings(errors, way, residual))
     other = _OPTIONS[not ways[0]]
     advice = f"choose {_MADE[not ways[0]]} with {other}" if len(ways) == 1 else f"{_MADE[ways[1]]} failed as well"
     raise type(errors[0])(f"{errors[0]}; the brain mask was made by {_MADE[ways[0]]}; {advice}") from errors[0]
@@ -88,14 +88,14 @@ def _ways(scan: Volume) -> tuple[bool, ...]:
     return (detected, not detected) if (scan.data == 0).any() else (detected,)
 
 
-def _warnings(errors: list[SlantError], way: bool, remains: str) -> tuple[str, ...]:
-    about_remains = (remains,) if remains else ()
+def _warnings(errors: list[SlantError], way: bool, residual: str) -> tuple[str, ...]:
+    about_tissue = (residual,) if residual else ()
     if not errors:
-        return about_remains
+        return about_tissue
     return (
         f"the brain mask was made by {_MADE[way]}, because {_MADE[not way]} failed ({errors[0]}); check the mask, and "
         f"choose with {_OPTIONS[True]} or {_OPTIONS[False]}",
-        *about_remains,
+        *about_tissue,
     )
 
 

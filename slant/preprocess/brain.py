@@ -33,15 +33,15 @@ LARGE_BRAIN_MM3 = 1.7e6
 """Volume above which a foreground on zero background is compared with the extracted brain: 43 skull-stripped scans of
 adults had 1.1 to 1.6 litres, heads without a face and with zero air have 2 litres and more."""
 
-REMAINS_DEPTH_MM = 6.0
-"""Non-zero voxels of a skull-stripped scan that lie deeper than this outside the extracted brain belong to remains of
-the head: 35 of 43 scans had none deeper than 5.9 mm; in the other 8, they were 7.0 to 15.5 mm deep."""
+RESIDUAL_DEPTH_MM = 6.0
+"""Non-zero voxels of a skull-stripped scan that lie deeper than this outside the extracted brain belong to residual
+non-brain tissue: 35 of 43 scans had none deeper than 5.9 mm; in the other 8, they were 7.0 to 15.5 mm deep."""
 
-MAX_REMAINS_FRACTION = 0.1
-"""Fraction of the foreground above which such voxels count as brain that brain extraction has missed: remains were at
-most 0.06."""
+MAX_RESIDUAL_FRACTION = 0.1
+"""Fraction of the foreground above which such tissue counts as brain that brain extraction has missed: it was at most
+0.06 in these scans."""
 
-_REMAINS_RADIUS_MM = 3.0  # of the thinnest part that belongs to remains: the border of the two masks differs by less
+_RESIDUAL_RADIUS_MM = 3.0  # of the balls that make up what is left out, so that the border of the brain stays as it is
 _MIN_EXTRACTED_FRACTION = 0.8  # of a skull-stripped foreground; of a head it is 0.5 to 0.6
 _MAX_DETACHED_FRACTION = 0.005  # of the non-zero voxels of a skull-stripped scan that are not connected to the brain
 
@@ -88,53 +88,53 @@ def brain_from_zero_background(scan: Volume) -> LabelMap:
     return _plausible(ndimage.binary_fill_holes(_largest_component(scan.data != 0)), scan)
 
 
-def without_remains(scan: Volume, foreground: LabelMap) -> tuple[LabelMap, str]:
-    """The mask of a skull-stripped scan without what skull stripping has left of the head, and a warning about it.
+def without_residual_tissue(scan: Volume, foreground: LabelMap) -> tuple[LabelMap, str]:
+    """The mask of a skull-stripped scan without thick residual non-brain tissue, and a warning about it.
 
     Parameters
     ----------
     foreground : LabelMap
-        As `brain_from_zero_background` returns it. Where more than `REMAINS_DEPTH_MM` of it lie outside the extracted
+        As `brain_from_zero_background` returns it. Where more than `RESIDUAL_DEPTH_MM` of it lie outside the extracted
         brain, the part outside is left out, as far as it is 6 mm wide. Elsewhere the border stays as it is.
 
     Returns
     -------
     mask : LabelMap
-        The same object if there are no such remains, or more than `MAX_REMAINS_FRACTION`, or no brain is extracted.
+        The same object if there is no such tissue, or more than `MAX_RESIDUAL_FRACTION`, or no brain is extracted.
     warning : str
-        Their volume; empty if there are none.
+        Its volume; empty if there is none.
     """
     try:
         excess = (foreground.data != 0) & (extract_brain(scan).data == 0)
     except InputError:
         return foreground, ""
-    remains = _thick_parts(excess, scan.grid.voxel_size_mm)
-    if not remains.any():
+    residual = _thick_parts(excess, scan.grid.voxel_size_mm)
+    if not residual.any():
         return foreground, ""
-    cm3 = remains.sum() * scan.grid.voxel_volume_mm3 / 1000
-    if remains.sum() > MAX_REMAINS_FRACTION * np.count_nonzero(foreground.data):
+    cm3 = residual.sum() * scan.grid.voxel_volume_mm3 / 1000
+    if residual.sum() > MAX_RESIDUAL_FRACTION * np.count_nonzero(foreground.data):
         return foreground, (
             f"{cm3:.0f} cm3 of the skull-stripped scan lie outside the brain found by brain extraction, too many for "
-            "remains of the head; they count as brain; check the mask, and if it is wrong, use --no-skull-stripped"
+            "residual non-brain tissue; they count as brain; check the mask; if it is wrong, use --no-skull-stripped"
         )
-    return LabelMap(foreground.data * ~remains, foreground.grid), (
+    return LabelMap(foreground.data * ~residual, foreground.grid), (
         f"{cm3:.1f} cm3 of the skull-stripped scan lie outside the brain found by brain extraction and are left out as "
-        "remains of the head; check the border of the brain; to keep them, use --skull-stripped"
+        "residual non-brain tissue; check the border of the brain; to keep them, use --skull-stripped"
     )
 
 
 def _thick_parts(mask: NDArray[np.bool_], voxel_size_mm: tuple[float, ...]) -> NDArray[np.bool_]:
-    """The parts deeper than `REMAINS_DEPTH_MM`: components of the mask opened by a ball of `_REMAINS_RADIUS_MM`."""
+    """The parts deeper than `RESIDUAL_DEPTH_MM`: components of the mask opened by a ball of `_RESIDUAL_RADIUS_MM`."""
     thick = np.zeros_like(mask)
-    voxels = max(1, int(REMAINS_DEPTH_MM / max(voxel_size_mm)))
+    voxels = max(1, int(RESIDUAL_DEPTH_MM / max(voxel_size_mm)))
     if not ndimage.binary_erosion(mask, iterations=voxels).any():  # faster than distances
         return thick
     box = ndimage.find_objects(mask.astype(np.int8))[0]
     part = np.pad(mask[box], 1)  # outside the field of view is outside the mask
     depth_mm = ndimage.distance_transform_edt(part, sampling=voxel_size_mm)
-    core_mm = ndimage.distance_transform_edt(depth_mm <= _REMAINS_RADIUS_MM, sampling=voxel_size_mm)
-    components, _ = ndimage.label(part & (core_mm <= _REMAINS_RADIUS_MM))
-    deep = np.unique(components[depth_mm > REMAINS_DEPTH_MM])
+    core_mm = ndimage.distance_transform_edt(depth_mm <= _RESIDUAL_RADIUS_MM, sampling=voxel_size_mm)
+    components, _ = ndimage.label(part & (core_mm <= _RESIDUAL_RADIUS_MM))
+    deep = np.unique(components[depth_mm > RESIDUAL_DEPTH_MM])
     thick[box] = np.isin(components, deep[deep > 0])[1:-1, 1:-1, 1:-1]
     return thick
 

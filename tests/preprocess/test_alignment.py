@@ -11,7 +11,7 @@ from toy import native_from_template, quick_stages, toy_model, toy_prepared, toy
 
 from slant.errors import InputError, RegistrationError
 from slant.preprocess.alignment import AlignedBrain, align_brain
-from slant.preprocess.brain import without_remains
+from slant.preprocess.brain import without_residual_tissue
 from slant.preprocess.register import Registration
 from slant.timing import TimingLog
 from slant.volume import LabelMap, Volume
@@ -21,7 +21,7 @@ TOY_MASK = toy_prepared().brain
 
 def aligned(*, skull_stripped: bool | None = None, scan: Volume | None = None) -> tuple[AlignedBrain, list[str]]:
     clock = TimingLog()
-    with quick_stages(), patch("slant.preprocess.brain.without_remains", without_remains):
+    with quick_stages(), patch("slant.preprocess.brain.without_residual_tissue", without_residual_tissue):
         found = align_brain(
             scan or toy_scan().volume, toy_model().inputs.template, clock, skull_stripped=skull_stripped
         )
@@ -53,23 +53,21 @@ def test_the_mask_of_a_skull_stripped_scan_is_its_foreground(skull_stripped, ext
 
 
 @pytest.mark.parametrize("skull_stripped", [None, True])
-def test_remains_of_the_head_are_left_out_unless_the_scan_is_said_to_be_skull_stripped(
-    skull_stripped, monkeypatch
-) -> None:
-    remains = np.zeros(TOY_MASK.data.shape, dtype=np.bool_)
-    remains[:, : remains.shape[1] // 4] = True
-    brain = LabelMap(TOY_MASK.data * ~remains, TOY_MASK.grid)
+def test_residual_tissue_is_left_out_unless_the_scan_is_said_to_be_skull_stripped(skull_stripped, monkeypatch) -> None:
+    residual = np.zeros(TOY_MASK.data.shape, dtype=np.bool_)
+    residual[:, : residual.shape[1] // 4] = True
+    brain = LabelMap(TOY_MASK.data * ~residual, TOY_MASK.grid)
     assert 0 < (TOY_MASK.data.sum() - brain.data.sum()) < 0.1 * TOY_MASK.data.sum()
     monkeypatch.setattr("slant.preprocess.brain.extract_brain", lambda _: brain)
     found, _ = aligned(skull_stripped=skull_stripped)
     left_out = (TOY_MASK.data != 0) & (found.brain.data == 0)
     assert found.skull_stripped
-    assert not (left_out & ~remains).any()
+    assert not (left_out & ~residual).any()
     if skull_stripped:
         assert (left_out.any(), found.warnings) == (False, ())
     else:
         assert left_out.any()
-        assert "are left out as remains of the head" in found.warnings[0]
+        assert "are left out as residual non-brain tissue" in found.warnings[0]
 
 
 @pytest.mark.parametrize("skull_stripped", [None, False])
@@ -98,7 +96,7 @@ def test_a_mask_that_cannot_be_registered_is_made_the_other_way(monkeypatch, ext
     clock = TimingLog()
     monkeypatch.setattr("slant.preprocess.register.register_to_template", register)
     found = align_brain(toy_scan().volume, toy_model().inputs.template, clock)
-    assert (found.skull_stripped, len(extracted)) == (False, 2)  # once in search of remains of the head
+    assert (found.skull_stripped, len(extracted)) == (False, 2)  # once in search of residual tissue
     assert [timing.name for timing in clock.timings] == ["brain", "brain", "register"]
     (warning,) = found.warnings
     assert warning.startswith("the brain mask was made by brain extraction, because the zero background of a skull-")

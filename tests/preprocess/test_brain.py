@@ -17,7 +17,7 @@ from slant.preprocess.brain import (
     extract_brain,
     fov_truncation_warning,
     is_skull_stripped,
-    without_remains,
+    without_residual_tissue,
 )
 from slant.volume import LabelMap, Volume
 
@@ -153,59 +153,59 @@ def test_the_inferior_face_has_a_larger_threshold(index, voxels, warned):
     assert (fov_truncation_warning(LabelMap(data, GRID)) is not None) is warned
 
 
-REMAINS = _ellipsoid((20, 20, 20), (0, 20, -70)) & ~BRAIN  # 2 % of the brain
+RESIDUAL = _ellipsoid((20, 20, 20), (0, 20, -70)) & ~BRAIN  # 2 % of the brain
 
 
-def _without_remains(monkeypatch, foreground: np.ndarray, extracted: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _without_residual(monkeypatch, foreground: np.ndarray, extracted: np.ndarray) -> tuple[np.ndarray | None, str]:
     """The mask, None if it is the foreground, and the warning."""
     monkeypatch.setattr(brain, "extract_brain", lambda _: LabelMap(extracted.astype(np.uint8), GRID))
     given = LabelMap(foreground.astype(np.uint8), GRID)
-    mask, warning = without_remains(Volume(foreground * 100.0, GRID), given)
+    mask, warning = without_residual_tissue(Volume(foreground * 100.0, GRID), given)
     return None if mask is given else mask.data, warning
 
 
-def test_remains_of_the_head_leave_the_mask_of_a_skull_stripped_scan(monkeypatch):
-    mask, warning = _without_remains(monkeypatch, BRAIN | REMAINS, BRAIN)
+def test_residual_tissue_leaves_the_mask_of_a_skull_stripped_scan(monkeypatch):
+    mask, warning = _without_residual(monkeypatch, BRAIN | RESIDUAL, BRAIN)
     assert mask is not None
     assert mask.dtype == np.uint8
     assert not (BRAIN & (mask == 0)).any()
-    left_out = REMAINS & (mask == 0)
-    assert left_out.sum() > 0.9 * REMAINS.sum()
+    left_out = RESIDUAL & (mask == 0)
+    assert left_out.sum() > 0.9 * RESIDUAL.sum()
     assert warning.startswith(f"{left_out.sum() * GRID.voxel_volume_mm3 / 1000:.1f} cm3 of the skull-stripped scan lie")
     assert warning.endswith("to keep them, use --skull-stripped")
 
 
 @pytest.mark.parametrize("extracted", [_ellipsoid((61, 75, 55)), _ellipsoid((75, 90, 70))], ids=["smaller", "larger"])
 def test_masks_that_differ_at_the_border_leave_the_foreground_as_it_is(monkeypatch, extracted):
-    assert _without_remains(monkeypatch, BRAIN, extracted) == (None, "")
+    assert _without_residual(monkeypatch, BRAIN, extracted) == (None, "")
 
 
 def test_too_much_tissue_outside_the_extracted_brain_counts_as_brain(monkeypatch):
     half = BRAIN & (np.indices(GRID.shape)[0] < GRID.shape[0] // 2)
-    mask, warning = _without_remains(monkeypatch, BRAIN, half)
+    mask, warning = _without_residual(monkeypatch, BRAIN, half)
     assert mask is None
-    assert "too many for remains of the head; they count as brain" in warning
+    assert "too many for residual non-brain tissue; they count as brain" in warning
     assert "--no-skull-stripped" in warning
 
 
-def test_without_an_extracted_brain_there_are_no_remains(monkeypatch):
+def test_without_an_extracted_brain_there_is_no_residual_tissue(monkeypatch):
     def extract(_: Volume) -> LabelMap:
         raise InputError("no brain was found")
 
     monkeypatch.setattr(brain, "extract_brain", extract)
-    foreground = LabelMap((BRAIN | REMAINS).astype(np.uint8), GRID)
-    assert without_remains(Volume(foreground.data * 100.0, GRID), foreground) == (foreground, "")
+    foreground = LabelMap((BRAIN | RESIDUAL).astype(np.uint8), GRID)
+    assert without_residual_tissue(Volume(foreground.data * 100.0, GRID), foreground) == (foreground, "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("subject", "cm3"), [("sub-23", 6.4), ("sub-27", 51.3), ("sub-09", 0), ("sub-33", 0)])
-def test_remains_in_front_of_the_brain_stem_are_found(data_dir: Path, subject, cm3):
+def test_residual_tissue_in_front_of_the_brain_stem_is_found(data_dir: Path, subject, cm3):
     scan = read_scan(data_dir / "ds002748" / subject / "anat" / f"{subject}_T1w.nii.gz").volume
     foreground = brain_from_zero_background(scan)
-    mask, warning = without_remains(scan, foreground)
+    mask, warning = without_residual_tissue(scan, foreground)
     left_out = np.argwhere(foreground.data > mask.data)
     assert len(left_out) * scan.grid.voxel_volume_mm3 / 1000 == pytest.approx(cm3, rel=0.05)
-    assert (mask is foreground, warning) == (True, "") if cm3 == 0 else warning
+    assert (mask is foreground) is (warning == "") is (cm3 == 0)
     if cm3:
         brain_mm = scan.grid.voxel_size_mm[2] * (np.argwhere(mask.data)[:, 2].mean() - left_out[:, 2].mean())
         assert brain_mm > 40  # below the middle of the brain
