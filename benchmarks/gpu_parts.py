@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from gpu_results import Options, Results
 
 if TYPE_CHECKING:
-    from slant.pipeline import Prepared, Segmentation
+    from slant.segmentation import Prepared, Segmentation
     from slant.train.settings import TrainSettings
 
 START = time.monotonic()
@@ -105,7 +105,7 @@ def prepared_of(settings: TrainSettings, name: str) -> Prepared:
 
     from slant.grid import Grid
     from slant.io.templates import load_template
-    from slant.pipeline import Prepared
+    from slant.segmentation import Prepared
     from slant.train.data import load_stored
     from slant.volume import LabelMap, Volume
 

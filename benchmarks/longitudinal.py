@@ -33,8 +33,8 @@ from slant.displacement import CompositeTransform, DisplacementField, sample_nea
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
 from slant.nets.model import Model
-from slant.pipeline import Segmentation
 from slant.resample import IDENTITY
+from slant.segmentation import Segmentation
 from slant.volume import LabelMap
 from slant.volumes import dice_per_region
 from slant.within_subject import subject as subject_module

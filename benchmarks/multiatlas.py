@@ -20,9 +20,10 @@ import pandas as pd
 
 from slant.io.read import read_labels, read_scan
 from slant.io.resources import load_protocol
+from slant.joint_fusion import Candidates
 from slant.multiatlas.atlases import read_atlas_scans
 from slant.multiatlas.candidates import Chosen, LabelSource, choose, gather, on_whole_grid
-from slant.multiatlas.label_fusion import Candidates, fuse
+from slant.multiatlas.label_fusion import fuse
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.multiatlas.task import source_of
 from slant.volume import LabelMap

@@ -27,7 +27,8 @@ from slant.config import SegmentSettings
 from slant.engine.gpu_server import GpuServer
 from slant.io.models import load_model
 from slant.nets.predict import Predictor
-from slant.pipeline import Prepared, Segmentation, label
+from slant.pipeline import label
+from slant.segmentation import Prepared, Segmentation
 from slant.tiles import Tile
 from slant.vote import ballot_maps
 

@@ -33,7 +33,8 @@ from slant.grid import Grid
 from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
 from slant.nets.model import Model
-from slant.pipeline import Prepared, label, prepare
+from slant.pipeline import label, prepare
+from slant.segmentation import Prepared
 from slant.timing import StepProgress
 from slant.volume import LabelMap, Volume
 from slant.volumes import mean_dice

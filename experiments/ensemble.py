@@ -24,8 +24,9 @@ from slant.nets.device import choose_device, inference_dtype
 from slant.nets.groupwise import deform
 from slant.nets.model import Model
 from slant.nets.predict import Predictor, tile_ballots
-from slant.pipeline import Prepared, labels_of, prepare
+from slant.pipeline import labels_of, prepare
 from slant.resample_votes import resample_votes
+from slant.segmentation import Prepared
 from slant.sparse_votes import SparseVotes
 from slant.tiles import Tile
 from slant.volume import LabelMap

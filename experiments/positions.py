@@ -26,8 +26,9 @@ from slant.io.models import load_model
 from slant.io.read import read_labels, read_scan
 from slant.nets.device import choose_device, inference_dtype
 from slant.nets.model import Model
-from slant.pipeline import Prepared, labels_of, prepare
+from slant.pipeline import labels_of, prepare
 from slant.preprocess import register
+from slant.segmentation import Prepared
 from slant.sparse_votes import SparseVotes
 from slant.volume import LabelMap, Volume
 from slant.volumes import dice_per_region

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from slant.io.resources import load_protocol
     from slant.labels import LabelProtocol
     from slant.nets.model import Model
-    from slant.pipeline import Prepared, Segmentation, label, prepare, segment
+    from slant.pipeline import label, prepare, segment
+    from slant.segmentation import Prepared, Segmentation
     from slant.tiles import TileLayout
     from slant.volume import LabelMap, Volume
     from slant.within_subject.subject import segment_visits

@@ -2,97 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slant.config import SegmentSettings
+from slant.decision import decide
 from slant.preprocess import bias, intensity
 from slant.preprocess.alignment import AlignedBrain, align_brain
 from slant.preprocess.ants import load_ants
 from slant.preprocess.brain import fov_truncation_warning
 from slant.preprocess.intensity_range import robust_intensities
 from slant.resample_votes import resample_votes
+from slant.segmentation import Prepared, Segmentation
 from slant.threads import Threads
-from slant.timing import Listener, Timing, TimingLog
+from slant.timing import Listener, TimingLog
 from slant.volume import LabelMap, Volume
 from slant.volumes import VolumeRow, head_size_warning, intracranial_volume_mm3, region_volumes
 
 if TYPE_CHECKING:
-    from slant.grid import Grid, Matrix
+    from slant.atlas_votes import Atlas
+    from slant.grid import Grid
     from slant.nets.groupwise import Deformation
     from slant.nets.inputs import Inputs
     from slant.nets.model import Model
-    from slant.preprocess.intensity import LinearMap
     from slant.vote import Channels
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A scan ready for the networks; picklable, so that one process can prepare it and another can label it.
-
-    Attributes
-    ----------
-    image : Volume
-        Image on the template grid in network units. For the default inputs it is 0 outside the brain, and about 1 on
-        average inside.
-    brain : LabelMap
-        Brain mask (0 and 1) on the grid of the scan, ``native_grid``.
-    skull_stripped : bool
-        Whether the brain mask was made from the zero background of a skull-stripped scan.
-    native_from_template : (4, 4) float64 array
-        Affine from RAS mm in template space to RAS mm in native space.
-    similarity : float
-        Correlation of the registered scan with the template, see `slant.preprocess.register.Registration`.
-    intensity_line : LinearMap, optional
-        The map from intensities after bias field correction to those of ``image``. The bias field, which is not stored,
-        follows from the scan with robust intensities, the image and this map.
-    deformation : Deformation, optional
-        Registration to the model's groupwise template, if the model has one.
-    """
-
-    image: Volume
-    brain: LabelMap
-    native_grid: Grid
-    skull_stripped: bool
-    native_from_template: Matrix
-    similarity: float
-    warnings: tuple[str, ...] = ()
-    timings: tuple[Timing, ...] = ()
-    intensity_line: LinearMap | None = None
-    deformation: Deformation | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The segmentation of one scan.
-
-    Attributes
-    ----------
-    labels : LabelMap
-        Region ids in native space, on the grid of the scan.
-    confidence : Volume
-        Vote fraction of each label, interpolated in native space, 0 to 1; nearly its mean probability over the tiles.
-    template_labels : LabelMap
-        Region ids on the template grid.
-    volumes : tuple of VolumeRow
-        Volumes of regions, tissues, lobes and brain, and the estimated total intracranial volume, in mm3.
-    prepared : Prepared
-        The scan as it entered the networks.
-    """
-
-    labels: LabelMap
-    confidence: Volume
-    template_labels: LabelMap
-    volumes: tuple[VolumeRow, ...]
-    prepared: Prepared
-    warnings: tuple[str, ...]
-    timings: tuple[Timing, ...]
-
-
 def segment(
-    scan: Volume, model: Model, settings: SegmentSettings | None = None, listener: Listener | None = None
+    scan: Volume,
+    model: Model,
+    settings: SegmentSettings | None = None,
+    listener: Listener | None = None,
+    atlases: Sequence[Atlas] = (),
 ) -> Segmentation:
     """Segment a T1-weighted scan.
 
@@ -104,6 +48,8 @@ def segment(
         See `slant.io.models.load_model`.
     listener : callable, optional
         Told of every step, see `slant.timing.TimingLog`.
+    atlases : sequence of Atlas, optional
+        Atlases that vote together with the networks, see `add_atlases`.
 
     Raises
     ------
@@ -119,7 +65,10 @@ def segment(
     settings = settings or SegmentSettings()
     if settings.mirror:
         model.check_mirror()
-    return label(prepare(scan, model.inputs, settings, listener), model, settings, listener)
+    prepared = prepare(scan, model.inputs, settings, listener)
+    if atlases:
+        prepared = add_atlases(prepared, atlases, settings, listener)
+    return label(prepared, model, settings, listener)
 
 
 def prepare(
@@ -174,6 +123,34 @@ def prepare(
     )
 
 
+def add_atlases(
+    prepared: Prepared,
+    atlases: Sequence[Atlas],
+    settings: SegmentSettings | None = None,
+    listener: Listener | None = None,
+) -> Prepared:
+    """Register atlases to a scan and fuse their labels; `label` gives them half of the votes.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The scan, prepared as the atlases were, see `slant.io.atlas_library.AtlasLibrary.check`.
+    atlases : sequence of Atlas
+        At least `slant.atlas_votes.MIN_ATLASES`, none of the subject of the scan.
+
+    Raises
+    ------
+    InputError
+        If there are too few atlases.
+    """
+    from slant.atlas_votes import votes_of_atlases
+
+    settings, clock = settings or SegmentSettings(), TimingLog(listener)
+    with clock("atlases") as advance:
+        votes = votes_of_atlases(prepared.image, atlases, settings.thread_count, advance)
+    return replace(prepared, atlases=votes, timings=prepared.timings + clock.timings)
+
+
 def find_brain(
     scan: Volume, inputs: Inputs, settings: SegmentSettings, clock: TimingLog
 ) -> tuple[AlignedBrain, tuple[str, ...]]:
@@ -211,6 +188,8 @@ def label(
 ) -> Segmentation:
     """Run the networks, count the votes of the tiles, decide the labels in native space and measure the volumes.
 
+    If atlases vote, half of all votes at each voxel are theirs.
+
     Parameters
     ----------
     model : Model
@@ -237,12 +216,17 @@ def label(
         cascade = model.cascade(prepared.image.data, prepared.deformation, dtype, mirror=settings.mirror)
         votes = cascade.vote(prepared.image.data, device, settings.thread_count, advance)
     with clock("resample labels"):
-        grid, native_grid = prepared.image.grid, prepared.native_grid
-        template_labels = labels_of(votes.winners, grid, model)
+        grid, native_grid, of_networks = prepared.image.grid, prepared.native_grid, None
         template_from_native = np.asarray(np.linalg.inv(prepared.native_from_template), dtype=np.float64)
+        if prepared.atlases is not None:
+            _, fraction = resample_votes(votes, grid, native_grid, template_from_native, settings.interpolation)
+            of_networks = Volume(fraction, native_grid)
+            votes = decide([decide([votes], grid.shape), prepared.atlases.votes], grid.shape)  # as many votes for both
+        template_labels = labels_of(votes.winners, grid, model)
         channels, fraction = resample_votes(votes, grid, native_grid, template_from_native, settings.interpolation)
         labels, confidence = labels_of(channels, native_grid, model), Volume(fraction, native_grid)
-    return segmentation_of(prepared, template_labels, labels, confidence, model, clock)
+    segmentation = segmentation_of(prepared, template_labels, labels, confidence, model, clock)
+    return replace(segmentation, network_confidence=of_networks)
 
 
 def labels_of(channels: Channels, grid: Grid, model: Model) -> LabelMap:

@@ -14,10 +14,12 @@ from slant.threads import ONE_THREAD, Threads
 from slant.timing import TimingLog
 
 if TYPE_CHECKING:
+    from slant.atlas_votes import Atlas
+    from slant.io.atlas_library import LibraryFile
     from slant.io.read import Scan
     from slant.io.results import Result
     from slant.nets.model import Model
-    from slant.pipeline import Segmentation
+    from slant.segmentation import Segmentation
     from slant.volume import LabelMap
 
 T = TypeVar("T")
@@ -31,6 +33,8 @@ class Request:
     ----------
     volume : int, optional
         Index of the volume of 4D files, counted from 0.
+    atlases : LibraryFile, optional
+        Atlases that vote together with the networks.
     together_with : tuple of str
         SHA-256 of the files of all visits of the subject that are segmented together, sorted; empty if the scan is
         segmented by itself.
@@ -40,14 +44,17 @@ class Request:
     volume: int | None = None
     reports: RunReportSettings = field(default_factory=RunReportSettings)
     together_with: tuple[str, ...] = ()
+    atlases: LibraryFile | None = None
 
     def plain(self) -> dict[str, Any]:
-        """What the entry ``requested`` of a record holds: the settings as given and, if any, the visits."""
+        """What the entry ``requested`` of a record holds: the settings as given and, if any, visits and atlases."""
         values = {**asdict(self.settings), "volume": self.volume}
-        return values | ({"longitudinal": {"visits": list(self.together_with)}} if self.together_with else {})
+        if self.together_with:
+            values["longitudinal"] = {"visits": list(self.together_with)}
+        return values if self.atlases is None else {**values, "atlases": self.atlases.plain()}
 
     def made(self, record: Mapping[str, Any], model_sha256: str) -> bool:
-        """Whether a record says that model, volume, settings and visits were these.
+        """Whether a record says that model, volume, settings, visits and atlases were these.
 
         The device counts only if one is requested.
 
@@ -62,6 +69,7 @@ class Request:
         return (
             record.get("model", {}).get("sha256") == model_sha256
             and all(requested.get(key) == expected.get(key) for key in ("volume", "longitudinal"))
+            and _library_sha256(requested) == _library_sha256(expected)
             and self.settings.device in ("auto", used.get("device"))
             and all(
                 requested.get(option.name, option.default) == expected[option.name]
@@ -69,6 +77,12 @@ class Request:
                 if option.name not in ("model", "threads", "device")
             )
         )
+
+
+def _library_sha256(requested: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the library of atlases of a request; its path does not matter."""
+    atlases = requested.get("atlases")
+    return atlases.get("sha256") if isinstance(atlases, dict) else None
 
 
 class Networks(Protocol):
@@ -183,18 +197,34 @@ def segment_scan(
 
     clock, settings = clock or TimingLog(), compute.resolved(request.settings, model)
     with errors_with(scan.warnings):
+        atlases = _atlases(scan, model, request.atlases)
         if compute.networks is None:
-            segmentation = pipeline.segment(scan.volume, model, settings, clock.listener)
+            segmentation = pipeline.segment(scan.volume, model, settings, clock.listener, atlases)
         else:
             prepared = pipeline.prepare(scan.volume, model.inputs, settings, clock.listener)
+            if atlases:
+                prepared = pipeline.add_atlases(prepared, atlases, settings, clock.listener)
             segmentation = compute.networks.run(partial(pipeline.label, prepared), settings.model, settings)
     return grade_scan(scan, segmentation, model, request, settings, clock)
+
+
+def _atlases(scan: Scan, model: Model, file: LibraryFile | None) -> tuple[Atlas, ...]:
+    """The atlases that vote on a scan; none without a library."""
+    if file is None:
+        return ()
+    from slant.io.atlas_library import read_library
+
+    library = read_library(file)
+    library.check(model)
+    return library.atlases_for(scan)
 
 
 def grade_scan(
     scan: Scan, segmentation: Segmentation, model: Model, request: Request, settings: SegmentSettings, clock: TimingLog
 ) -> Result:
     """The graded result of a segmentation; its record has the timings of the clock.
+
+    The reference of a model is one of its networks, so their vote fractions are graded, without the atlases.
 
     Parameters
     ----------
@@ -212,7 +242,8 @@ def grade_scan(
 
         result = make_result(scan, segmentation, model, settings, request.plain())
         with Threads(settings.thread_count) as threads:
-            quality = grade(result, request.settings.model, threads)
+            of_networks = replace(result, confidence=segmentation.network_confidence or result.confidence)
+            quality = grade(of_networks, request.settings.model, threads)
     return replace(result, record=replace(result.record, quality=quality, timings=clock.timings))
 
 

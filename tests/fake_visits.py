@@ -17,7 +17,7 @@ from slant.engine.job import Job, Worker
 from slant.grid import Grid
 from slant.io.read import read_scan
 from slant.longitudinal.task import LongitudinalTask
-from slant.pipeline import Segmentation
+from slant.segmentation import Segmentation
 from slant.sparse_votes import KEPT, SparseVotes
 from slant.timing import Timing, TimingLog
 from slant.volume import LabelMap, Volume

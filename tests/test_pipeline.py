@@ -26,9 +26,10 @@ from toy import (
 import slant
 from slant.config import SegmentSettings
 from slant.errors import DeviceError, InputError, RegistrationError
-from slant.pipeline import Prepared, Segmentation, label, prepare
+from slant.pipeline import label, prepare
 from slant.preprocess.register import MIN_SIMILARITY
 from slant.resample import pick_labels
+from slant.segmentation import Prepared, Segmentation
 from slant.volume import LabelMap, Volume
 
 ONE, TWO = SegmentSettings(threads=1), SegmentSettings(threads=2)

@@ -20,7 +20,8 @@ from slant.nets import groupwise
 from slant.nets.groupwise import Deformation, GroupwiseTemplate
 from slant.nets.model import Model
 from slant.nets.weights import GROUPWISE, MANIFEST, file_sha256
-from slant.pipeline import Prepared, label, prepare
+from slant.pipeline import label, prepare
+from slant.segmentation import Prepared
 
 ONE = SegmentSettings(threads=1)
 

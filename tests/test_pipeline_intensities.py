@@ -11,8 +11,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from toy import SIMILARITY, native_from_template, toy_model, toy_scan
 
-from slant.pipeline import Prepared, prepare
+from slant.pipeline import prepare
 from slant.preprocess.register import Registration
+from slant.segmentation import Prepared
 from slant.volume import LabelMap, Volume
 from slant.volumes import dice_per_region
 

@@ -41,9 +41,10 @@ from slant.nets.prior import SPACING, Prior
 from slant.nets.unet import CompactUNet
 from slant.nets.voxel_head import UNetSettings
 from slant.nets.weights import write_model
-from slant.pipeline import Prepared, Segmentation, label, prepare
+from slant.pipeline import label, prepare
 from slant.preprocess.register import Registration
 from slant.resample import pick_labels, resample
+from slant.segmentation import Prepared, Segmentation
 from slant.tiles import TileLayout
 from slant.volume import LabelMap, Volume
 from slant.vote import ballot_maps

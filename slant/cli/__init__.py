@@ -5,6 +5,7 @@ from __future__ import annotations
 # each module adds its commands
 from slant.cli import (  # noqa: F401
     about,
+    atlases,
     cohort,
     evaluate,
     legacy,

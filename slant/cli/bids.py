@@ -20,6 +20,7 @@ from slant.errors import ModelError, SettingsError
 if TYPE_CHECKING:
     from slant.cohort.bids import Selection
     from slant.cohort.run import Cohort
+    from slant.io.atlas_library import LibraryFile
     from slant.longitudinal.cohort import LongitudinalCohort
 
 app = App(
@@ -79,11 +80,14 @@ class SegmentOptions:
     ----------
     longitudinal : bool
         Segment the sessions of each participant together, one image per session.
+    atlases : Path
+        Library made by slant atlases: its atlases vote with the networks. More accurate, but takes minutes per scan.
     """
 
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS
     reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS
     longitudinal: Annotated[bool, _option("longitudinal", flag=True)] = False
+    atlases: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,9 @@ def bids(
         participant segments the images; group writes volumes.tsv, failures.tsv and the dashboard group.html, with
         --longitudinal also longitudinal.tsv.
     """
-    settings = segmentation.settings
+    settings, atlases = segmentation.settings, _library(segmentation)
     if run.boilerplate:
-        say(_boilerplate(settings, longitudinal=segmentation.longitudinal))
+        say(_boilerplate(segmentation))
         return
     if bids_dir is None or output_dir is None or level is None:
         found = sum(argument is not None for argument in (bids_dir, output_dir, level))
@@ -164,7 +168,7 @@ def bids(
 
     out = absolute(output_dir)
     job_list = list_bids_jobs(bids_dir, out, images.selection)
-    request = Request(settings, reports=segmentation.reports)
+    request = Request(settings, reports=segmentation.reports, atlases=atlases)
     scans = make_cohort(job_list, out, request, run.resources, force=run.force)
     cohort: Cohort | LongitudinalCohort = scans
     if segmentation.longitudinal:
@@ -178,7 +182,18 @@ def bids(
         _tabulate(cohort, bids_dir / "participants.tsv")
         return
     others = {"model": settings.model, "longitudinal": segmentation.longitudinal, "work_dir": run.work_dir}
+    others |= {"atlases": segmentation.atlases}
     _run_participants(cohort, out, _group_command(bids_dir, output_dir, images, others))
+
+
+def _library(segmentation: SegmentOptions) -> LibraryFile | None:
+    from slant.io.atlas_library import LibraryFile
+
+    if segmentation.atlases is None:
+        return None
+    if segmentation.longitudinal:
+        raise SettingsError("--atlases is for scans one by one, --longitudinal for visits together; leave one out")
+    return LibraryFile.of(segmentation.atlases)
 
 
 def _tabulate(cohort: Cohort | LongitudinalCohort, participants: Path) -> None:
@@ -246,10 +261,13 @@ def _model(settings: SegmentSettings) -> dict[str, Any]:
     return {"name": None, "licence": None, **manifest, "sha256": model_sha256(settings.model)}
 
 
-def _boilerplate(settings: SegmentSettings, *, longitudinal: bool) -> str:
-    from slant.cohort.bids_dataset import BOILERPLATE, LONGITUDINAL, LONGITUDINAL_REFERENCES
+def _boilerplate(segmentation: SegmentOptions) -> str:
+    from slant.cohort import bids_dataset as texts
 
-    model = _model(settings)
-    added = (LONGITUDINAL, LONGITUDINAL_REFERENCES) if longitudinal else ("", "")
-    values = dict(zip(("longitudinal", "references"), added, strict=True), version=__version__)
-    return BOILERPLATE.format(**values, model=model["name"], sha256=model["sha256"]).strip()
+    model, added, references = _model(segmentation.settings), "", ""
+    if segmentation.longitudinal:
+        added, references = texts.LONGITUDINAL, texts.LONGITUDINAL_REFERENCES
+    elif segmentation.atlases is not None:
+        added, references = texts.ATLASES, texts.ATLAS_REFERENCES
+    values = {"version": __version__, "model": model["name"], "sha256": model["sha256"]}
+    return texts.BOILERPLATE.format(**values, added=added, references=references).strip()

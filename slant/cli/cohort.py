@@ -22,12 +22,13 @@ _DEFAULTS, _REPORTS, _RESOURCES = SegmentSettings(), RunReportSettings(), Resour
 
 
 @app.command
-def cohort(
+def cohort(  # noqa: PLR0913 (the options of scans, resources and results)
     *paths: str,
     settings: Annotated[SegmentSettings, Parameter(name="*")] = _DEFAULTS,
     resources: Annotated[Resources, Parameter(name="*")] = _RESOURCES,
     volume: int | None = None,
     reports: Annotated[RunReportSettings, Parameter(name="*")] = _REPORTS,
+    atlases: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     print_jobs: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -40,6 +41,8 @@ def cohort(
         Scans are folders, files, TSV tables with the columns name and T1w, or quoted patterns: 'study/*/T1.nii.gz'.
     volume : int
         Volume of 4D files to segment, counted from 0.
+    atlases : Path
+        Library made by slant atlases: its atlases vote with the networks. More accurate, but takes minutes per scan.
     force : bool
         Reprocess finished scans.
     print_jobs : bool
@@ -51,6 +54,7 @@ def cohort(
         )
     from slant.cohort.jobs import list_jobs
     from slant.cohort.run import commands, make_cohort, segment_cohort, tabulate
+    from slant.io.atlas_library import LibraryFile
     from slant.run import Request
 
     *inputs, last = paths
@@ -59,7 +63,8 @@ def cohort(
         raise OutputError(f"{out} is a file; the last path must be the output directory")
     job_list = list_jobs(inputs, out)
     say_notes(job_list.notes)
-    scans = make_cohort(job_list, out, Request(settings, volume, reports), resources, force=force)
+    request = Request(settings, volume, reports, atlases=None if atlases is None else LibraryFile.of(atlases))
+    scans = make_cohort(job_list, out, request, resources, force=force)
     if print_jobs:
         for line in commands(scans):
             say(line)

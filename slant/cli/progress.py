@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from slant.timing import Listener, StepProgress, Timing
 
-NETWORKS = "networks and vote"
+NETWORKS, ATLASES = "networks and vote", "atlases"
 
 STEPS: Mapping[str, tuple[str, float]] = {
     "read": ("reading the scan", 0.4),
@@ -35,6 +35,13 @@ STEPS: Mapping[str, tuple[str, float]] = {
     "write files": ("writing files", 0.3),
 }
 """Steps in the order of a run: text for the user, and typical seconds with one thread (`chris_T1w`, slant27)."""
+
+_VOTING = list(STEPS).index(NETWORKS)
+
+STEPS_WITH_ATLASES: Mapping[str, tuple[str, float]] = dict(
+    [*list(STEPS.items())[:_VOTING], (ATLASES, ("registration of atlases", 30.0)), *list(STEPS.items())[_VOTING:]]
+)
+"""The same with 12 atlases."""
 
 _INITIAL_S = 5.0  # of a run at the typical speed, so that the first short steps do not decide on the estimate
 _REDRAW_S = 1.0
@@ -76,8 +83,10 @@ class RunState:
 
 
 def typical_durations(threads: int, steps: Mapping[str, tuple[str, float]] = STEPS) -> dict[str, float]:
-    """Typical seconds of each step; more threads make the networks faster, and little else."""
-    return {name: seconds / (threads if name.endswith(NETWORKS) else 1) for name, (_, seconds) in steps.items()}
+    """Typical seconds of each step; more threads make networks and atlases faster, and little else."""
+    return {
+        name: seconds / (threads if name.endswith((NETWORKS, ATLASES)) else 1) for name, (_, seconds) in steps.items()
+    }
 
 
 def remaining_s(state: RunState, now_s: float, typical_s: Mapping[str, float]) -> float:

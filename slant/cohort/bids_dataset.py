@@ -67,7 +67,7 @@ the MNI305 template with ANTs [4]. Intensity inhomogeneity was corrected with N4
 to a common reference. Each voxel was then labelled by networks that were trained for overlapping tiles of the brain,
 and the labels of overlapping tiles were combined by voting. The votes were resampled to the native space of each
 image, where regional volumes were computed. The total intracranial volume was estimated from the affine
-registration [6].{longitudinal}
+registration [6].{added}
 
 1. Huo et al. (2018). Spatially localized atlas network tiles enables 3D whole brain segmentation from limited data.
    MICCAI, 698-705.
@@ -81,6 +81,16 @@ registration [6].{longitudinal}
 6. Buckner et al. (2004). A unified approach for morphometric and functional data analysis in young, old, and demented
    adults using automated atlas-based head size normalization. NeuroImage 23, 724-738.
 {references}"""
+
+ATLASES = """ Manually labelled scans of other subjects were registered nonlinearly to each image [7]; their labels
+were combined by joint label fusion [8] and had half of the votes at each voxel."""
+
+ATLAS_REFERENCES = """\
+7. Avants et al. (2008). Symmetric diffeomorphic image registration with cross-correlation. Medical Image Analysis 12,
+   26-41.
+8. Wang et al. (2013). Multi-atlas segmentation with joint label fusion. IEEE Transactions on Pattern Analysis and
+   Machine Intelligence 35, 611-623.
+"""
 
 LONGITUDINAL = """ The sessions of each participant were segmented together. They were aligned rigidly [7], with one
 scaling for all, and their brightness was equalized [8]. Each was registered nonlinearly to their mean, through which

@@ -24,6 +24,10 @@ from slant.io.staging import json_text
 from slant.run import Request
 
 
+ATLAS_WORKER_GIB = 3.0
+"""Peak resident memory in GiB of a worker that registers atlases, too."""
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Scans to segment, the task that does it (also in the workload), and the resources for it.
@@ -64,17 +68,24 @@ def make_cohort(job_list: JobList, out: Path, request: Request, resources: Resou
     ModelError
         If the model is not found.
     SettingsError
-        If the mirror image is to be labelled and the model cannot do that.
+        If the mirror image is to be labelled and the model cannot do that, or the atlases do not fit the model.
+    InputError
+        If the file of the atlases is not a library.
     """
+    from slant.io.atlas_library import read_library
     from slant.io.models import embedded_models, load_model
 
     settings = request.settings
     if settings.model not in embedded_models():
         settings = replace(settings, model=str(absolute(settings.model)))  # workers may have another working directory
-    task = SegmentTask(settings, model_sha256(settings.model), request.volume, request.reports)
+    atlases = request.atlases and replace(request.atlases, path=str(absolute(request.atlases.path)))
+    task = SegmentTask(settings, model_sha256(settings.model), request.volume, request.reports, atlases)
     if settings.mirror:
         load_model(settings.model).check_mirror()
-    return Cohort(Workload(job_list, task, resources.layout(out), force), task, resources)
+    if atlases is not None:
+        read_library(atlases).check(load_model(settings.model))
+    worker_gib = WORKER_GIB if atlases is None else ATLAS_WORKER_GIB
+    return Cohort(Workload(job_list, task, resources.layout(out), force), task, resources, worker_gib)
 
 
 def segment_cohort(cohort: Cohort) -> Summary:
@@ -112,8 +123,10 @@ def _arguments(job: Job, task: SegmentTask) -> list[str]:
     from slant.io.read import scan_name
 
     name = None if job.name == scan_name(job.scan) else job.name
-    values = {"name": name, "volume": task.volume, **vars(task.settings), **vars(task.reports)}
-    defaults = {"name": None, "volume": None, **vars(SegmentSettings()), **vars(RunReportSettings())}
+    atlases = None if task.atlases is None else task.atlases.path
+    values = {"name": name, "volume": task.volume, "atlases": atlases, **vars(task.settings), **vars(task.reports)}
+    nothing = dict.fromkeys(("name", "volume", "atlases"))
+    defaults = {**nothing, **vars(SegmentSettings()), **vars(RunReportSettings())}
     return [os.fspath(job.scan), os.fspath(job.folder), "--force", *option_words(values, defaults)]
 
 

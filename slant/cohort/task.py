@@ -21,6 +21,7 @@ from slant.run import Compute, Output, Request, run_scan
 from slant.timing import TimingLog
 
 if TYPE_CHECKING:
+    from slant.io.atlas_library import LibraryFile
     from slant.nets.model import Model
 
 T = TypeVar("T")
@@ -38,17 +39,20 @@ class SegmentTask:
         Volume of 4D files, counted from 0.
     reports : RunReportSettings
         Reports to write; finished scans without them are not processed again.
+    atlases : LibraryFile, optional
+        Atlases that vote together with the networks.
     """
 
     settings: SegmentSettings
     model_sha256: str
     volume: int | None = None
     reports: RunReportSettings = field(default_factory=RunReportSettings)
+    atlases: LibraryFile | None = None
 
     def key(self, _: Job) -> str:
-        """Digest of the model and of the settings that affect the labels."""
+        """Digest of the model, of the atlases and of the settings that affect the labels."""
         settings = {name: value for name, value in asdict(self.settings).items() if name not in ("model", "threads")}
-        plain = [self.model_sha256, self.volume, settings]
+        plain = [self.model_sha256, self.volume, settings, *([] if self.atlases is None else [self.atlases.sha256])]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
     def names(self, job: Job) -> FileNames:
@@ -58,7 +62,7 @@ class SegmentTask:
         return ResultNames(job.name)
 
     def fits(self, _: Job, record: Mapping[str, Any]) -> bool:
-        """Whether model, volume and settings are the same, see `slant.run.Request.made`."""
+        """Whether model, volume, settings and atlases are the same, see `slant.run.Request.made`."""
         return self._request.made(record, self.model_sha256)
 
     def scan_sha256(self, record: Mapping[str, Any]) -> str:
@@ -84,7 +88,7 @@ class SegmentTask:
 
     @property
     def _request(self) -> Request:
-        return Request(self.settings, self.volume, self.reports)
+        return Request(self.settings, self.volume, self.reports, atlases=self.atlases)
 
 
 def compute_of(worker: Worker, model_sha256: str) -> Compute:

@@ -103,6 +103,9 @@ class Record:
         Number of regions with at least one voxel.
     quality : Quality or None
         None if the model has no normative reference.
+    atlases : dict of str to float or None
+        Names of the atlases that voted, with their similarity (0 to 1) to the scan after registration; None without
+        atlases.
     """
 
     input: InputRecord
@@ -119,6 +122,7 @@ class Record:
     regions_found: int | None
     quality: Quality | None
     timings: tuple[Timing, ...]
+    atlases: dict[str, float] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -180,4 +184,5 @@ def _from_plain(plain: Mapping[str, Any], native_from_template: Matrix) -> Recor
         plain.get("regions_found"),
         None if quality is None else Quality.from_plain(quality),
         tuple(Timing(**timing) for timing in plain["timings"]),
+        plain.get("atlases"),
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from slant.io.read import Scan
     from slant.labels import LabelProtocol
     from slant.nets.model import Model
-    from slant.pipeline import Segmentation
+    from slant.segmentation import Segmentation
     from slant.volume import LabelMap, Volume
     from slant.volumes import VolumeRow
 
@@ -140,6 +140,7 @@ def _record(
         sum(row.volume_mm3 > 0 for row in volumes if row.level == "region"),
         None,
         segmentation.timings,
+        None if prepared.atlases is None else prepared.atlases.similarities,
     )
 
 

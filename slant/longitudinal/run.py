@@ -27,7 +27,7 @@ from slant.within_subject import MIN_VISITS
 if TYPE_CHECKING:
     from slant.config import SegmentSettings
     from slant.nets.model import Model
-    from slant.pipeline import Segmentation
+    from slant.segmentation import Segmentation
     from slant.sparse_votes import SparseVotes
     from slant.within_subject.subject import Subject
     from slant.within_subject.visit import AlignedVisit

@@ -24,8 +24,8 @@ from slant.grid import Grid
 from slant.io.prepared import PreparedScan, digest, kept, prepared_scan
 from slant.io.read import Scan, read_labels, read_scan
 from slant.io.resources import load_protocol
+from slant.joint_fusion import Candidates
 from slant.multiatlas.atlases import AtlasScan
-from slant.multiatlas.label_fusion import Candidates
 from slant.multiatlas.settings import MultiAtlasSettings
 from slant.resample import IDENTITY
 from slant.syn import coarsened, local_correlation, parameters, register_syn

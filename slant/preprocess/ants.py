@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
-from slant.files import temporary_folder
 from slant.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -83,54 +81,3 @@ def read_affine(path: Path) -> Matrix:
     lps[:3, :3] = parameters[:9].reshape(3, 3)
     lps[:3, 3] = parameters[9:] + center - lps[:3, :3] @ center
     return np.asarray(_LPS_FROM_RAS @ lps @ _LPS_FROM_RAS, dtype=np.float64)
-
-
-def joint_label_fusion(
-    target: Volume, mask: LabelMap, images: list[Volume], labels: list[LabelMap], radius: int, search: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Fuse atlas labels by ANTs' joint label fusion (Wang et al. 2013, IEEE TPAMI 35:611) where the mask is not 0.
-
-    Parameters
-    ----------
-    images, labels : list of Volume, list of LabelMap
-        Images and labels of at least two atlases, on the target's grid; labels from 0 to 254.
-    radius, search : int
-        Patch radius, and radius of the search neighbourhood around each voxel, both in voxels.
-
-    Returns
-    -------
-    labels : (X, Y, Z) uint8 array
-    fraction : (X, Y, Z) float32 array
-        Fraction of the weights that support the winning label. Labels and fraction are 0 outside the mask.
-
-    Raises
-    ------
-    OutputError
-        If temporary files cannot be written.
-    """
-    winner, winner_weight = np.zeros(mask.data.shape, np.uint8), np.zeros(mask.data.shape, np.float32)
-    with temporary_folder() as folder:
-        fused = load_ants().joint_label_fusion(
-            to_ants(target),
-            to_ants(mask),
-            [to_ants(image) for image in images],
-            label_list=[to_ants(LabelMap(one.data + np.uint8(1), one.grid)) for one in labels],  # ANTs ignores label 0
-            rad=radius,
-            r_search=search,
-            output_prefix=f"{folder}/fused",
-        )
-        _check_fused(fused["segmentation_numbers"], mask, labels)
-    total = np.zeros_like(winner_weight)
-    for number, image in zip(fused["segmentation_numbers"], fused["probabilityimages"], strict=True):
-        weight = np.where(mask.data != 0, np.maximum(image.numpy(), 0), 0)
-        larger = weight > winner_weight
-        winner[larger], winner_weight[larger] = number - 1, weight[larger]
-        total += weight
-    return winner, np.where(total > 0, winner_weight / np.maximum(total, np.finfo(np.float32).tiny), 0)
-
-
-def _check_fused(found: list[int], mask: LabelMap, labels: list[LabelMap]) -> None:
-    """Check that there is a probability image of every label; ANTs ends without an error if it cannot write one."""
-    wanted = {int(number) + 1 for one in labels for number in np.unique(one.data[mask.data != 0])}
-    if missing := wanted.difference(found):
-        raise OSError(errno.ENOSPC, f"ANTs wrote {len(wanted) - len(missing)} of {len(wanted)} probability images")

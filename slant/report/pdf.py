@@ -98,12 +98,21 @@ def _pairs(pairs: tuple[SumLine, ...]) -> Iterator[list[str]]:
         yield [name, *sides, number(pair.etiv_percent, ".2f"), number(pair.asymmetry_percent, "+.1f"), votes]
 
 
+def _atlases(record: Record) -> list[str]:
+    """Atlases that voted and the library that they are from, if there are any."""
+    if record.atlases is None:
+        return []
+    library = (record.requested or {}).get("atlases", {}).get("sha256", "not known")
+    return [f"Atlases that voted: {', '.join(record.atlases)}. SHA-256 of their library: {library}"]
+
+
 def _record(canvas: Canvas, record: Record, top: float) -> None:
     top = layout.heading(canvas, "Record", top)
     timings = "; ".join(f"{timing.name} {timing.runtime_s:.1f} s" for timing in record.timings)
     texts = (
         f"Scan {record.input.path}, SHA-256 {record.input.sha256}",
         f"Model {record.model.name}, SHA-256 {record.model.sha256}",
+        *_atlases(record),
         f"Settings: {', '.join(f'{k} {v}' for k, v in record.settings.items())}. "
         f"Versions: {', '.join(f'{k} {v}' for k, v in record.versions.items())}. Runtime: {timings}.",
         "Not a medical device. For research use only.",

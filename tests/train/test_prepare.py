@@ -17,7 +17,7 @@ from slant.files import file_sha256
 from slant.grid import Grid
 from slant.io.resources import load_protocol
 from slant.nets.inputs import Inputs, InputScaling
-from slant.pipeline import Prepared
+from slant.segmentation import Prepared
 from slant.tiles import TileLayout
 from slant.train import prepare
 from slant.train.context import run_context

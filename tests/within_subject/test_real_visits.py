@@ -12,8 +12,8 @@ from slant.config import SegmentSettings
 from slant.grid import Grid
 from slant.io.models import load_model
 from slant.nets.model import Model
-from slant.pipeline import Segmentation
 from slant.resample import resample
+from slant.segmentation import Segmentation
 from slant.volume import Volume
 from slant.within_subject.subject import align_subject, label_visit, visit_votes
 from slant.within_subject.visit import AlignedVisit, align_visit

@@ -17,7 +17,7 @@ from slant.config import SegmentSettings
 from slant.errors import InputError, ModelError
 from slant.nets import groupwise
 from slant.nets.groupwise import Deformation
-from slant.pipeline import Segmentation
+from slant.segmentation import Segmentation
 from slant.sparse_votes import SparseVotes
 from slant.timing import StepProgress
 from slant.volume import Volume
