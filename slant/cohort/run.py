@@ -23,7 +23,6 @@ from slant.engine.run import Summary, run_jobs, unfinished
 from slant.io.staging import json_text
 from slant.run import Request
 
-
 ATLAS_WORKER_GIB = 3.0
 """Peak resident memory in GiB of a worker that registers atlases, too."""
 
