@@ -56,7 +56,7 @@ def settings_used(monkeypatch: pytest.MonkeyPatch) -> list[SegmentSettings]:
     use_light_found(monkeypatch)
     used: list[SegmentSettings] = []
 
-    def find(_: object, __: object, settings: SegmentSettings, ___: object) -> object:
+    def find(_: object, __: object, settings: SegmentSettings, *___: object) -> object:
         used.append(settings)
         return light_found()
 

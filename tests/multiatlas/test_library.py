@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import nibabel as nib
@@ -37,8 +39,11 @@ from slant.grid import transform_points
 from slant.io.atlas_library import LibraryFile, read_library, write_library
 from slant.io.read import read_scan
 from slant.nets.inputs import InputScaling
+from slant.nets.model import Model
 from slant.pipeline import label
+from slant.run import Compute, Request, segment_scan
 from slant.sparse_votes import KEPT, MOST_VOTES, SparseVotes
+from slant.volume import Volume
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,11 +161,16 @@ def test_atlases_vote_and_the_record_says_which(library: Path, made: Path, tmp_p
     assert "library of atlases" not in (tmp_path / "alone" / "p1_report.html").read_text()
 
 
-def test_half_of_the_votes_are_those_of_the_atlases() -> None:
+def constant_votes(channel: int, count: int) -> SparseVotes:
+    """The same votes at all voxels of the template: some for a channel, the rest for background."""
     shape = toy_prepared().image.grid.shape
     channels, counts = np.zeros((*shape, KEPT), np.uint8), np.zeros((*shape, KEPT), np.uint8)
-    channels[..., 0], counts[..., 0], counts[..., 1] = 77, 200, 55
-    atlases = AtlasVotes(SparseVotes(channels, counts, np.full(shape, MOST_VOTES, np.uint8)), {})
+    channels[..., 0], counts[..., 0], counts[..., 1] = channel, count, MOST_VOTES - count
+    return SparseVotes(channels, counts, np.full(shape, MOST_VOTES, np.uint8))
+
+
+def test_half_of_the_votes_are_those_of_the_atlases() -> None:
+    atlases = AtlasVotes(constant_votes(77, 200), {})
     settings = SegmentSettings(threads=1)
     with quick_networks():
         alone = label(toy_prepared(), toy_model(), settings)
@@ -172,6 +182,29 @@ def test_half_of_the_votes_are_those_of_the_atlases() -> None:
     assert certain.sum() > 1000
     assert np.array_equal(both.labels.data[certain], alone.labels.data[certain]), "1/2 is more than 200/510"
     np.testing.assert_allclose(both.confidence.data[certain], 0.5, atol=0.01)
+
+
+class Elsewhere:
+    """Runs the networks as another process would: it gets what can be pickled."""
+
+    device = "cpu"
+
+    def run(self, work: Callable[[Model, SegmentSettings], Any], model: str, settings: SegmentSettings) -> Any:  # noqa: D102
+        assert model == "toy"
+        return pickle.loads(pickle.dumps(work))(toy_model(), settings)  # noqa: S301
+
+
+def test_the_votes_of_atlases_reach_networks_that_run_elsewhere(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def votes(image: Volume, atlases: Sequence[Atlas], *_: object) -> AtlasVotes:
+        return AtlasVotes(constant_votes(77, MOST_VOTES), {atlas.name: 0.5 for atlas in atlases})
+
+    monkeypatch.setattr("slant.atlas_votes.votes_of_atlases", votes)
+    monkeypatch.setattr("slant.quality.grade.grade", lambda *_: None)
+    request = Request(SegmentSettings("toy", device="cpu", threads=1), atlases=LibraryFile.of(file))
+    with quick_networks():
+        result = segment_scan(replace(toy_scan(), name="p3"), toy_model(), request, Compute(networks=Elsewhere()))
+    assert result.record.atlases == {"p1": 0.5, "p2": 0.5, "p4": 0.5}
+    assert 0.49 < np.median(result.confidence.data[result.labels.data > 0]) < 0.51
 
 
 def test_a_cohort_is_made_again_for_another_library_and_not_for_another_path(
