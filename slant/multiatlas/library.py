@@ -16,13 +16,16 @@ from tqdm import tqdm
 
 from slant.atlas_votes import MIN_ATLASES, Atlas
 from slant.engine.resources import plan
-from slant.errors import InputError, OutputError, SettingsError, SlantError
+from slant.errors import InputError, OutputError, ProtocolError, SettingsError, SlantError
 from slant.files import temporary_folder
 from slant.io.atlas_library import write_library
 from slant.io.read import read_scan
 from slant.multiatlas.atlases import AtlasScan
 from slant.multiatlas.candidates import LabelSource, atlas_channels
 from slant.multiatlas.task import source_of
+
+MIN_REGIONS = 100
+"""An atlas with fewer of the 132 regions is only partly labelled; what is not labelled would vote for background."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,16 @@ def atlas_of(source: LabelSource, work_dir: Path, unknown: str = "error") -> Atl
     SlantError
         If the scan or its labels cannot be used.
     """
-    atlas_scan, prepared = source.atlas_scan, source.prepared(work_dir)
-    scan = read_scan(atlas_scan.t1w)
-    channels, image = atlas_channels(atlas_scan, scan, unknown), prepared.image
+    atlas_scan, scan = source.atlas_scan, read_scan(source.atlas_scan.t1w)
+    channels = atlas_channels(atlas_scan, scan, unknown)
+    found = np.count_nonzero(np.bincount(channels.ravel())[1:])
+    if found < MIN_REGIONS:
+        raise ProtocolError(
+            f"{atlas_scan.dseg} has {found} of the regions, expected at least {MIN_REGIONS}: label the whole brain, "
+            "because what is not labelled votes for background"
+        )
+    prepared = source.prepared(work_dir)
+    image = prepared.image
     (labelled,), (brain,) = (ndimage.find_objects((a != 0).astype(np.uint8)) for a in (channels, image.data))
     channels_grid = scan.volume.grid.cropped(labelled)
     return Atlas(

@@ -33,11 +33,14 @@ from toy_atlases import NAMES
 from slant.atlas_votes import Atlas, AtlasVotes
 from slant.cli.bids import main as bids
 from slant.config import SegmentSettings, SynSettings
-from slant.errors import InputError, SettingsError
+from slant.errors import InputError, ProtocolError, SettingsError
 from slant.files import file_sha256
 from slant.grid import transform_points
 from slant.io.atlas_library import LibraryFile, read_library, write_library
 from slant.io.read import read_scan
+from slant.multiatlas.atlases import read_atlas_scans
+from slant.multiatlas.library import atlas_of
+from slant.multiatlas.task import source_of
 from slant.nets.inputs import InputScaling
 from slant.nets.model import Model
 from slant.pipeline import label
@@ -135,6 +138,16 @@ def test_scans_that_cannot_be_atlases_are_errors(
     assert "the atlas p3 cannot be used" in message
     assert "leave it out with --exclude" in message
     assert not (tmp_path / "lib.npz").exists()
+
+
+def test_a_scan_that_is_only_partly_labelled_is_no_atlas(library: Path, tmp_path: Path) -> None:
+    shutil.copy(library / "p1_T1w.nii.gz", tmp_path)
+    reference = nib.load(library / "p1_dseg.nii.gz")
+    few = np.where(np.isin(reference.dataobj, (47, 48)), reference.dataobj, 0).astype(np.int16)
+    nib.save(nib.Nifti1Image(few, reference.affine), tmp_path / "p1_dseg.nii.gz")
+    (scan,) = read_atlas_scans([tmp_path], labelled=True)
+    with pytest.raises(ProtocolError, match=r"p1_dseg\.nii\.gz has 2 of the regions, expected at least 100"):
+        atlas_of(source_of(scan), tmp_path / "work")
 
 
 @pytest.mark.slow
