@@ -154,7 +154,7 @@ def _similarity(fixed: Volume, other: NDArray[np.float32]) -> float:
 
 def _registered(fixed: Volume, grid: Grid, atlas: Atlas, near: NDArray[np.bool_]) -> _Registered:
     moving = _coarse(atlas, grid)
-    field, _ = register_syn(fixed, moving, SYN)
+    field, _ = register_syn(fixed, moving, SYN, n_threads=1)
     similarity = _similarity(fixed, sample_linear(moving.data, _through(field).voxels(fixed.grid, moving.grid)))
     coordinates = _through(field).voxels(grid, atlas.grid, near)
     voxel_from_voxel = atlas.voxel_from_template @ atlas.grid.ras_from_voxel

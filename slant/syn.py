@@ -73,6 +73,7 @@ def register_syn(
     settings: SynSettings,
     device: str = "cpu",
     regularization: Regularization = BETWEEN_SUBJECTS,
+    n_threads: int = 2,
 ) -> tuple[DisplacementField, DisplacementField]:
     """Register two images nonlinearly, in both directions.
 
@@ -81,9 +82,11 @@ def register_syn(
     fixed, moving : Volume
         Affinely aligned brains, 0 outside, on the same axis-aligned grid of cubic voxels.
     device : str, optional
-        Device for the computation: cpu, cuda, cuda:N or mps. A CPU uses two threads, unless torch is set to one.
+        Device for the computation: cpu, cuda, cuda:N or mps.
     regularization : Regularization, optional
         How smooth the warps are.
+    n_threads : int, optional
+        Threads of a CPU, at most two are used, and one if torch is set to one; the warps do not depend on it.
 
     Returns
     -------
@@ -101,13 +104,15 @@ def register_syn(
     torch_device = torch.device(device)
     halves: list[Tensor] = []
     shrink_before = 1
-    with SINGLE_THREAD as n_threads, ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
+    with SINGLE_THREAD as available, ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
         images = [torch.tensor(image.data, device=torch_device) for image in (fixed, moving)]
         for shrink, iterations in settings.levels:
             pair = [_shrunk(image, shrink) for image in images]
             near = _NearBrain.around((pair[0] > 0.05) | (pair[1] > 0.05))
             halves = _refined(halves, near, shrink, shrink_before)
-            parallel = torch_device.type == "cpu" and n_threads > 1 and pair[0].numel() >= _MIN_PARALLEL_VOXELS
+            parallel = (
+                torch_device.type == "cpu" and min(available, n_threads) > 1 and pair[0].numel() >= _MIN_PARALLEL_VOXELS
+            )
             for_both = _for_both(pool if parallel else None)
             for _ in range(iterations):
                 halves = _updated(halves, pair, near, for_both, regularization)

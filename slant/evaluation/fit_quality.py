@@ -81,7 +81,7 @@ def fit_from_results(folder: Path, inputs: FitInputs, jobs: int | None = None) -
     SettingsError
         If perturbed scans are given without reference label maps.
     InputError, GeometryError, ProtocolError
-        If there are too few results, they are damaged or of another model, or label maps do not fit them.
+        If there are too few results, they are damaged, of another model or with atlases, or label maps do not fit them.
     """
     if inputs.perturbed and inputs.references is None:
         raise SettingsError("perturbed scans are compared with reference label maps; give them with --references")
@@ -133,6 +133,11 @@ def _measure(model: Model, task: _Task) -> LabelledScan:
         raise InputError(
             f"{task.record} was made by the model {found.name} with the hash {found.sha256[:12]}, expected "
             f"{model.name} with {model.identity[:12]}; segment the scan with this model"
+        )
+    if result.record.atlases is not None:
+        raise InputError(
+            f"{task.record} was made with --atlases, but the reference is one of the networks alone; segment the scan "
+            "without --atlases"
         )
     metrics = measure_quality(result, load_template())
     if model.one_vote:

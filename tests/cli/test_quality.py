@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_what_does_not_fit_is_an_error(
     error = capsys.readouterr().err
     assert f"{ResultNames('a').record} was made by the model toy with the hash" in error
     assert "segment the scan with this model" in error
+    assert not (model / FILE).exists()
+
+
+def test_results_with_atlases_are_no_reference(
+    folders: tuple[Path, Path, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = Path(shutil.copytree(folders[0], tmp_path / "results"))
+    path = next(results.rglob("a_record.json"))
+    record = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**record, "atlases": {"p1": 0.9, "p2": 0.8}}))
+    assert fit(model, results) == 2
+    assert f"{path} was made with --atlases" in capsys.readouterr().err
     assert not (model / FILE).exists()
 
 
