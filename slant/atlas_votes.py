@@ -112,14 +112,17 @@ def votes_of_atlases(
             registered.append(future.result())
             advance(_REGISTERED * len(registered) / len(nearest))
         registered.sort(key=lambda one: (-one.similarity, one.name))
-        fused = fuse_jointly(_candidates(image, registered, near, box), threads=threads)
+        candidates = _candidates(image, registered, near, box)
+        similarities = {one.name: round(one.similarity, 4) for one in registered}
+        registered.clear()  # the memory is needed
+        fused = fuse_jointly(candidates, threads=threads)
     channels, counts = (np.zeros((*image.grid.shape, KEPT), np.uint8) for _ in range(2))
     counts[..., 0] = MOST_VOTES
     counts[box] = np.floor(np.minimum(fused.fractions, 1) * MOST_VOTES)
     channels[box] = np.where(counts[box] > 0, fused.channels, np.uint8(0))
     advance(1.0)
     votes = SparseVotes(channels, counts, np.full(image.grid.shape, MOST_VOTES, np.uint8))
-    return AtlasVotes(votes, {one.name: round(one.similarity, 4) for one in registered})
+    return AtlasVotes(votes, similarities)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,10 +124,10 @@ class _Patches:
     def strides(self) -> tuple[int, ...]:
         return tuple(self.target.stride())
 
-    def best_steps(self, image: Tensor) -> NDArray[np.intp]:
+    def best_steps(self, image: Tensor) -> NDArray[np.int32]:
         """(N,) flat step from each center to the center of the most similar patch of an image."""
         margin = self.radius + SEARCH
-        steps, found = _cube(SEARCH, self.strides), []
+        steps, found = _cube(SEARCH, self.strides).astype(np.int32), []
         with SINGLE_THREAD:
             for start in range(margin, len(image) - margin, _PLANES):
                 stop = min(start + _PLANES, len(image) - margin)
@@ -157,7 +158,7 @@ class _Patches:
         return np.asarray(best.numpy()[inner], dtype=np.intp)
 
 
-def _weights_of(patches: _Patches, centers: NDArray[np.intp], steps: NDArray[np.intp]) -> NDArray[np.float32]:
+def _weights_of(patches: _Patches, centers: NDArray[np.intp], steps: NDArray[np.integer]) -> NDArray[np.float32]:
     """(N, K) weights at N centers with (N, K) steps; none is negative, their sum is 1."""
     around = torch.from_numpy(centers[:, None] + _cube(patches.radius, patches.strides))
     with SINGLE_THREAD:
@@ -178,7 +179,7 @@ class _Votes:
 
     labels: NDArray[np.uint8]
     weights: NDArray[np.float32]
-    steps: NDArray[np.intp]
+    steps: NDArray[np.int32] | NDArray[np.int64]
     number: NDArray[np.int32]
     patch: NDArray[np.intp]
 
@@ -190,12 +191,13 @@ class _Votes:
         number = np.full(patches.near.size, -1, dtype=np.int32)
         number[centers] = np.arange(len(centers), dtype=np.int32)
         found = [threads.start(patches.best_steps, image) for image in patches.images]
-        steps = np.stack([one.result() for one in found], axis=1)
+        flat = np.int32 if labels.size <= np.iinfo(np.int32).max else np.int64
+        steps: NDArray[Any] = np.stack([one.result() for one in found], axis=1, dtype=flat, casting="same_kind")
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(centers), _BLOCK)]
         weights_of = partial(_weights_of, patches)
         parts = [threads.start(weights_of, centers[block], steps[block]) for block in blocks]
         weights = np.concatenate([np.zeros((0, len(labels)), np.float32), *(part.result() for part in parts)])
-        steps += labels[0].size * np.arange(len(labels))
+        steps += labels[0].size * np.arange(len(labels), dtype=flat)
         return cls(labels.ravel(), weights, steps, number, _cube(patches.radius, patches.strides))
 
     def at(self, voxels: NDArray[np.intp]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
