@@ -5,9 +5,7 @@ voxels) is smoothed, scaled to a maximum step and composed with the half field o
 to the other goes to the midpoint by the inverse of its own half field, and from there by the half field of the other
 image, so that one registration gives both directions. Levels go from voxels of about 8 mm to the chosen resolution.
 Only voxels in and near the brains are interpolated, and every filter is separable. Nothing is random.
-
-On a CPU every operation runs on one thread, so that no sum is split, and two threads compute one half field each: the
-warps do not depend on the number of threads.
+On a CPU every operation runs on one thread and no sum is split, so the warps do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -86,13 +84,12 @@ def register_syn(
     regularization : Regularization, optional
         How smooth the warps are.
     n_threads : int, optional
-        Threads of a CPU, at most two are used, and one if torch is set to one; the warps do not depend on it.
+        Threads of a CPU: two, or one if this or the number of torch is 1.
 
     Returns
     -------
     moving_from_fixed, fixed_from_moving : DisplacementField
-        Warps between fixed and moving coordinates, on the grid of the images. Exchanging the images exchanges the warps
-        bit by bit.
+        Warps between fixed and moving coordinates, on the grid of the images; exchanging these exchanges the warps.
 
     Raises
     ------
