@@ -15,7 +15,7 @@ import numpy as np
 from slant._version import __version__
 from slant.atlas_votes import MIN_ATLASES, Atlas
 from slant.errors import InputError, SettingsError
-from slant.files import write_file
+from slant.files import output_errors, write_atomic
 from slant.grid import Grid
 from slant.io.models import load_inputs
 from slant.io.names import subject_of
@@ -133,8 +133,9 @@ def write_library(path: Path, atlases: Sequence[Atlas]) -> None:
         arrays |= {f"{name}_{i}": value for name, value in zip(_ARRAYS, values, strict=True)}
     contents = io.BytesIO()
     np.savez_compressed(contents, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, contents.getvalue())
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, contents.getvalue())
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ from toy_atlases import NAMES
 from slant.atlas_votes import Atlas, AtlasVotes
 from slant.cli.bids import main as bids
 from slant.config import SegmentSettings, SynSettings
-from slant.errors import InputError, ProtocolError, SettingsError
+from slant.errors import InputError, OutputError, ProtocolError, SettingsError
 from slant.files import file_sha256
 from slant.grid import transform_points
 from slant.io.atlas_library import LibraryFile, read_library, write_library
@@ -288,6 +288,12 @@ def test_a_file_that_is_no_library_is_one_line(
     expected = {"missing": "No such file", "format": "format is 99, expected 1", "lacking": "it lacks 'channels_2'"}
     assert expected.get(damage, "slant atlases" if damage == "folder" else "make it with slant atlases") in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_library_that_cannot_be_written_is_an_error(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"cannot write .*lib\.npz"):
+        write_small(tmp_path / "file" / "lib.npz", library)
 
 
 def test_a_library_that_changed_is_an_error(file: Path, tmp_path: Path) -> None:
