@@ -18,9 +18,9 @@ from slant.displacement import CompositeTransform, DisplacementField, apply_affi
 from slant.errors import InputError
 from slant.grid import Grid, Matrix
 from slant.joint_fusion import Candidates, fuse_jointly
-from slant.resample import IDENTITY, resample
+from slant.resample import IDENTITY, coarsened, resample
 from slant.sparse_votes import KEPT, MOST_VOTES, SparseVotes
-from slant.syn import coarsened, local_correlation, register_syn
+from slant.syn import register_syn, similarity
 from slant.threads import SINGLE_THREAD, Threads
 from slant.volume import Volume
 
@@ -138,7 +138,7 @@ class _Registered:
 def _most_similar(fixed: Volume, grid: Grid, atlases: Sequence[Atlas], threads: Threads) -> list[Atlas]:
     """The atlases with the highest similarity to a scan before the registration, in order of their names."""
     if len(atlases) > MOST_ATLASES:
-        started = [threads.start(_similarity, fixed, _coarse(atlas, grid).data) for atlas in atlases]
+        started = [threads.start(similarity, fixed, _coarse(atlas, grid).data) for atlas in atlases]
         similarities = {atlas.name: future.result() for atlas, future in zip(atlases, started, strict=True)}
         atlases = sorted(atlases, key=lambda atlas: (-similarities[atlas.name], atlas.name))[:MOST_ATLASES]
     return sorted(atlases, key=lambda atlas: atlas.name)
@@ -150,20 +150,15 @@ def _coarse(atlas: Atlas, grid: Grid) -> Volume:
     return coarsened(resample(image, grid), SYN.resolution_mm)
 
 
-def _similarity(fixed: Volume, other: NDArray[np.float32]) -> float:
-    """Mean local correlation in the brain of the scan, 0 to 1."""
-    return float(np.sqrt(local_correlation(fixed.data, other))[fixed.data > 0].mean())
-
-
 def _registered(fixed: Volume, grid: Grid, atlas: Atlas, near: NDArray[np.bool_]) -> _Registered:
     moving = _coarse(atlas, grid)
     field, _ = register_syn(fixed, moving, SYN, n_threads=1)
-    similarity = _similarity(fixed, sample_linear(moving.data, _through(field).voxels(fixed.grid, moving.grid)))
+    reached = similarity(fixed, sample_linear(moving.data, _through(field).voxels(fixed.grid, moving.grid)))
     coordinates = _through(field).voxels(grid, atlas.grid, near)
     voxel_from_voxel = atlas.voxel_from_template @ atlas.grid.ras_from_voxel
     labels = sample_nearest(atlas.channels, apply_affine(voxel_from_voxel, coordinates))
     intensities = sample_linear(atlas.intensities.astype(np.float32), coordinates)
-    return _Registered(atlas.name, intensities, labels, similarity)
+    return _Registered(atlas.name, intensities, labels, reached)
 
 
 def _through(field: DisplacementField) -> CompositeTransform:

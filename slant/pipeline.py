@@ -23,7 +23,7 @@ from slant.volume import LabelMap, Volume
 from slant.volumes import VolumeRow, head_size_warning, intracranial_volume_mm3, region_volumes
 
 if TYPE_CHECKING:
-    from slant.atlas_votes import Atlas
+    from slant.atlas_votes import Atlas, AtlasVotes
     from slant.grid import Grid
     from slant.nets.groupwise import Deformation
     from slant.nets.inputs import Inputs
@@ -49,7 +49,7 @@ def segment(
     listener : callable, optional
         Told of every step, see `slant.timing.TimingLog`.
     atlases : sequence of Atlas, optional
-        Atlases that vote together with the networks, see `add_atlases`.
+        Atlases that vote together with the networks, see `prepare`.
 
     Raises
     ------
@@ -65,14 +65,15 @@ def segment(
     settings = settings or SegmentSettings()
     if settings.mirror:
         model.check_mirror()
-    prepared = prepare(scan, model.inputs, settings, listener)
-    if atlases:
-        prepared = add_atlases(prepared, atlases, settings, listener)
-    return label(prepared, model, settings, listener)
+    return label(prepare(scan, model.inputs, settings, listener, atlases), model, settings, listener)
 
 
 def prepare(
-    scan: Volume, inputs: Inputs, settings: SegmentSettings | None = None, listener: Listener | None = None
+    scan: Volume,
+    inputs: Inputs,
+    settings: SegmentSettings | None = None,
+    listener: Listener | None = None,
+    atlases: Sequence[Atlas] = (),
 ) -> Prepared:
     """Extract and register the brain, correct the bias field, normalize intensities, and deform the atlas prior.
 
@@ -82,6 +83,9 @@ def prepare(
         The ``inputs`` of a model.
     listener : callable, optional
         Told of every step, see `slant.timing.TimingLog`.
+    atlases : sequence of Atlas, optional
+        Labelled scans, prepared for the same inputs, which are registered, see `slant.atlas_votes.votes_of_atlases`;
+        `label` gives them half of the votes. Either none or at least two, and none of the subject of the scan.
 
     Raises
     ------
@@ -109,6 +113,7 @@ def prepare(
         with clock("deform"):
             deformation = deform(image, inputs.groupwise)
         warnings.append(deformation_warning(deformation))
+    votes = _atlas_votes(image, atlases, settings, clock) if atlases else None
     return Prepared(
         image,
         found.brain,
@@ -120,35 +125,15 @@ def prepare(
         clock.timings,
         line,
         deformation,
+        votes,
     )
 
 
-def add_atlases(
-    prepared: Prepared,
-    atlases: Sequence[Atlas],
-    settings: SegmentSettings | None = None,
-    listener: Listener | None = None,
-) -> Prepared:
-    """Register atlases to a scan and fuse their labels; `label` gives them half of the votes.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        The scan, prepared as the atlases were, see `slant.io.atlas_library.AtlasLibrary.check`.
-    atlases : sequence of Atlas
-        At least `slant.atlas_votes.MIN_ATLASES`, none of the subject of the scan.
-
-    Raises
-    ------
-    InputError
-        If there are too few atlases.
-    """
+def _atlas_votes(image: Volume, atlases: Sequence[Atlas], settings: SegmentSettings, clock: TimingLog) -> AtlasVotes:
     from slant.atlas_votes import votes_of_atlases
 
-    settings, clock = settings or SegmentSettings(), TimingLog(listener)
     with clock("atlases") as advance:
-        votes = votes_of_atlases(prepared.image, atlases, settings.thread_count, advance)
-    return replace(prepared, atlases=votes, timings=prepared.timings + clock.timings)
+        return votes_of_atlases(image, atlases, settings.thread_count, advance)
 
 
 def find_brain(

@@ -68,6 +68,14 @@ def resample(volume: Volume, grid: Grid, *, source_from_target: Matrix = IDENTIT
     return Volume(data, grid)
 
 
+def coarsened(image: Volume, resolution_mm: float) -> Volume:
+    """Smooth an image and resample it to the resolution of a registration."""
+    if resolution_mm == image.grid.voxel_size_mm[0]:
+        return image
+    smooth = ndimage.gaussian_filter(image.data, 0.4 * resolution_mm / image.grid.voxel_size_mm[0])
+    return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
+
+
 def resample_brain(scan: Volume, mask: LabelMap, grid: Grid, *, source_from_target: Matrix) -> Volume:
     """Resample the brain of a scan to another grid by cubic spline interpolation, with 0 far from the brain.
 

@@ -201,9 +201,7 @@ def segment_scan(
         if compute.networks is None:
             segmentation = pipeline.segment(scan.volume, model, settings, clock.listener, atlases)
         else:
-            prepared = pipeline.prepare(scan.volume, model.inputs, settings, clock.listener)
-            if atlases:
-                prepared = pipeline.add_atlases(prepared, atlases, settings, clock.listener)
+            prepared = pipeline.prepare(scan.volume, model.inputs, settings, clock.listener, atlases)
             segmentation = compute.networks.run(partial(pipeline.label, prepared), settings.model, settings)
     return grade_scan(scan, segmentation, model, request, settings, clock)
 

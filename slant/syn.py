@@ -25,7 +25,6 @@ from slant.config import SynSettings
 from slant.displacement import DisplacementField
 from slant.errors import GeometryError
 from slant.filters import box_mean, gaussian, sampled
-from slant.resample import resample
 from slant.threads import SINGLE_THREAD, use_one_thread
 from slant.volume import Volume
 
@@ -102,14 +101,13 @@ def register_syn(
     halves: list[Tensor] = []
     shrink_before = 1
     with SINGLE_THREAD as available, ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
+        n_threads = min(n_threads, available)
         images = [torch.tensor(image.data, device=torch_device) for image in (fixed, moving)]
         for shrink, iterations in settings.levels:
             pair = [_shrunk(image, shrink) for image in images]
             near = _NearBrain.around((pair[0] > 0.05) | (pair[1] > 0.05))
             halves = _refined(halves, near, shrink, shrink_before)
-            parallel = (
-                torch_device.type == "cpu" and min(available, n_threads) > 1 and pair[0].numel() >= _MIN_PARALLEL_VOXELS
-            )
+            parallel = n_threads > 1 and torch_device.type == "cpu" and pair[0].numel() >= _MIN_PARALLEL_VOXELS
             for_both = _for_both(pool if parallel else None)
             for _ in range(iterations):
                 halves = _updated(halves, pair, near, for_both, regularization)
@@ -118,14 +116,6 @@ def register_syn(
         warps = for_both(lambda own, other: _through_midpoint(own, other, near) * voxel_mm, halves, halves[::-1])
     moving_from_fixed, fixed_from_moving = (DisplacementField(warp.cpu().numpy(), fixed.grid) for warp in warps)
     return moving_from_fixed, fixed_from_moving
-
-
-def coarsened(image: Volume, resolution_mm: float) -> Volume:
-    """Smooth an image and resample it to the resolution of a registration."""
-    if resolution_mm == image.grid.voxel_size_mm[0]:
-        return image
-    smooth = ndimage.gaussian_filter(image.data, 0.4 * resolution_mm / image.grid.voxel_size_mm[0])
-    return resample(Volume(smooth, image.grid), image.grid.with_voxels_mm(resolution_mm))
 
 
 def parameters(settings: SynSettings) -> dict[str, Any]:
@@ -147,6 +137,12 @@ def local_correlation(a: Array, b: Array, radius: int = RADIUS) -> Array:
         joint = _joint(one, other, radius)
         squared: Array = (joint.inverse * joint.covariance * joint.covariance).clamp(0, 1).numpy()
     return squared
+
+
+def similarity(fixed: Volume, other: Array) -> float:
+    """Mean local correlation in the brain of an image with another on its grid, 0 to 1; 0 without a brain."""
+    inside = fixed.data > 0
+    return float(np.sqrt(local_correlation(fixed.data, other))[inside].mean()) if inside.any() else 0.0
 
 
 def _for_both(pool: ThreadPoolExecutor | None) -> Callable[..., list[Any]]:

@@ -15,12 +15,11 @@ from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, sample_linear
 from slant.errors import GeometryError, SettingsError
 from slant.grid import axis_aligned_grid
-from slant.resample import resample
+from slant.resample import coarsened, resample
 from slant.syn import (
     BETWEEN_SUBJECTS,
     WITHIN_SUBJECT,
     Regularization,
-    coarsened,
     local_correlation,
     parameters,
     register_syn,

@@ -93,15 +93,17 @@ class AtlasLibrary:
             )
 
     def atlases_for(self, scan: Scan) -> tuple[Atlas, ...]:
-        """The atlases that may be used for a scan: neither it nor another scan of its subject.
+        """The atlases that may be used for a scan: neither it nor one with its name, nor another scan of its subject.
+
+        The subject is the ``sub-`` part of the scan's name or path or, without one, its name.
 
         Raises
         ------
         InputError
             If fewer than `slant.atlas_votes.MIN_ATLASES` are left.
         """
-        subject = subject_of(scan.name)
-        atlases = tuple(a for a in self.atlases if a.sha256 != scan.sha256 and a.subject != subject)
+        subject, own = subject_of(scan.name), {scan.name, subject_of(scan.name), subject_of(str(scan.path))}
+        atlases = tuple(a for a in self.atlases if a.sha256 != scan.sha256 and own.isdisjoint((a.name, a.subject)))
         if len(atlases) < MIN_ATLASES:
             raise InputError(
                 f"{self.path}: found {len(atlases)} atlas(es) of other subjects than {subject}, expected at least "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,16 @@ def atlases_for(target: AtlasScan, library: Iterable[AtlasScan]) -> tuple[AtlasS
     if not atlases:
         raise InputError(f"{target.name}: no atlas from another subject is available; add atlases of other subjects")
     return atlases
+
+
+def refuse_unusable(reasons: Mapping[str, str]) -> None:
+    """Raise an InputError about the first of the atlases that cannot be used, if there are any; reasons by name."""
+    if reasons:
+        name, *others = reasons
+        more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
+        raise InputError(
+            f"the atlas {name} cannot be used: {reasons[name]}{more}; fix it or leave it out with --exclude"
+        )
 
 
 def _atlas_scans(path: Path) -> Iterator[AtlasScan]:

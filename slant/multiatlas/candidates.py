@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from slant.atlas_votes import MARGIN
 from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, apply_affine, sample_linear, sample_nearest
 from slant.errors import ProtocolError
@@ -27,12 +28,9 @@ from slant.io.resources import load_protocol
 from slant.joint_fusion import Candidates
 from slant.multiatlas.atlases import AtlasScan
 from slant.multiatlas.settings import MultiAtlasSettings
-from slant.resample import IDENTITY
-from slant.syn import coarsened, local_correlation, parameters, register_syn
+from slant.resample import IDENTITY, coarsened
+from slant.syn import parameters, register_syn, similarity
 from slant.volume import LabelMap, Volume
-
-MARGIN = 2
-"""Voxels around the target's brain that may be labelled, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def choose(
     """
     fixed = target.coarse(settings.resolution_mm, work_dir)
     coarse = [_coarse_atlas(atlas, settings.resolution_mm, work_dir) for atlas in atlases]
-    similarities = [_similarity(fixed.image, atlas.image.data) for atlas in coarse]
+    similarities = [similarity(fixed.image, atlas.image.data) for atlas in coarse]
     order = sorted(range(len(atlases)), key=lambda i: (-similarities[i], atlases[i].atlas_scan.name))
     if settings.rank == "affine":
         order = order[: settings.n_atlases]
@@ -171,14 +169,8 @@ def _arrays(fixed: Volume, moving: Volume, field: DisplacementField) -> dict[str
     stored = field.displacement_mm.astype(np.float16)
     rounded = DisplacementField(stored.astype(np.float32), field.grid)
     coordinates = CompositeTransform(IDENTITY, rounded, IDENTITY).voxels(fixed.grid, moving.grid)
-    similarity = _similarity(fixed, sample_linear(moving.data, coordinates))
-    return {"displacement_mm": stored, "similarity": np.array(similarity)}
-
-
-def _similarity(target: Volume, other: NDArray[np.float32]) -> float:
-    """Mean local correlation in the target's brain, 0 to 1."""
-    inside = target.data > 0
-    return float(np.sqrt(local_correlation(target.data, other))[inside].mean())
+    found = similarity(fixed, sample_linear(moving.data, coordinates))
+    return {"displacement_mm": stored, "similarity": np.array(found)}
 
 
 def gather(

@@ -20,7 +20,7 @@ from slant.errors import InputError, OutputError, ProtocolError, SettingsError, 
 from slant.files import temporary_folder
 from slant.io.atlas_library import write_library
 from slant.io.read import read_scan
-from slant.multiatlas.atlases import AtlasScan
+from slant.multiatlas.atlases import AtlasScan, refuse_unusable
 from slant.multiatlas.candidates import LabelSource, atlas_channels
 from slant.multiatlas.task import source_of
 
@@ -74,12 +74,7 @@ def make_library(path: Path, atlas_scans: Sequence[AtlasScan], settings: Library
         jobs = plan(len(atlas_scans), jobs=settings.jobs, threads=1).workers
         found = joblib.Parallel(n_jobs=jobs, return_as="generator")(prepare(scan) for scan in atlas_scans)
         atlases = list(tqdm(found, total=len(atlas_scans), desc="atlases", unit="scan", file=sys.stderr))
-    bad = [(scan.name, reason) for scan, reason in zip(atlas_scans, atlases, strict=True) if isinstance(reason, str)]
-    if bad:
-        more = f" (and {len(bad) - 1} more: {', '.join(name for name, _ in bad[1:])})" if len(bad) > 1 else ""
-        raise InputError(
-            f"the atlas {bad[0][0]} cannot be used: {bad[0][1]}{more}; fix it or leave it out with --exclude"
-        )
+    refuse_unusable({s.name: atlas for s, atlas in zip(atlas_scans, atlases, strict=True) if isinstance(atlas, str)})
     write_library(path, [atlas for atlas in atlases if isinstance(atlas, Atlas)])
     return path.stat().st_size
 

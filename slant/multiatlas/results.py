@@ -107,7 +107,7 @@ def identity(target: LabelSource, atlases: Sequence[LabelSource], settings: Mult
 
 @cache
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("antspyx", "numpy", "scipy")}
+    return {name: version(name) for name in ("antspyx", "numpy", "scipy", "torch")}
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:

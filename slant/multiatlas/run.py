@@ -13,8 +13,8 @@ from slant.engine.layout import OutputLayout
 from slant.engine.pools import choose_pool
 from slant.engine.resources import Resources
 from slant.engine.run import Summary, map_on, run_jobs, unfinished
-from slant.errors import InputError, SettingsError
-from slant.multiatlas.atlases import AtlasScan, atlases_for
+from slant.errors import SettingsError
+from slant.multiatlas.atlases import AtlasScan, atlases_for, refuse_unusable
 from slant.multiatlas.results import check_folder, dice_table, write_dice
 from slant.multiatlas.screening import quality_table, write_quality
 from slant.multiatlas.settings import MultiAtlasSettings
@@ -97,11 +97,7 @@ def _check_count(available: int, target: AtlasScan, settings: MultiAtlasSettings
 def _prepare_library(task: MultiAtlasTask, pool: Pool) -> None:
     """Preprocess every atlas and check its labels before the registrations, which take hours."""
     reasons = map_on(pool, partial(prepare_atlas, task), task.library, "atlases")
-    bad = {a.atlas_scan.name: reason for a, reason in zip(task.library, reasons, strict=True) if reason}
-    if bad:
-        name, reason = next(iter(bad.items()))
-        more = f" (and {len(bad) - 1} more: {', '.join(list(bad)[1:])})" if len(bad) > 1 else ""
-        raise InputError(f"the atlas {name} cannot be used: {reason}{more}; fix it or leave it out with --exclude")
+    refuse_unusable({a.atlas_scan.name: reason for a, reason in zip(task.library, reasons, strict=True) if reason})
 
 
 def _tabulate(layout: OutputLayout, jobs: Sequence[Job], summary: Summary) -> MultiAtlasSummary:

@@ -23,8 +23,8 @@ from slant.config import SynSettings
 from slant.displacement import CompositeTransform, DisplacementField, sample_linear
 from slant.errors import ModelError
 from slant.nets.prior import FLOOR, Prior, quantize
-from slant.resample import IDENTITY
-from slant.syn import coarsened, local_correlation, register_syn
+from slant.resample import IDENTITY, coarsened
+from slant.syn import register_syn, similarity
 
 if TYPE_CHECKING:
     from slant.grid import Shape
@@ -145,13 +145,8 @@ def deform(image: Volume, template: GroupwiseTemplate) -> Deformation:
     displacement = warp.displacement_mm.astype(np.float16)
     rounded = DisplacementField(displacement.astype(np.float32), warp.grid)
     coordinates = CompositeTransform(IDENTITY, rounded, IDENTITY).voxels(coarse.grid, mean.grid)
-    after, before = (_similarity(coarse, other) for other in (sample_linear(mean.data, coordinates), mean.data))
+    after, before = (similarity(coarse, other) for other in (sample_linear(mean.data, coordinates), mean.data))
     return Deformation(displacement, after, before, template.identity)
-
-
-def _similarity(scan: Volume, other: NDArray[np.float32]) -> float:
-    inside = scan.data > 0
-    return float(np.sqrt(local_correlation(scan.data, other))[inside].mean()) if inside.any() else 0.0
 
 
 def corners(coordinates: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,8 @@ from slant.grid import Grid
 from slant.io.prepared import digest, kept
 from slant.nets.groupwise import SPACING, GroupwiseTemplate
 from slant.nets.prior import Prior
-from slant.resample import IDENTITY
-from slant.syn import coarsened, parameters, register_syn
+from slant.resample import IDENTITY, coarsened
+from slant.syn import parameters, register_syn
 from slant.train.data import Groupwise, LabelledScan, load_stored
 from slant.train.loss import IGNORED
 from slant.train.stage_settings import GroupwiseSettings

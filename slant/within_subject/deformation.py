@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from slant.config import SynSettings
 from slant.nets.groupwise import SPACING
-from slant.syn import WITHIN_SUBJECT, coarsened, register_syn
+from slant.resample import coarsened
+from slant.syn import WITHIN_SUBJECT, register_syn
 
 if TYPE_CHECKING:
     from slant.nets.groupwise import Deformation

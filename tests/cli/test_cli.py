@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,8 +108,9 @@ def test_labels(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == format_lut(load_protocol(), kind)
 
 
-def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(models, "EMBEDDED", toy_model_folder().parent)
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(toy_model_folder(), tmp_path / "model")
+    monkeypatch.setattr(models, "EMBEDDED", tmp_path)
     assert run_slant("models") == 0
     assert capsys.readouterr().out == "model: 8 tiles, licence of the weights: CC0\n"
 

@@ -249,6 +249,10 @@ def test_atlases_of_the_same_subject_are_left_out(library: Path, file: Path) -> 
     assert [a.name for a in atlases.atlases_for(scan)] == ["p2", "p3", "p4"]
     assert [a.name for a in atlases.atlases_for(replace(scan, name="other"))] == ["p2", "p3", "p4"], "the same file"
     assert [a.name for a in atlases.atlases_for(replace(toy_scan(), name="p2"))] == ["p1", "p3", "p4"]
+    at_home = replace(toy_scan(), name="T1", path=Path("study/sub-p2/ses-1/T1.nii.gz"))
+    named = replace(atlases, atlases=tuple(replace(a, subject=f"sub-{a.name}") for a in atlases.atlases))
+    assert [a.name for a in named.atlases_for(at_home)] == ["p1", "p3", "p4"], "the subject in the path"
+    assert [a.name for a in named.atlases_for(replace(toy_scan(), name="p4"))] == ["p1", "p2", "p3"], "the same name"
     few = replace(atlases, atlases=atlases.atlases[:2])
     with pytest.raises(InputError, match=r"found 1 atlas\(es\) of other subjects than p1, expected at least 2"):
         few.atlases_for(scan)
